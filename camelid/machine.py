@@ -1,0 +1,96 @@
+"""The machine a recipe runs on. This file alone asks the hardware; a machine never changes the mathematics of a recipe."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+DType = Literal["float32", "bfloat16"]
+DTYPES: tuple[DType, ...] = ("float32", "bfloat16")
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Devices and how to use them: threads of a CPU, the precision of the arithmetic, tokens in one micro-batch."""
+
+    device: str = "cpu"
+    count: int = 1
+    dtype: DType = "float32"
+    threads: int = 1
+    micro_tokens: int = 8192
+    memory_bytes: int = 0
+
+
+def detect(device: str | None = None, dtype: DType | None = None, threads: int | None = None) -> Machine:
+    """This machine. Without a wish: the first GPU where PyTorch sees one, else the CPU; float32 on a CPU, bfloat16 on a GPU."""
+    cpu = device == "cpu"
+    found, memory = ("cpu", memory_of_cpu()) if cpu else _gpu() or ("cpu", memory_of_cpu())
+    kind = device or found
+    on_gpu = kind.startswith("cuda")
+    return Machine(
+        device=kind,
+        dtype=dtype or ("bfloat16" if on_gpu else "float32"),
+        threads=threads or cores(),
+        micro_tokens=32768 if on_gpu else 8192,
+        memory_bytes=memory,
+    )
+
+
+def cores() -> int:
+    """Processor cores that this process may use, cgroup quotas and affinity counted."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    try:
+        limit, period = quota.read_text().split()
+        return max(1, min(allowed, int(limit) // int(period))) if limit != "max" else allowed
+    except (OSError, ValueError):
+        return allowed
+
+
+def memory_of_cpu() -> int:
+    """Bytes of main memory, or 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError, AttributeError):
+        return 0
+
+
+def _gpu() -> tuple[str, int] | None:
+    if not shutil.which("nvidia-smi") and not os.path.exists("/dev/nvidiactl"):
+        return None
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return "cuda", int(torch.cuda.get_device_properties(0).total_memory)
+
+
+def gpu_name() -> str | None:
+    """Name of the first GPU, or None; imports PyTorch only where a driver is present."""
+    if _gpu() is None:
+        return None
+    import torch
+
+    return str(torch.cuda.get_device_name(0))
+
+
+def processor_name() -> str:
+    """The processor's own name, for reports and benchmark files."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def describe() -> str:
+    """One line for a report: processor, cores, memory, and a GPU where there is one."""
+    gpu = gpu_name()
+    return f"{processor_name()}, {cores()} cores, {memory_of_cpu() / GIB:.0f} GiB" + (f", {gpu}" if gpu else "")
