@@ -1,0 +1,37 @@
+# make demo    set up, then grow a base model and an Alpaca from nothing, offline, and show what came of it
+# make test    set up, then run every test
+# make check   formatting, lint, types
+# make bench   measure this machine and this code
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV ?= .venv
+RUN = $(VENV)/bin/
+JOBS ?= 2
+
+.PHONY: demo test check bench setup clean
+
+setup: $(VENV)/.core
+
+$(VENV)/.core: pyproject.toml requirements/core.txt scripts/setup.py
+	$(PYTHON) scripts/setup.py $(VENV) core
+	touch $@
+
+$(VENV)/.test: $(VENV)/.core requirements/test.txt
+	$(PYTHON) scripts/setup.py $(VENV) test
+	touch $@
+
+demo: $(VENV)/.core
+	$(RUN)camelid demo
+
+test: $(VENV)/.test
+	$(RUN)python -m pytest -n $(JOBS) --dist worksteal
+
+check: $(VENV)/.test
+	$(RUN)ruff format --check .
+	$(RUN)ruff check .
+	$(RUN)mypy
+
+bench: $(VENV)/.test
+	$(RUN)python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info
