@@ -1,0 +1,225 @@
+"""The decoder of LLaMA 1, 2, 3, 3.1, 3.2 (text) and Code Llama: one model for all shapes.
+
+Touvron et al. 2023, section 2.2: RMSNorm before each block, SwiGLU, rotary positions; grouped queries from Llama 2.
+Parameters carry Hugging Face's names and layout, so a state dict of ours is one of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from camelid.errors import Problem, UsageError
+from camelid.models.shape import LlamaShape
+from camelid.nn.attention import Attention, Layout
+from camelid.nn.cache import KeyValueCache
+from camelid.nn.feedforward import FeedForward
+from camelid.nn.norm import RMSNorm
+from camelid.nn.rope import Rope
+from camelid.randomness import torch_generator
+
+DEVIATION = 0.02  # ours: LLaMA's initialisation is unpublished; this is GPT-2's and transformers' default
+
+Segments = Tensor | NDArray[Any] | Layout
+
+
+class DecoderLayer(nn.Module):
+    """x + attention(norm(x)), then x + feedforward(norm(x)): [P, D] -> [P, D]."""
+
+    def __init__(self, shape: LlamaShape, *, dtype: torch.dtype | None, device: torch.device | None) -> None:
+        super().__init__()
+        place: dict[str, Any] = {"dtype": dtype, "device": device}
+        self.self_attn = Attention(shape.width, shape.heads, shape.kv_heads, shape.head_width, **place)
+        self.mlp = FeedForward(shape.width, shape.hidden, **place)
+        self.input_layernorm = RMSNorm(shape.width, shape.eps, **place)
+        self.post_attention_layernorm = RMSNorm(shape.width, shape.eps, **place)
+
+    def forward(
+        self, x: Tensor, layout: Layout, rotations: Tensor, cache: KeyValueCache | None = None, layer: int = 0
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), layout, rotations, cache, layer)
+        return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
+
+
+class Decoder(nn.Module):
+    """Embedding, layers and final norm; what Hugging Face calls `model`."""
+
+    def __init__(self, shape: LlamaShape, *, dtype: torch.dtype | None, device: torch.device | None) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(shape.vocab, shape.width, dtype=dtype, device=device)
+        self.layers = nn.ModuleList(DecoderLayer(shape, dtype=dtype, device=device) for _ in range(shape.layers))
+        self.norm = RMSNorm(shape.width, shape.eps, dtype=dtype, device=device)
+
+
+class Llama(nn.Module):
+    """A LLaMA of `shape`. Its weights are not drawn yet: call `initialise`, or load a state dict.
+
+    `device="meta"` builds it without memory, for `load_state_dict(..., assign=True)`.
+    """
+
+    def __init__(
+        self, shape: LlamaShape, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> None:
+        super().__init__()
+        self.shape = shape
+        place = torch.device(device) if device is not None else None
+        with torch.device("meta"):  # the constructors' own draws would cost time and mean nothing
+            self.model = Decoder(shape, dtype=dtype, device=None)
+            self.lm_head = None if shape.tied else nn.Linear(shape.width, shape.vocab, bias=False, dtype=dtype)
+        if place is None or place.type != "meta":
+            self.to_empty(device=place or torch.get_default_device())
+            with torch.no_grad():
+                for parameter in self.parameters():
+                    parameter.zero_()
+        self.rope = Rope(shape.head_width, shape.theta, shape.scaling, shape.context)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.norm.weight.dtype
+
+    def forward(
+        self,
+        ids: Tensor,
+        *,
+        segments: Segments | None = None,
+        positions: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        counts: Sequence[int] | None = None,
+        recompute: bool = False,
+    ) -> Tensor:
+        """Logits [B, T, V]; the arguments are those of `hidden`."""
+        x = self.hidden(ids, segments=segments, positions=positions, cache=cache, counts=counts, recompute=recompute)
+        return nn.functional.linear(x, self.head_weight())
+
+    def hidden(
+        self,
+        ids: Tensor,
+        *,
+        segments: Segments | None = None,
+        positions: Tensor | None = None,
+        cache: KeyValueCache | None = None,
+        counts: Sequence[int] | None = None,
+        recompute: bool = False,
+    ) -> Tensor:
+        """The states [B, T, D] after the final norm, from which the head predicts the next tokens of `ids` [B, T].
+
+        segments   [B, T] document of each token (equal id, side by side = same document; below zero = padding, whose
+                   state comes back as zeros), or the Layout that `layout` made of it. Without, each row is one
+                   document; padding at the end of rows is then harmless and need not be marked.
+        positions  [B, T] rotary positions, where they should not count from 0 in every document.
+        cache      the rows continue the sequences it holds: only new ids are given. Of row b, `counts[b]` ids are real
+                   (all of them when left out), the rest is padding at the end; their states mean nothing. Not under
+                   autograd, and without `segments` and `positions`.
+        recompute  keeps only each layer's input for the backward pass and computes the rest again: less memory, about
+                   a third more time, the same bits.
+        """
+        layout = self._plan(ids, segments, positions, cache, counts)
+        rotations = self.rope.rotations(layout.positions, lengths=layout.lengths, dtype=self.dtype, device=self.device)
+        x = self.model.embed_tokens(layout.lay(ids))  # [P, D]
+        for index, layer in enumerate(self.model.layers):
+            if recompute and torch.is_grad_enabled():
+                x = checkpoint(layer, x, layout, rotations, use_reentrant=False, preserve_rng_state=False)
+            else:
+                x = layer(x, layout, rotations, cache, index)
+        if cache is not None and layout.counts is not None:
+            cache.advance(layout.counts)
+        return layout.restore(self.model.norm(x))
+
+    def layout(self, segments: Tensor | NDArray[Any], positions: Tensor | None = None) -> Layout:
+        """The layout of a batch [B, T], for passing as `segments` where one batch is used more than once."""
+        given = None if positions is None else positions.numpy(force=True)
+        return Layout.of_segments(segments, positions=given, call=self._call(), device=self.device)
+
+    def head_weight(self) -> Tensor:
+        """The matrix [V, D] that turns states into logits: the head's, or the embedding's when tied."""
+        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+
+    def _plan(
+        self,
+        ids: Tensor,
+        segments: Segments | None,
+        positions: Tensor | None,
+        cache: KeyValueCache | None,
+        counts: Sequence[int] | None,
+    ) -> Layout:
+        if cache is not None:
+            if segments is not None or positions is not None:
+                found = "given together with a cache"
+                raise UsageError([Problem("segments, positions", found, "a cache knows the positions: leave them out")])
+            if len(ids) != cache.batch:
+                found = f"{cache.batch} sequences for {len(ids)} rows of ids"
+                raise UsageError([Problem("cache", found, "make them equal")])
+            return Layout.after(cache, ids.shape[1], counts)
+        if counts is not None:
+            raise UsageError([Problem("counts", "given without a cache", "mark padding by segments below zero")])
+        if segments is None:
+            return Layout.whole(ids.shape[0], ids.shape[1], None if positions is None else positions.numpy(force=True))
+        layout = segments if isinstance(segments, Layout) else self.layout(segments, positions)
+        if (layout.batch, layout.tokens) != tuple(ids.shape):
+            found = f"{[layout.batch, layout.tokens]} for ids {list(ids.shape)}"
+            raise UsageError([Problem("segments", found, "both must be [B, T]")])
+        return layout
+
+    def _call(self) -> int:
+        """How many padded places one more attention call is worth: what it costs over what a place costs in a layer."""
+        weights = sum(outputs * inputs for outputs, inputs in self.shape.linears().values())
+        return int((CALL_WORK if self.device.type == "cpu" else CALL_WORK_GPU) / weights)
+
+
+# What one more attention call (forward and backward, one layer) costs, counted in weights that could be multiplied and
+# accumulated three times meanwhile. Ours: see benchmarks/step_tiny.py.
+CALL_WORK = 8e6
+CALL_WORK_GPU = 2e9
+
+
+def initialise(model: Llama, seed: int) -> None:
+    """Draws every weight: norms are one, all other matrices N(0, 0.02), which is ours (LLaMA's is unpublished).
+
+    Each draw is keyed by the seed and the parameter's name alone and made in float32 on the CPU, so it depends neither
+    on the order of parameters nor on device, dtype, or what else the model holds.
+    """
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(1.0)
+                continue
+            drawn = torch.empty(parameter.shape, dtype=torch.float32)
+            drawn.normal_(0.0, DEVIATION, generator=torch_generator(seed, "initialise", name))
+            parameter.copy_(drawn)
+
+
+class Cache(KeyValueCache):
+    """Keys and values for decoding with a model of `shape`: room for `length` tokens of each of `batch` sequences.
+
+    With dynamic NTK scaling all rotations are those of a text of `length` tokens, so that all keys share one base.
+    """
+
+    def __init__(
+        self,
+        shape: LlamaShape,
+        batch: int,
+        length: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(
+            layers=shape.layers,
+            batch=batch,
+            kv_heads=shape.kv_heads,
+            length=length,
+            head_width=shape.head_width,
+            dtype=dtype,
+            device=device,
+        )
+
+
+__all__ = ["Cache", "Decoder", "DecoderLayer", "Llama", "initialise"]
