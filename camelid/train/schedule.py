@@ -12,8 +12,8 @@ from camelid.train.settings import Constant, Cosine, Linear, Schedule
 def rate(schedule: Schedule, step: int, steps: int) -> float:
     """The factor in [0, 1] by which the peak learning rate is multiplied at `step` (the first is 0) of `steps`.
 
-    The warm-up counts from one, so that no batch is spent at rate 0 (the Hugging Face schedules begin at 0); after it the
-    values are those of Hugging Face's schedules at the same step: the descent reaches its floor where step `steps` would be.
+    The warm-up counts from one, so that no batch is spent at rate 0 (the Hugging Face schedules begin at 0); after it
+    the values are those of Hugging Face's schedules at the same step: the descent would reach its floor at `steps`.
     """
     warmup = warmup_steps(schedule, steps)
     if step < warmup:
@@ -35,6 +35,6 @@ def check(schedule: Schedule, steps: int, where: str, problems: ProblemList) -> 
     if not isinstance(schedule.warmup, Steps) and not 0 <= schedule.warmup <= 1:
         problems.add(f"{where}.warmup", f"a share of {schedule.warmup}", "use a share in [0, 1], or Steps(n)")
     elif not 0 <= (warmup := warmup_steps(schedule, steps)) <= steps:
-        problems.add(f"{where}.warmup", f"{warmup} steps in a run of {steps}", "warm up within the run, or train longer")
+        problems.add(f"{where}.warmup", f"{warmup} steps in a run of {steps}", "warm up for less, or train longer")
     if isinstance(schedule, Linear | Cosine) and not 0 <= schedule.floor <= 1:
         problems.add(f"{where}.floor", f"{schedule.floor}", "the floor is a share of the peak, in [0, 1]")

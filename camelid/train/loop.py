@@ -1,0 +1,256 @@
+"""The only training loop. It knows no method: model, batches, loss, optimizer and schedule come from outside.
+
+    for each step:   for each micro-batch:  seed the randomness from (seed, step, micro-batch)
+                                            sum of its losses / count of the whole step;  backward;  collect
+                     measure: losses and gradient norm      refuse the step if one is not finite, else update
+                     one line in the journal                commit if it is time, or if asked to stop
+
+Bits. With equal settings, threads, micro_tokens, dtype, device and PyTorch, a run and every interrupted and resumed
+copy of it end in the same bits of weights, moments and journal. Threads and micro_tokens change the order in which
+floats are added, and micro_tokens also the dropout masks; a run that goes on under others says so and writes it into
+its journal. When commits are made changes nothing.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import nn
+
+from camelid import durable
+from camelid.durable import FILES, Files
+from camelid.errors import BadData, NonFinite, Problem
+from camelid.machine import Machine
+from camelid.randomness import key
+from camelid.train.interrupt import Interrupted, listening
+from camelid.train.loss import Loss
+from camelid.train.optim import LARGEST, Optimizer
+from camelid.train.schedule import rate
+from camelid.train.settings import Schedule
+from camelid.train.state import Counters, Store, journal
+
+if TYPE_CHECKING:
+    from camelid.data.batch import Batch
+
+Progress = Callable[[int, int, float, float], None]  # steps done, steps in all, loss in nats, tokens per second
+RECENT = 20  # steps over which tokens per second are averaged for the terminal
+
+
+class Batches(Protocol):
+    """What the loop needs of data: the micro-batches of any step, found without looking at another."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    def at(self, step: int) -> Sequence[Batch]: ...
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """When to commit: after so many steps, after so many seconds, whichever comes first; how many commits to keep.
+
+    The last step and a request to stop always commit. Seconds depend on the machine's speed; results do not depend on
+    when commits are made.
+    """
+
+    steps: int | None = None
+    seconds: float | None = 120.0
+    keep: int = 2
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a run. `loss` is its last step's, in nats per supervised token; None if that step was refused."""
+
+    directory: Path
+    steps: int
+    skipped: int
+    tokens: int
+    supervised: int
+    loss: float | None
+
+    @property
+    def journal(self) -> Path:
+        return journal(self.directory)
+
+
+def train(
+    model: nn.Module,
+    batches: Batches,
+    loss: Loss,
+    optimizer: Optimizer,
+    schedule: Schedule,
+    *,
+    directory: Path,
+    seed: int,
+    identity: Mapping[str, Any],
+    machine: Machine,
+    cadence: Cadence = Cadence(),
+    skip: int = 0,
+    progress: Progress | None = None,
+    note: Callable[[str], None] = lambda text: None,
+    files: Files = FILES,
+) -> Trained:
+    """Trains to the last step of `batches`, from the newest good commit in `directory` if there is one.
+
+    identity  what decides the result, as JSON values; a directory begun under another identity is refused
+    skip      how many refused steps to pass over in the whole run before giving up; each is told in the journal
+    note      told what a person should know: damaged commits passed over, other settings than the run began with
+
+    Raises NonFinite for a step that was refused (weights and moments stay as they were and are committed), Interrupted
+    after a signal, StoreError if the directory is in use or the disk refuses, UsageError if it holds another run.
+    """
+    run = _Run(model, batches, loss, optimizer, schedule, seed=seed, skip=skip)
+    facts = {"seed": seed, "steps": batches.steps, "data": batches.digest, **identity}
+    store = Store(directory, facts, _bits(machine), keep=cadence.keep, note=note, files=files)
+    devices = [torch.cuda.current_device()] if machine.device.startswith("cuda") else []
+    with durable.locked(directory), torch.random.fork_rng(devices), listening() as request:
+        directory.mkdir(parents=True, exist_ok=True)
+        counters = committed = store.begin(optimizer)
+        clock = _Clock(cadence)
+        line: Mapping[str, Any] = {}
+        model.train()
+        while counters.step < batches.steps and request.signal is None:
+            try:
+                counters, line = run.step(counters)
+            except NonFinite:
+                if counters != committed:
+                    store.commit(counters, optimizer)
+                raise
+            store.write(line)
+            speed = clock.tick(line["tokens"])
+            durable.append_line(store.timings, clock.line(line["step"]), files=files)
+            if progress is not None:
+                progress(counters.step, batches.steps, math.nan if line["loss"] is None else line["loss"], speed)
+            if counters.step == batches.steps or clock.due(counters.step - committed.step):
+                store.commit(counters, optimizer)
+                committed, clock.committed = counters, time.monotonic()
+        if counters != committed:
+            store.commit(counters, optimizer)
+        if request.signal is not None:
+            raise Interrupted(request.signal, directory, counters.step, batches.steps)
+    return Trained(directory, counters.step, counters.skipped, counters.tokens, counters.supervised, line.get("loss"))
+
+
+class _Run:
+    def __init__(
+        self,
+        model: nn.Module,
+        batches: Batches,
+        loss: Loss,
+        optimizer: Optimizer,
+        schedule: Schedule,
+        *,
+        seed: int,
+        skip: int,
+    ) -> None:
+        self.model, self.batches, self.loss, self.optimizer, self.schedule = model, batches, loss, optimizer, schedule
+        self.seed, self.skip = seed, skip
+
+    def step(self, counters: Counters) -> tuple[Counters, dict[str, Any]]:
+        """The counters after one step and its line for the journal. Raises NonFinite with nothing changed."""
+        step = counters.step
+        micros = self.batches.at(step)
+        counts = [self.loss.count(batch) for batch in micros]
+        if not sum(counts):
+            where, found = f"step {step + 1} of {self.batches.steps}", f"no learned token in {len(micros)} micro-batches"
+            raise BadData([Problem(where, found, "leave such rows out of the data")])
+        losses, norm = self._gradient(step, micros, counts)
+        fault = _fault(losses, norm)
+        if fault and counters.skipped >= self.skip:
+            self.optimizer.refuse()
+            raise NonFinite(
+                f"step {step + 1} of {self.batches.steps}: {fault}; nothing was applied. Lower the learning rate, look at "
+                f"the step's data, or resume with skip={self.skip + 1} to pass over it"
+            )
+        factor = self.optimizer.settings.lr * rate(self.schedule, step, self.batches.steps)
+        if fault:
+            self.optimizer.refuse()
+        else:
+            self.optimizer.apply(factor, norm)
+        tokens = sum(batch.tokens for batch in micros)
+        after = replace(
+            counters,
+            step=step + 1,
+            skipped=counters.skipped + bool(fault),
+            tokens=counters.tokens + tokens,
+            supervised=counters.supervised + sum(counts),
+        )
+        line = {
+            "step": after.step,
+            "loss": None if fault else math.fsum(losses) / sum(counts),
+            "norm": None if fault else norm,
+            "rate": factor,
+            "tokens": tokens,
+            "supervised": sum(counts),
+            "seen": after.tokens,
+        }
+        return after, line | ({"refused": fault} if fault else {})
+
+    def _gradient(self, step: int, micros: Sequence[Batch], counts: Sequence[int]) -> tuple[list[float], float]:
+        """The sum of losses of each micro-batch that has any, and the norm of the gradient that the optimizer holds."""
+        total, sums = sum(counts), []
+        for micro, (batch, count) in enumerate(zip(micros, counts, strict=True)):
+            if not count:
+                continue
+            torch.manual_seed(key(self.seed, "train", step, micro))
+            part = self.loss(self.model, batch)
+            (part / total).backward()  # type: ignore[no-untyped-call]
+            self.optimizer.collect()
+            sums.append(part.detach().double())
+        measured = torch.stack([*sums, self.optimizer.norm().double()])
+        *losses, norm = measured.tolist()  # the one place where a step waits for its device
+        return losses, norm
+
+
+def _fault(losses: Sequence[float], norm: float) -> str:
+    """What of a step is not finite, in words; "" if all is well."""
+    for index, value in enumerate(losses):
+        if not math.isfinite(value):
+            return f"the loss is {value} in micro-batch {index + 1} of {len(losses)}"
+    return "" if norm <= LARGEST else f"the gradient norm is {norm}"
+
+
+class _Clock:
+    """Seconds: what the terminal and timings.jsonl tell, and when a commit is due. Nothing else depends on them."""
+
+    def __init__(self, cadence: Cadence) -> None:
+        self.cadence = cadence
+        self.committed = self.last = time.monotonic()
+        self.recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
+
+    def tick(self, tokens: int) -> float:
+        """Tokens per second, a step of so many tokens having ended now."""
+        now = time.monotonic()
+        self.recent.append((tokens, now - self.last))
+        self.last = now
+        return sum(tokens for tokens, _ in self.recent) / max(sum(seconds for _, seconds in self.recent), 1e-9)
+
+    def line(self, step: int) -> dict[str, Any]:
+        return {"step": step, "seconds": round(self.recent[-1][1], 6), "at": round(time.time(), 3)}
+
+    def due(self, steps: int) -> bool:
+        by_steps = self.cadence.steps is not None and steps >= self.cadence.steps
+        return by_steps or (self.cadence.seconds is not None and self.last - self.committed >= self.cadence.seconds)
+
+
+def _bits(machine: Machine) -> dict[str, Any]:
+    """What of a machine changes bits, though not the mathematics."""
+    return {
+        "device": machine.device,
+        "dtype": machine.dtype,
+        "threads": torch.get_num_threads(),
+        "micro_tokens": machine.micro_tokens,
+        "torch": torch.__version__,
+        "kernels": torch.backends.cpu.get_cpu_capability(),  # type: ignore[no-untyped-call]
+    }

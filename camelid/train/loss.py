@@ -1,0 +1,124 @@
+"""Next-token cross-entropy over the learned positions, without ever holding [N, V].
+
+A loss gives a *sum* and a *count*: the loop divides once, by the count of the whole step, so that no way of cutting a
+step into micro-batches changes what is minimised (a mean of micro-batch means does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy
+import torch
+from torch import Tensor, nn
+
+from camelid.errors import BadData, Problem
+
+if TYPE_CHECKING:
+    from camelid.data.batch import Batch
+    from camelid.models.llama import Llama
+
+ROWS, LOGITS = 256, 1 << 19  # ours, measured: rows whose logits exist at once, more where so few logits fit a cache
+
+
+class Loss(Protocol):
+    """What the loop needs of a loss."""
+
+    def count(self, batch: Batch) -> int:
+        """What the sum of this micro-batch counts; known from the data alone, before any forward pass."""
+        ...
+
+    def __call__(self, model: Any, batch: Batch) -> Tensor:
+        """The sum over this micro-batch, a scalar that can be differentiated; asked only where the count is not 0."""
+        ...
+
+
+class NextToken:
+    """Cross-entropy in nats of the learned targets, summed; the count is the number of learned targets."""
+
+    def count(self, batch: Batch) -> int:
+        return int(numpy.count_nonzero(batch.learned))
+
+    def __call__(self, model: Llama, batch: Batch) -> Tensor:
+        weight = model.head_weight()  # [V, D]
+        hidden = model.hidden(_tensor(batch.ids, weight), segments=batch.segments)  # [1, N, D]
+        places = numpy.flatnonzero(batch.learned)
+        learned = hidden.flatten(0, 1).index_select(0, _tensor(places, weight))  # [M, D]
+        return cross_entropy(learned, weight, _tensor(batch.targets.reshape(-1)[places], weight))
+
+
+def _tensor(array: numpy.ndarray[Any, Any], like: Tensor) -> Tensor:
+    return torch.from_numpy(array.astype(numpy.int64, copy=False)).to(like.device)
+
+
+def cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, rows: int | None = None) -> Tensor:
+    """The sum over rows of -log softmax(hidden weight^T)[target], in float64: [M, D], [V, D], [M] -> scalar.
+
+    The softmax is taken in float32 (float64 for float64). Logits exist for `rows` positions at a time (by default a
+    number that depends on V alone). Where gradients are wanted they are made in the same pass: three matrix products in
+    all, no second forward; so the result can be differentiated once, and not twice.
+    """
+    learns = torch.is_grad_enabled()
+    rows = rows or max(ROWS, LOGITS // weight.shape[0])
+    wanted = (learns and hidden.requires_grad, learns and weight.requires_grad)
+    total: Tensor = _CrossEntropy.apply(hidden, weight, targets, rows, wanted)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, wanted: tuple[bool, bool]
+    ) -> Tensor:
+        exact = torch.promote_types(hidden.dtype, torch.float32)
+        losses = torch.empty(len(hidden), dtype=exact, device=hidden.device)
+        to_hidden = torch.empty_like(hidden) if wanted[0] else None
+        to_weight = torch.zeros_like(weight, dtype=exact) if wanted[1] else None
+        for start in range(0, len(hidden), rows):
+            part, target = hidden[start : start + rows], targets[start : start + rows, None]
+            logs = torch.log_softmax(part @ weight.T, dim=-1, dtype=exact)  # [rows, V]
+            losses[start : start + rows] = logs.gather(1, target).squeeze(1).neg_()
+            if to_hidden is None and to_weight is None:
+                continue
+            slope = logs.exp_()  # softmax - one hot: the gradient at the logits
+            slope.scatter_add_(1, target, slope.new_full(target.shape, -1))
+            slope = slope.to(hidden.dtype)
+            if to_hidden is not None:
+                torch.mm(slope, weight, out=to_hidden[start : start + rows])
+            if to_weight is not None and exact == weight.dtype:
+                to_weight.addmm_(slope.T, part)
+            elif to_weight is not None:
+                to_weight.add_(slope.T @ part)  # products in bfloat16, their sum over chunks in float32
+        ctx.gradients = (to_hidden, to_weight)
+        return losses.sum(dtype=torch.float64)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+        if ctx.gradients is None:
+            raise RuntimeError("this loss was differentiated already: its gradients were made once and given away")
+        to_hidden, to_weight = ctx.gradients
+        ctx.gradients = None
+        return _scaled(to_hidden, factor), _scaled(to_weight, factor), None, None, None
+
+
+def _scaled(gradient: Tensor | None, factor: Tensor) -> Tensor | None:
+    return None if gradient is None else gradient.mul_(factor.to(gradient.dtype))
+
+
+def held_out_loss(model: nn.Module, batches: Iterable[Batch]) -> float:
+    """Mean cross-entropy in nats per learned token over all batches, in evaluation mode and without gradients."""
+    total, count, loss, was_training = 0.0, 0, NextToken(), model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            for batch in batches:
+                if found := loss.count(batch):
+                    total += float(loss(model, batch))  # type: ignore[arg-type]
+                    count += found
+    finally:
+        model.train(was_training)
+    if not count:
+        raise BadData([Problem("held-out batches", "no learned token", "hold out at least one supervised example")])
+    return total / count

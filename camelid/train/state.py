@@ -1,0 +1,193 @@
+"""What a run keeps on the disk, and how it is found again.
+
+    RUN/journal.jsonl            one line for the run, then one for each step: a pure function of the run's settings
+    RUN/timings.jsonl            when each step ended and how fast it was; never read back
+    RUN/commits/step-00000120/   state.safetensors (exact weights, both moments) · state.json (step, counters, journal)
+
+The journal is forced to the disk before a commit that counts on it. A commit knows the journal's length and SHA-256 at
+its step; resuming cuts the journal there, so each step stands in it exactly once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from torch import Tensor
+
+from camelid import durable
+from camelid.durable import FILES, Draft, Files
+from camelid.errors import BadFile, NonFinite, ProblemList
+from camelid.frozen import canonical
+from camelid.train.optim import Optimizer
+
+FORMAT = "camelid run 1"
+PREFIX = "step-"
+WEIGHTS, COUNTERS = "state.safetensors", "state.json"
+
+
+@dataclass(frozen=True)
+class Counters:
+    """How far a run has come. `step` is the cursor of the data: batches, rates and random draws follow from it."""
+
+    step: int = 0
+    skipped: int = 0  # steps refused, of those done
+    tokens: int = 0
+    supervised: int = 0
+
+
+class Store:
+    """The directory of one run: its journal and its commits."""
+
+    def __init__(
+        self,
+        directory: Path,
+        identity: Mapping[str, Any],
+        machine: Mapping[str, Any],
+        *,
+        keep: int,
+        note: Callable[[str], None],
+        files: Files = FILES,
+    ) -> None:
+        self.directory, self.identity, self.machine = directory, _plain(identity), _plain(machine)
+        self.keep, self.note, self.files = keep, note, files
+        self.journal, self.commits = journal(directory), directory / "commits"
+        self.timings = directory / "timings.jsonl"
+        self._length, self._sha = 0, hashlib.sha256()
+
+    def begin(self, optimizer: Optimizer) -> Counters:
+        """The run as it was last committed, weights and moments loaded and the journal cut to it; or a fresh one.
+
+        Raises UsageError if the directory holds another run, BadFile if what it holds cannot be gone on with.
+        """
+        newest = durable.newest(self.commits, PREFIX, damaged=lambda error: self.note(f"passed over: {error}"))
+        if newest is None:
+            if damaged := durable.commits(self.commits, PREFIX):
+                raise BadFile(damaged[-1], "", "no commit of this run is whole", "remove the run to start it over")
+            self._start()
+            return Counters()
+        return self._resume(newest, optimizer)
+
+    def _start(self) -> None:
+        for path in (self.journal, self.timings):
+            path.unlink(missing_ok=True)
+        self.write({"run": FORMAT, "identity": self.identity, "machine": self.machine})
+
+    def _resume(self, commit: Path, optimizer: Optimizer) -> Counters:
+        state = _read_state(commit)
+        _same_run(state["identity"], self.identity, commit)
+        self._cut_journal(commit, state["journal"])
+        optimizer.load(safetensors.torch.load_file(commit / WEIGHTS), state["updates"], where=str(commit / WEIGHTS))
+        counters = Counters(**state["counters"])
+        self._set_aside_after(counters.step)
+        if state["machine"] != self.machine:
+            changes = _differences(state["machine"], self.machine)
+            changed = ", ".join(f"{name} {before} -> {now}" for name, before, now in changes)
+            self.note(f"{self.directory}: goes on under other settings ({changed}); its bits will differ")
+            self.write({"resumed": counters.step, "machine": self.machine})
+        return counters
+
+    def _cut_journal(self, commit: Path, recorded: Mapping[str, Any]) -> None:
+        length = recorded["bytes"]
+        if not self.journal.exists() or self.journal.stat().st_size < length:
+            raise BadFile(self.journal, "", f"shorter than the {length} bytes that {commit.name} counts on", _LOST)
+        with open(self.journal, "rb") as file:
+            for rest in range(length, 0, -(1 << 20)):
+                self._sha.update(file.read(min(rest, 1 << 20)))
+        if self._sha.hexdigest() != recorded["sha256"]:
+            raise BadFile(self.journal, f"bytes 0 to {length}", f"not what {commit.name} counts on", _LOST)
+        if self.journal.stat().st_size > length:
+            self.files.truncate(self.journal, length)
+        self._length = length
+
+    def _set_aside_after(self, step: int) -> None:
+        """Damaged commits of later steps give up their names, which this run will need; nothing is deleted."""
+        for path in durable.commits(self.commits, PREFIX):
+            if int(path.name.removeprefix(PREFIX)) > step:
+                self.files.rename(path, path.with_name(f"damaged-{path.name}-{secrets.token_hex(4)}"))
+
+    def write(self, event: Mapping[str, Any]) -> None:
+        """One line more in the journal."""
+        durable.append_line(self.journal, event, files=self.files)
+        line = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+        self._length += len(line)
+        self._sha.update(line)
+
+    def commit(self, counters: Counters, optimizer: Optimizer) -> Path:
+        """Makes everything up to this step durable, then prunes.
+
+        Raises StoreError if the disk refuses, NonFinite if a weight or moment is not finite; the commit before stands.
+        """
+        if bad := optimizer.non_finite():
+            raise NonFinite(f"{self.directory}: {bad} is not finite after step {counters.step}; nothing was committed")
+        self.files.fsync(self.journal)
+        self.files.fsync_dir(self.directory)
+        state = {
+            "format": FORMAT,
+            "counters": asdict(counters),
+            "updates": optimizer.updates,
+            "journal": {"bytes": self._length, "sha256": self._sha.hexdigest()},
+            "identity": self.identity,
+            "machine": self.machine,
+        }
+
+        def fill(draft: Draft) -> None:
+            draft.write(WEIGHTS, _written(optimizer.state()))
+            draft.write(COUNTERS, durable.json_bytes(state))
+
+        target = self.commits / f"{PREFIX}{counters.step:08d}"
+        durable.commit(target, fill, needed=optimizer.bytes(), files=self.files)
+        durable.prune(self.commits, PREFIX, self.keep, files=self.files)
+        return target
+
+
+def journal(directory: Path) -> Path:
+    """Where a run writes what happened, step by step."""
+    return directory / "journal.jsonl"
+
+
+def steps_of(directory: Path) -> Iterator[dict[str, Any]]:
+    """The journal's lines for steps, in order: step, loss, norm, rate, tokens, supervised, seen; for reports."""
+    for _, line in durable.read_lines(journal(directory)):
+        if isinstance(line, dict) and "step" in line:
+            yield line
+
+
+_LOST = "it was changed or lost outside the run: restore it, or remove the run to start it over"
+
+
+def _written(tensors: Mapping[str, Tensor]) -> bytes:
+    return safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def _read_state(commit: Path) -> dict[str, Any]:
+    state = durable.read_json(commit / COUNTERS)
+    keys = {"format", "counters", "updates", "journal", "identity", "machine"}
+    if not isinstance(state, dict) or set(state) != keys or state["format"] != FORMAT:
+        raise BadFile(commit / COUNTERS, "", f"is not a {FORMAT!r}", "resume with the version that wrote it")
+    return state
+
+
+def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The same as JSON gives it back, so that comparing with a file compares like with like."""
+    plain: dict[str, Any] = json.loads(canonical(data))
+    return plain
+
+
+def _same_run(theirs: Mapping[str, Any], ours: Mapping[str, Any], commit: Path) -> None:
+    problems = ProblemList()
+    for name, before, now in _differences(theirs, ours):
+        found = f"begun with {before}, asked to go on with {now}"
+        problems.add(f"{commit.parent.parent}: {name}", found, "use another directory for another run")
+    problems.raise_usage()
+
+
+def _differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    names = sorted(before.keys() | after.keys())
+    return [(name, before.get(name), after.get(name)) for name in names if before.get(name) != after.get(name)]
