@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from camelid.errors import Problem, UsageError
-from camelid.models.shape import LlamaShape
+from camelid.models.shape import LlamaShape, LoRA
 from camelid.nn.attention import Attention, Layout
 from camelid.nn.cache import KeyValueCache
 from camelid.nn.feedforward import FeedForward
+from camelid.nn.lora import Draws, TrainedEmbedding, TrainedLinear
 from camelid.nn.norm import RMSNorm
 from camelid.nn.rope import Rope
 from camelid.randomness import torch_generator
@@ -76,6 +77,8 @@ class Llama(nn.Module):
             with torch.no_grad():
                 for parameter in self.parameters():
                     parameter.zero_()
+        self.adapter: LoRA | None = None  # put on by models/adapt.py
+        self.draws: Draws | None = None
         self.rope = Rope(shape.head_width, shape.theta, shape.scaling, shape.context)
 
     @property
@@ -141,7 +144,8 @@ class Llama(nn.Module):
 
     def head_weight(self) -> Tensor:
         """The matrix [V, D] that turns states into logits: the head's, or the embedding's when tied."""
-        return self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        end = self.model.embed_tokens if self.lm_head is None else self.lm_head
+        return end.used if isinstance(end, TrainedEmbedding | TrainedLinear) else end.weight
 
     def _plan(
         self,

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from camelid.errors import ProblemList
+from camelid.errors import ProblemList, did_you_mean
 from camelid.nn.scaling import KINDS, RopeScaling
 
-__all__ = ["KINDS", "LINEARS", "SIZES", "LlamaShape", "RopeScaling"]
+__all__ = ["KINDS", "LINEARS", "SIZES", "Linear", "LlamaShape", "LoRA", "RopeScaling", "Whole"]
 
-# The seven linear maps of a layer, by Hugging Face's names.
-LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+# The seven linear maps of a layer, and the two matrices at the ends, by Hugging Face's names.
+Linear = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+Whole = Literal["embed_tokens", "lm_head"]
+LINEARS: tuple[Linear, ...] = get_args(Linear)
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class LlamaShape:
             self.scaling.problems(problems, "shape.scaling")
         problems.raise_usage()
 
-    def linears(self) -> dict[str, tuple[int, int]]:
+    def linears(self) -> dict[Linear, tuple[int, int]]:
         """(outputs, inputs) of each of the seven linear maps of one layer, by name."""
         queries, keys = self.heads * self.head_width, self.kv_heads * self.head_width
         return {
@@ -81,6 +84,52 @@ class LlamaShape:
         """The exact number of parameters; a tied head is counted once."""
         layer = sum(outputs * inputs for outputs, inputs in self.linears().values()) + 2 * self.width
         return self.layers * layer + self.width + self.vocab * self.width * (1 if self.tied else 2)
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """The shape of a low-rank adapter: W x becomes W x + s B A dropout(x), with A [R, in], B [out, R].
+
+    Hu et al. 2021: s = alpha / rank; with `scale="root"` alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023). `targets` are
+    the linear maps adapted in every layer; `trained` names end matrices trained whole beside them.
+
+    Raises UsageError naming every setting that cannot be.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    targets: tuple[Linear, ...] = ("q_proj", "v_proj")  # Hu et al. 2021, section 4.2
+    scale: Literal["rank", "root"] = "rank"
+    trained: tuple[Whole, ...] = ()
+
+    def __post_init__(self) -> None:
+        problems = ProblemList()
+        if not isinstance(self.rank, int) or self.rank < 1:
+            problems.add("adapter.rank", f"{self.rank!r} is not a rank", "use a whole number of 1 or more")
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            problems.add("adapter.alpha", f"{self.alpha} would silence the adapter", "use a positive number")
+        if not 0 <= self.dropout < 1:
+            problems.add("adapter.dropout", f"{self.dropout} is no share to leave out", "use 0 or more, less than 1")
+        if self.scale not in ("rank", "root"):
+            problems.add("adapter.scale", f"{self.scale!r} is unknown", did_you_mean(self.scale, ("rank", "root")))
+        for name, given, known in (
+            ("targets", self.targets, LINEARS),
+            ("trained", self.trained, get_args(Whole)),
+        ):
+            for word in given:
+                if word not in known:
+                    problems.add(f"adapter.{name}", f"{word!r} is not one of them", did_you_mean(word, known))
+            if len(set(given)) < len(given):
+                problems.add(f"adapter.{name}", f"{', '.join(given)} names one twice", "name each once")
+        if not self.targets and not self.trained:
+            problems.add("adapter.targets", "nothing to adapt", f"name some of {', '.join(LINEARS)}")
+        problems.raise_usage()
+
+    @property
+    def factor(self) -> float:
+        """s, the factor on B A."""
+        return self.alpha / (self.rank if self.scale == "rank" else math.sqrt(self.rank))
 
 
 # llama-models, models/llama3/model.py: apply_scaling; for 3.2 litgpt, litgpt/config.py: rope_adjustments
