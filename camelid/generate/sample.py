@@ -68,16 +68,16 @@ class Sampler:
             self._said, self._answered = self._said[chosen], self._answered[chosen]
         self._columns()
 
-    def pick(self, logits: Tensor, position: int) -> Tensor:
-        """The next id of each row, [B], from logits [B, V]; `position` is where in the sequence these ids will stand.
+    def pick(self, logits: Tensor, positions: Sequence[int]) -> Tensor:
+        """The next id of each row, [B], from logits [B, V]; `positions` say where in their sequences these will stand.
 
         Raises CamelidError where logits are not finite: nothing can be drawn from them.
         """
         if not torch.isfinite(logits).all():
-            bad = torch.nonzero(~torch.isfinite(logits).all(dim=-1)).flatten().tolist()
+            row = int((~torch.isfinite(logits)).any(dim=-1).nonzero()[0])
             raise CamelidError(
-                f"position {position}: the model's logits are not finite (rows {bad[:8]} of the batch); "
-                "its weights are damaged or overflow in this dtype: check the folder, or use float32"
+                f"position {positions[row]}: the model's logits are not finite; its weights are damaged or overflow in "
+                "this dtype: check the folder, or use float32"
             )
         if not self._any_draw and self._said is None:
             return logits.argmax(dim=-1)
@@ -85,16 +85,16 @@ class Sampler:
         greedy = scores.argmax(dim=-1)
         if not self._any_draw:
             return greedy
-        uniforms = [uniform(each.seed, position) for each in self._settings]
+        uniforms = [uniform(each.seed, place) for each, place in zip(self._settings, positions, strict=True)]
         drawn = draw(self._probabilities(scores), torch.tensor(uniforms, dtype=torch.float64, device=self._device))
         return torch.where(self._greedy, greedy, drawn)
 
-    def note(self, rows: Sequence[int], ids: Tensor) -> None:
-        """Remember that these rows answered with these ids; needed where settings penalise repetition."""
-        if self._said is not None and self._answered is not None and len(rows):
-            chosen = torch.tensor(list(rows), device=self._device)
-            self._said[chosen, ids] = True
-            self._answered[chosen, ids] += 1
+    def note(self, ids: Tensor) -> None:
+        """Remembers that the rows answered with these ids [B], for settings that penalise repetition."""
+        if self._said is not None and self._answered is not None:
+            rows = torch.arange(len(ids), device=ids.device)
+            self._said[rows, ids] = True
+            self._answered[rows, ids] += 1
 
     def _columns(self) -> None:
         def column(values: list[float]) -> Tensor:
