@@ -1,0 +1,45 @@
+"""Published templates with two or more users. A template with one user lives in that member's recipe."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from camelid.dialogue.template import Template
+
+# A base model has no template: text goes in, its continuation comes out (Touvron et al. 2023, section 3).
+PLAIN = Template(user="{instruction}")
+
+# code: llama/generation.py, chat_completion. One BOS and EOS around each pair; a request that contains a tag is refused
+# there as here. When a system message is folded in, only the end of the joined text is stripped.
+LLAMA_2 = Template(
+    opening="",
+    user="{bos}[INST] {instruction|strip} [/INST]",
+    user_with_system="{bos}[INST] <<SYS>>\n{system}\n<</SYS>>\n\n{instruction|rstrip} [/INST]",
+    assistant=" {reply|strip} {eos}",
+    markers=("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>"),
+    on_markers="refuse",
+)
+
+# code: llama3/llama/tokenizer.py, ChatFormat. The stop ids are those of its Tokenizer: end of text and end of turn.
+LLAMA_3 = Template(
+    opening="{<|begin_of_text|>}",
+    system="{<|start_header_id|>}system{<|end_header_id|>}\n\n{system|strip}{<|eot_id|>}",
+    user="{<|start_header_id|>}user{<|end_header_id|>}\n\n{instruction|strip}{<|eot_id|>}",
+    cue="{<|start_header_id|>}assistant{<|end_header_id|>}\n\n",
+    assistant="{reply|strip}{<|eot_id|>}",
+    stops=("{<|end_of_text|>}",),
+)
+
+# code: llama-models/models/llama3/tokenizer.py. 3.1 adds a token for "more steps to come".
+LLAMA_3_1 = replace(LLAMA_3, stops=("{<|end_of_text|>}", "{<|eom_id|>}"))
+
+# code: fastchat/conversation.py, conv_vicuna_v1.1 (SeparatorStyle.ADD_COLON_TWO, " " and "</s>").
+VICUNA_1_1 = Template(
+    system="{system} ",
+    default_system="A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions.",
+    user="USER: {instruction} ",
+    cue="ASSISTANT:",
+    assistant=" {reply}{eos}",
+    markers=("USER:", "ASSISTANT:"),
+)
