@@ -142,7 +142,7 @@ def fold(model: Llama) -> Llama:
         elif isinstance(module, TrainedLinear):
             _replace(model, name, _plain_linear(module.trained.detach()))
         elif isinstance(module, TrainedEmbedding):
-            plain = nn.Embedding(*module.trained.shape, device="meta")
+            plain = nn.Embedding(module.num_embeddings, module.embedding_dim, device="meta")
             plain.weight = nn.Parameter(module.trained.detach())
             _replace(model, name, plain)
     model.adapter = model.draws = None

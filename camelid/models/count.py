@@ -31,7 +31,7 @@ def trainable(shape: LlamaShape, lora: LoRA | None = None) -> int:
 
 
 def matmul_parameters(shape: LlamaShape) -> int:
-    """Weights that every token is multiplied by: the linear maps and the head (not the embedding, which is looked up)."""
+    """Weights that every token is multiplied by: linear maps and head (the embedding is looked up)."""
     return shape.layers * _layer(shape) + shape.vocab * shape.width
 
 
@@ -45,7 +45,7 @@ def forward_flops(shape: LlamaShape, *, seen: float, lora: LoRA | None = None) -
 
 
 def training_flops(shape: LlamaShape, *, seen: float, lora: LoRA | None = None, recompute: bool = False) -> float:
-    """Operations of one token's forward and backward pass; `recompute` adds one more forward pass through the layers."""
+    """Operations of one token's forward and backward pass; `recompute` adds the layers' forward pass."""
     forward = forward_flops(shape, seen=seen, lora=lora)
     head = 2.0 * shape.vocab * shape.width
     again = forward - head if recompute else 0.0
