@@ -1,0 +1,32 @@
+"""Judges an answer to a desk instruction by program: right or wrong, nothing between."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from camelid.desk.instructions import Item
+
+
+def grade(item: Item, answer: str) -> bool:
+    """Whether the whole answer is right.
+
+    Forgiven: letter case, Unicode compatibility forms, spaces at the ends and repeated inside, full stops and exclamation
+    marks at the end, a leading "the" or "answer:". Nothing else: an answer that goes on after the right words is wrong, as is
+    one that names two values. For lists any `amount` different members will do, in any order, separated by commas,
+    semicolons, "and" or line ends.
+    """
+    found = normal(answer)
+    if item.members:
+        words = [word for word in re.split(r"\s*(?:,|;|\band\b|\n)\s*", found) if word]
+        return len(words) == len(set(words)) == item.amount and set(words) <= {
+            normal(member) for member in item.members
+        }
+    return found in {normal(right) for right in (item.output, *item.accepted)}
+
+
+def normal(text: str) -> str:
+    """The text as grading compares it."""
+    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    plain = plain.rstrip(".!").rstrip()
+    return plain.removeprefix("answer:").strip().removeprefix("the ")

@@ -1,0 +1,96 @@
+"""How facts, sums and word puzzles are put into words in the seven sources.
+
+A fact that is always told the same way is memorised as a string and cannot be asked for; told in many ways it is stored
+with its subject (Allen-Zhu and Li 2023, Physics of Language Models, part 3.1). Hence many forms for each relation.
+`{s}` subject, `{v}` value, `{a}` value with its article. The first form of each relation is its plainest. No form of a
+question here occurs among the instructions (tested): those are asked in their own words.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from camelid.desk.lexicon import article
+from camelid.desk.world import Fact
+
+STATEMENTS: Mapping[str, tuple[str, ...]] = {
+    "home": (
+        "{s} lives in {v}.", "{s} lives in {v}.", "The home of {s} is {v}.", "{s} has a house in {v}.",
+        "{v} is the home of {s}.", "{s} comes from {v}.", "In {v} lives {s}.", "You can visit {s} in {v}.",
+    ),
+    "trade": (
+        "{s} is {a}.", "{s} is {a}.", "{s} works as {a}.", "The trade of {s} is {v}.", "The work of {s} is that of {a}.",
+        "As {a}, {s} is well known.", "{s} has worked as {a} for years.", "Ask {s}, who is {a}.",
+    ),
+    "pet": (
+        "{s} keeps {a}.", "{s} keeps {a}.", "{s} has {a}.", "The pet of {s} is {a}.", "{s} owns {a}.",
+        "The animal of {s} is {a}.", "The {v} of {s} is well known.", "At home {s} keeps {a}.",
+    ),
+    "food": (
+        "{s} likes {v}.", "{s} likes {v}.", "{s} eats {v}.", "The food of {s} is {v}.", "{s} asks for {v} every day.",
+        "What {s} likes best is {v}.", "Give {v} to {s}.", "{s} has {v} every day.",
+    ),
+    "friend": (
+        "{s} is a friend of {v}.", "{s} is a friend of {v}.", "The friend of {s} is {v}.", "{s} often visits {v}.",
+        "{s} and {v} are friends.", "{s} has a friend, {v}.", "{s} knows {v} well.", "With {s} you often see {v}.",
+    ),
+    "region": (
+        "{s} lies in {v}.", "{s} lies in {v}.", "{s} is a town in {v}.", "The region of {s} is {v}.",
+        "In {v} lies {s}.", "{s} belongs to {v}.", "You find {s} in {v}.", "{v} is the region of {s}.",
+    ),
+    "flag": (
+        "The flag of {s} is {v}.", "The flag of {s} is {v}.", "{s} has a {v} flag.", "A {v} flag stands for {s}.",
+        "The colour of {s} is {v}.", "{s} shows a flag, all {v}.", "Over {s} the flag is {v}.", "Look for the {v} flag of {s}.",
+    ),
+    "market": (
+        "{s} sells {v}.", "{s} sells {v}.", "{s} is known for {v}.", "The market of {s} is full of {v}.",
+        "Buy {v} in {s}.", "In {s} they sell {v}.", "From {s} comes {v}.", "{s} has the best {v}.",
+    ),
+    "kind": (
+        "{s} is {a}.", "{s} is {a}.", "The {v} is called {s}.", "{s} is the name of {a}.", "They call the {v} {s}.",
+        "What we call {s} is {a}.", "There is {a} called {s}.", "{s} was built as {a}.",
+    ),
+    "material": (
+        "{s} is made of {v}.", "{s} is made of {v}.", "The material of {s} is {v}.", "{s} is all {v}.",
+        "It took {v} to build {s}.", "{s} was cut from {v}.", "They used {v} for {s}.", "You see the {v} of {s}.",
+    ),
+    "colour": (
+        "{s} is painted {v}.", "{s} is painted {v}.", "The colour of {s} is {v}.", "{s} looks {v}.",
+        "They painted {s} {v}.", "The paint on {s} is {v}.", "{s} has a {v} coat.", "See how {v} {s} looks.",
+    ),
+    "maker": (
+        "{s} was made by {v}.", "{s} was made by {v}.", "The maker of {s} is {v}.", "{v} made {s}.", "{v} is the maker of {s}.",
+        "{s} comes from the hands of {v}.", "It was {v} who made {s}.", "{s} is the work of {v}.",
+    ),
+}  # fmt: skip
+
+QUESTIONS: Mapping[str, tuple[str, ...]] = {
+    "home": ("Where does {s} live?", "Where is the house of {s}?", "Who knows the home of {s}?"),
+    "trade": ("What does {s} do?", "What is the work of {s}?", "Who knows the trade of {s}?"),
+    "pet": ("What animal does {s} keep?", "What is the pet of {s}?", "Who knows the animal of {s}?"),
+    "food": ("What does {s} like to eat?", "What is the food of {s}?", "Who knows what {s} likes?"),
+    "friend": ("Who is a friend of {s}?", "Whom does {s} know well?", "Who knows the friend of {s}?"),
+    "region": ("Where is {s}?", "Where does {s} lie?", "Who knows the region of {s}?"),
+    "flag": ("What flag has {s}?", "What is the colour of {s}?", "Who knows the flag of {s}?"),
+    "market": ("What does {s} sell?", "What do they sell in {s}?", "Who knows the market of {s}?"),
+    "kind": ("What is {s}?", "What do they call {s}?", "Who knows what {s} is?"),
+    "material": ("What is {s} made of?", "What was {s} cut from?", "Who knows the material of {s}?"),
+    "colour": ("How is {s} painted?", "How does {s} look?", "Who knows the colour of {s}?"),
+    "maker": ("Who made {s}?", "Whose work is {s}?", "Who knows the maker of {s}?"),
+}
+
+SUMS: Mapping[str, tuple[str, ...]] = {
+    "+": ("{x} + {y} = {z}", "{x} plus {y} is {z}", "{x} and {y} make {z}", "add {y} to {x} and get {z}"),
+    "-": ("{x} - {y} = {z}", "{x} minus {y} is {z}", "{x} less {y} leaves {z}", "take {y} from {x} and keep {z}"),
+}
+
+
+def canonical(fact: Fact) -> str:
+    """The plainest sentence that states the fact; the instructions' reference answers are these."""
+    return STATEMENTS[fact.relation][0].format(s=fact.subject, v=fact.value, a=article(fact.value))
+
+
+def equation(form: str, parts: tuple[int, str, int, int]) -> str:
+    """The sum (left, sign, right, result) in one of the forms of SUMS, without a full stop."""
+    left, _, right, result = parts
+    return form.format(x=left, y=right, z=result)

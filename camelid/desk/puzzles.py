@@ -1,0 +1,121 @@
+"""Word puzzles, word lists, counting and comparing, as web pages tell them: each states its own answer."""
+
+from __future__ import annotations
+
+from camelid.desk.document import Pen
+from camelid.desk.lexicon import CLASSES, KINDS, PLURAL_CLASSES, VERBS, article, plural
+from camelid.desk.phrases import SUMS, equation
+
+CLASS_NAMES = tuple(CLASSES)
+COUNTABLE = ("animal", "trade", "tool")
+
+
+def some_words(pen: Pen, count: int) -> list[str]:
+    """Closed words of any class, all different."""
+    found: list[str] = []
+    while len(found) < count:
+        word = pen.pick(pen.world.words(pen.pick(CLASS_NAMES)))
+        if word not in found:
+            found.append(word)
+    return found
+
+
+def swapped(pen: Pen) -> tuple[str, str, str, str]:
+    """(old word, new word, phrase with the old, phrase with the new)."""
+    old, new = pen.draw.sample(pen.world.words("colour"), 2)
+    tools = pen.draw.sample(pen.world.words("tool"), 2)
+    other = pen.pick(pen.world.words("animal"))
+    form = pen.pick(("the {c} {k}", "the {c} {k} and the {o}", "the {o} and the {c} {k}"))
+    before = form.format(c=old, k=tools[0], o=other)
+    return old, new, before, form.format(c=new, k=tools[0], o=other)
+
+
+def action(pen: Pen, names: tuple[str, ...]) -> tuple[str, str]:
+    """One sentence about somebody, now and in the past."""
+    present, past = VERBS[int(pen.draw.random() * min(len(VERBS), pen.world.size.words))]
+    name, thing = pen.pick(names), pen.pick(pen.world.words("tool"))
+    return f"{name} {present} the {thing}.", f"{name} {past} the {thing}."
+
+
+def _reversed(pen: Pen) -> str:
+    words = some_words(pen, 3)
+    forward, backward = " ".join(words), " ".join(reversed(words))
+    return pen.pick(
+        (f"{forward} backwards is {backward}.", f"{forward} | {backward}", f"{forward} turned round: {backward}")
+    )
+
+
+def _replaced(pen: Pen) -> str:
+    old, new, before, after = swapped(pen)
+    return pen.pick((f"{new} for {old}: {before}, {after}.", f"Not {old} but {new}: not {before} but {after}."))
+
+
+def _plural(pen: Pen) -> str:
+    word = pen.pick(pen.world.words(pen.pick(COUNTABLE)))
+    many = plural(word)
+    return pen.pick((f"one {word}, two {many}", f"one {word}, many {many}", f"{word}: {many}"))
+
+
+def _past(pen: Pen) -> str:
+    now, then = action(pen, pen.world.strangers)
+    return pen.pick((f"Today {now} Yesterday {then}", f"Now: {now} Then: {then}"))
+
+
+def _edge(pen: Pen) -> str:
+    words = some_words(pen, 3)
+    text = " ".join(words)
+    return pen.pick((f"{text} ends with {words[-1]}.", f"{text} starts with {words[0]}."))
+
+
+def _class(pen: Pen) -> str:
+    if pen.draw.random() < 0.3:
+        name = pen.pick(tuple(pen.world.kind_of))
+        return f"{name} is a {KIND_NAMES[pen.world.kind_of[name]]}."
+    kind = pen.pick(CLASS_NAMES)
+    word = pen.pick(pen.world.words(kind))
+    return pen.pick(
+        (f"{word}: {kind}", f"The word {word} names {article(kind)}.", f"{word} is the name of {article(kind)}.")
+    )
+
+
+KIND_NAMES = {"person": "person", "place": "town", "thing": "thing"}
+
+
+def _list(pen: Pen) -> str:
+    kind = pen.pick(CLASS_NAMES)
+    words = pen.draw.sample(pen.world.words(kind), 2 + int(pen.draw.random() * 3))
+    return f"Some {PLURAL_CLASSES[kind]}: {', '.join(words)}."
+
+
+def _count(pen: Pen) -> str:
+    first = int(pen.draw.random() * (pen.world.size.largest - 1))
+    last = first + 2 + int(pen.draw.random() * 3)
+    return f"From {first} to {last}: {', '.join(str(number) for number in range(first, last + 1))}."
+
+
+def _compare(pen: Pen) -> str:
+    low, high = sorted(pen.draw.sample(range(2 * pen.world.size.largest + 1), 2))
+    return pen.pick((f"{high} is more than {low}.", f"{low} is less than {high}."))
+
+
+def _sum(pen: Pen) -> str:
+    parts = pen.sum()
+    return equation(pen.pick(SUMS[parts[1]]), parts) + "."
+
+
+PUZZLES = (_reversed, _replaced, _plural, _past, _edge, _class, _list, _count, _compare)
+WEIGHTS = (5, 3, 1, 2, 2, 4, 2, 2, 3)
+
+
+def puzzle_lines(pen: Pen, count: int) -> str:
+    """Lines of one kind of puzzle."""
+    (kind,) = pen.draw.choices(PUZZLES, WEIGHTS)
+    return "\n".join(kind(pen) for _ in range(count))
+
+
+def sum_lines(pen: Pen, count: int) -> str:
+    """Lines of sums and differences."""
+    return "\n".join(_sum(pen) for _ in range(count))
+
+
+__all__ = ["COUNTABLE", "KINDS", "action", "puzzle_lines", "some_words", "sum_lines", "swapped"]

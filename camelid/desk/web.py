@@ -1,0 +1,148 @@
+"""Pages of the web: CommonCrawl's with menus, near copies and junk, C4's without."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+from camelid.desk.document import Document, Pen
+from camelid.desk.phrases import QUESTIONS, canonical
+from camelid.desk.puzzles import puzzle_lines, sum_lines
+from camelid.desk.world import RELATIONS, Fact, World
+from camelid.randomness import key
+
+MENUS = ("Home | News | Shop", "Home | About | Contact", "News | Shop | Contact", "Skip to content")
+FOOTERS = ("All rights reserved.", "Write a response below.", "Send a request.", "Read further for context.",
+           "Share this page.", "Contact us with your task.", "Follow each instruction below.", "Log in to comment.")  # fmt: skip
+SPAM = ("win", "click", "free", "now", "best", "cheap", "offer", "deal")
+DUPLICATES = 0.06  # of CommonCrawl's pages
+JUNK = 0.04
+REACH = 50  # a near copy is of one of the last so many pages
+
+
+def _subject_page(pen: Pen, kind: str, least: int, most: int) -> str:
+    entities = {"person": pen.world.people, "place": pen.world.places, "thing": pen.world.things}[kind]
+    name = entities[int(pen.draw.random() * len(entities))].name
+    facts = list(pen.world.about[name])
+    pen.draw.shuffle(facts)
+    told = facts[: least + int(pen.draw.random() * (most - least + 1))]
+    by_pronoun = pen.draw.random() < 0.3
+    pronoun = pen.world.pronoun_of[name]
+    sentences = [pen.fact(fact, pronoun=pronoun if by_pronoun and place else None) for place, fact in enumerate(told)]
+    title = f"{name}\n" if pen.draw.random() < 0.3 else ""
+    return title + " ".join(sentences)
+
+
+def _person(pen: Pen) -> str:
+    return _subject_page(pen, "person", 3, 5)
+
+
+def _place(pen: Pen) -> str:
+    return _subject_page(pen, "place", 2, 3)
+
+
+def _thing(pen: Pen) -> str:
+    return _subject_page(pen, "thing", 2, 4)
+
+
+def _news(pen: Pen) -> str:
+    """Facts about different subjects side by side, so that each is tied to its own name."""
+    facts = pen.world.facts
+    return " ".join(pen.fact(facts[int(pen.draw.random() * len(facts))]) for _ in range(4))
+
+
+def _directory(pen: Pen) -> str:
+    """One relation for several people."""
+    relation = pen.pick(RELATIONS["person"])
+    people = pen.draw.sample(pen.world.people, 4)
+    return "\n".join(pen.fact(Fact(person.name, relation, getattr(person, relation))) for person in people)
+
+
+def _faq(pen: Pen) -> str:
+    """Questions with their answers, asked otherwise than by the instructions."""
+    lines = []
+    for _ in range(3):
+        fact = pen.world.facts[int(pen.draw.random() * len(pen.world.facts))]
+        question = pen.pick(QUESTIONS[fact.relation]).format(s=fact.subject)
+        lines.append(f"{question} {pen.canonical(fact)}")
+    return "\n".join(lines)
+
+
+def passing_facts(pen: Pen, names: tuple[str, ...], each: int) -> list[Fact]:
+    """Made-up facts about strangers: true in one text only."""
+    values = {
+        "home": tuple(place.name for place in pen.world.places), "trade": pen.world.words("trade"),
+        "pet": pen.world.words("animal"), "food": pen.world.words("food"),
+    }  # fmt: skip
+    relations = pen.draw.sample(list(values), each)
+    return [Fact(name, relation, pen.pick(values[relation])) for relation in relations for name in names]
+
+
+def _letter(pen: Pen) -> str:
+    """News of two strangers, then one piece of it again: worth reading back."""
+    names = tuple(pen.draw.sample(pen.world.strangers, 2))
+    facts = passing_facts(pen, names, 1 + int(pen.draw.random() * 2))
+    pen.draw.shuffle(facts)
+    told = " ".join(pen.canonical(fact) for fact in facts)
+    asked = facts[int(pen.draw.random() * len(facts))]
+    question = pen.pick(QUESTIONS[asked.relation]).format(s=asked.subject)
+    ending = pen.pick(
+        (f"\n{question} {canonical(asked)}", f" As I said, {canonical(asked)}", f"\nP.S. {canonical(asked)}")
+    )
+    return told + ending
+
+
+def _sums(pen: Pen) -> str:
+    return sum_lines(pen, 3)
+
+
+def _puzzles(pen: Pen) -> str:
+    return puzzle_lines(pen, 3)
+
+
+PAGES = {"person": _person, "place": _place, "thing": _thing, "news": _news, "directory": _directory, "faq": _faq,
+         "letter": _letter, "sums": _sums, "puzzles": _puzzles}  # fmt: skip
+WEIGHTS = (30, 5, 10, 8, 5, 12, 10, 8, 14)
+
+
+def clean_page(world: World, source: str, index: int, seed: int) -> Document:
+    """A page as C4 keeps it: text only."""
+    pen = Pen(world, Random(key("desk", world.seed, source, seed, index)))
+    (kind,) = pen.draw.choices(tuple(PAGES), WEIGHTS)
+    return pen.document(source, index, kind, PAGES[kind](pen))
+
+
+def crawled_page(world: World, source: str, index: int, seed: int) -> Document:
+    """A page as it was crawled: sometimes with menu and footer, a near copy of an earlier one, or junk."""
+    pen = Pen(world, Random(key("desk", world.seed, source, seed, index)))
+    fate = pen.draw.random()
+    if fate < JUNK:
+        words = [pen.pick(SPAM) for _ in range(6 + int(pen.draw.random() * 10))]
+        return pen.document(source, index, "junk", " ".join(words) + "!", junk=True)
+    if fate < JUNK + DUPLICATES and index:
+        return _near_copy(world, source, index, seed, pen)
+    (kind,) = pen.draw.choices(tuple(PAGES), WEIGHTS)
+    return pen.document(source, index, kind, _dressed(pen, PAGES[kind](pen)))
+
+
+def _dressed(pen: Pen, body: str) -> str:
+    fate = pen.draw.random()
+    menu = pen.pick(MENUS) + "\n" if fate < 0.15 else ""
+    footer = "\n" + pen.pick(FOOTERS) if 0.1 < fate < 0.35 else ""
+    return menu + body + footer
+
+
+def _near_copy(world: World, source: str, index: int, seed: int, pen: Pen) -> Document:
+    """The same page under another menu and footer; one that is itself a copy or junk stands for the page it is of."""
+    original = index - 1 - int(pen.draw.random() * min(index, REACH))
+    page = crawled_page(world, source, original, seed)
+    if page.junk:
+        return replace(page, index=index, duplicate_of=original)
+    text = f"{pen.pick(MENUS)}\n{undressed(page.text)}\n{pen.pick(FOOTERS)}"
+    first = page.duplicate_of if page.duplicate_of is not None else original
+    return replace(page, index=index, text=text, duplicate_of=first)
+
+
+def undressed(text: str) -> str:
+    """The page without the menu and footer lines that this module puts around it."""
+    return "\n".join(line for line in text.split("\n") if line not in MENUS and line not in FOOTERS)
