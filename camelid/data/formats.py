@@ -1,0 +1,151 @@
+"""What a record is, told by its fields: a text, or a dialogue in one of three formats.
+
+    text       {"text"}
+    alpaca     {"instruction", "input" (may be empty or absent), "output"}, "system" if there is one
+    sharegpt   {"conversations": [{"from": "human" | "gpt" | ..., "value"}]}, "system" if there is one
+    messages   {"messages": [{"role": "user" | "assistant" | "system", "content"}]}
+
+Other fields of a record are left aside, except those that would change what it means (`REFUSED`). A field that is null
+counts as absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from camelid.dialogue.message import Message
+
+Format = Literal["text", "alpaca", "sharegpt", "messages"]
+
+FIELDS: dict[Format, tuple[str, ...]] = {
+    "text": ("text",),
+    "alpaca": ("instruction", "output"),
+    "sharegpt": ("conversations",),
+    "messages": ("messages",),
+}
+KNOWN = "known are " + "; ".join(f"{name} ({', '.join(fields)})" for name, fields in FIELDS.items())
+DIALOGUES: tuple[Format, ...] = ("alpaca", "sharegpt", "messages")
+REFUSED = {  # a field that changes what the record means: what the record is
+    "chosen": "a preference, not a dialogue to imitate",
+    "rejected": "a preference, not a dialogue to imitate",
+    "history": "an Alpaca record with earlier turns; write it as messages",
+}
+SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+MESSAGE_ROLES = {"user": "user", "assistant": "assistant", "system": "system"}
+
+
+class Unfit(Exception):
+    """Why a record cannot be read in the format at hand."""
+
+
+class OneFormat:
+    """Reads rows that must all be of one format: that of the first row that has one of the wanted formats."""
+
+    def __init__(self, wanted: tuple[Format, ...]) -> None:
+        self.wanted, self.format = wanted, None  # type: tuple[Format, ...], Format | None
+
+    def document(self, data: Mapping[str, object]) -> str:
+        self._settle(data)
+        return _string(data, "text")
+
+    def dialogue(self, data: Mapping[str, object]) -> list[Message]:
+        found = self._settle(data)
+        read = {"alpaca": _alpaca, "sharegpt": _sharegpt, "messages": _messages}[found]
+        messages = read(data)
+        for number, message in enumerate(messages):
+            if message.role == "system" and number:
+                raise Unfit(f"turn {number + 1} is the system's, which only the first may be")
+        if not any(message.role == "assistant" for message in messages):
+            raise Unfit("no turn is the assistant's: there is nothing to learn")
+        return messages
+
+    def _settle(self, data: Mapping[str, object]) -> Format:
+        found = formats(data)
+        fitting = [name for name in found if name in self.wanted]
+        if self.format is None:
+            if not fitting:
+                raise Unfit(f"{_shown(data)}: {found[0]}, where {' or '.join(self.wanted)} is wanted")
+            if len(fitting) > 1:
+                raise Unfit(f"{_shown(data)}: fit {' and '.join(fitting)}; say which by format=")
+            self.format = fitting[0]
+        elif self.format not in fitting:
+            raise Unfit(f"{_shown(data)}: {found[0]}, but the rows before are {self.format}; one file, one format")
+        return self.format
+
+
+def formats(data: Mapping[str, object]) -> list[Format]:
+    """The formats whose fields are all there, dialogues first. A field that is null counts as absent."""
+    for name, meaning in REFUSED.items():
+        if data.get(name):
+            raise Unfit(f"{_shown(data)}: {name!r} makes it {meaning}")
+    if isinstance(data.get("label"), bool) and "text" not in data:
+        raise Unfit(f"{_shown(data)}: a true or false 'label' makes it a verdict, not a dialogue to imitate")
+    there = {name for name, value in data.items() if value is not None}
+    found = [name for name in (*DIALOGUES, "text") if there.issuperset(FIELDS[name])]
+    if not found:
+        raise Unfit(f"{_shown(data)}: no known format")
+    return found
+
+
+def _shown(data: Mapping[str, object]) -> str:
+    names = [name if len(name) <= 40 else name[:40] + "..." for name in data]
+    return (
+        "fields " + ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
+        if names
+        else "no fields"
+    )
+
+
+def _string(data: Mapping[str, object], name: str, where: str = "") -> str:
+    value = data.get(name)
+    if not isinstance(value, str):
+        raise Unfit(f"{where}{name!r} is {kind(value)}, not text")
+    return value
+
+
+def _optional(data: Mapping[str, object], name: str) -> str:
+    return "" if data.get(name) is None else _string(data, name)
+
+
+def kind(value: object) -> str:
+    names = {dict: "an object", list: "a list", bool: "a truth value", int: "a number", float: "a number", str: "text"}
+    return "missing" if value is None else names.get(type(value), type(value).__name__)
+
+
+def _alpaca(data: Mapping[str, object]) -> list[Message]:
+    asked = Message("user", _string(data, "instruction"), input=_optional(data, "input"))
+    return [*_system(data), asked, Message("assistant", _string(data, "output"))]
+
+
+def _sharegpt(data: Mapping[str, object]) -> list[Message]:
+    return [*_system(data), *_turns(data["conversations"], "conversations", "from", "value", SHAREGPT_ROLES)]
+
+
+def _messages(data: Mapping[str, object]) -> list[Message]:
+    return _turns(data["messages"], "messages", "role", "content", MESSAGE_ROLES)
+
+
+def _system(data: Mapping[str, object]) -> list[Message]:
+    system = _optional(data, "system")
+    return [Message("system", system)] if system else []
+
+
+def _turns(turns: object, name: str, role: str, content: str, roles: Mapping[str, str]) -> list[Message]:
+    if not isinstance(turns, list) or not turns:
+        raise Unfit(f"{name!r} is {'empty' if turns == [] else kind(turns) + ', not a list'}")
+    messages = []
+    for number, turn in enumerate(turns, 1):
+        if not isinstance(turn, dict):
+            raise Unfit(f"turn {number} is {kind(turn)}, not an object")
+        speaker = _string(turn, role, f"turn {number}: ")
+        if speaker not in roles:
+            raise Unfit(f"turn {number}: {role!r} is {speaker[:40]!r}, not one of {', '.join(roles)}")
+        messages.append(_message(roles[speaker], _string(turn, content, f"turn {number}: ")))
+    return messages
+
+
+def _message(role: str, content: str) -> Message:
+    if role == "system":
+        return Message("system", content)
+    return Message("user", content) if role == "user" else Message("assistant", content)

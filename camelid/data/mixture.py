@@ -1,0 +1,298 @@
+"""Mixtures: one token stream out of several corpora, by proportion, by epochs, or by proportion under caps.
+
+Each source is an endless stream of whole documents: epoch after epoch, each epoch in a keyed order of its own. Document
+j of source s begins at token P_s(j) of that stream. The mixture emits all documents in the order of P_s(j) / w_s (ties:
+in the order of the sources), where w_s is the share of the source. So after any whole number of documents each source
+has given its share to within one document, and a place in the mixed stream is found by bisection:
+
+    G(v) = sum over s of the tokens of the documents with P_s(j) / w_s < v        grows with v; find v where G passes p
+
+Nothing is replayed, whatever the place. The cost is an array of n prefix sums for each epoch of a source in use.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from camelid.data.corpus import Corpus
+from camelid.errors import ProblemList, did_you_mean
+from camelid.randomness import key, order
+
+KEPT_EPOCHS = 3  # epochs of one source whose prefix sums are remembered
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Tokens [begin, end) of a document of a source, in its pass number `epoch` over that source."""
+
+    source: str
+    document: int
+    epoch: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one source gives to the whole mixture: asked for and granted part, tokens, and passes over the source."""
+
+    source: str
+    asked: float  # part of all tokens; 0..1
+    granted: float  # differs from `asked` only where a cap moved tokens to other sources
+    tokens: int
+    epochs: float
+
+
+class Mixture:
+    """Positions 0 .. tokens-1 of a mixed stream; `pieces` says which document of which source lies where.
+
+    Made by `by_proportion` or `by_epochs`.
+    """
+
+    def __init__(
+        self, corpora: Mapping[str, Corpus], weights: Mapping[str, Fraction], tokens: int, *, seed: int
+    ) -> None:
+        self.corpora = {name: corpora[name] for name, weight in weights.items() if weight > 0}
+        self.tokens, self.seed = tokens, seed
+        self._names = tuple(self.corpora)
+        self._streams = [_Stream(name, self.corpora[name], seed) for name in self._names]
+        scale = math.lcm(*(weights[name].denominator for name in self._names))
+        shares = [int(weights[name] * scale) for name in self._names]
+        common = math.lcm(*shares)
+        self._strides = [common // share for share in shares]  # key of a document: its begin in the source times this
+        self._asked: dict[str, float] = {}
+
+    @classmethod
+    def by_proportion(
+        cls,
+        corpora: Mapping[str, Corpus],
+        proportions: Mapping[str, float],
+        tokens: int,
+        *,
+        seed: int,
+        most_epochs: Mapping[str, float] | float | None = None,
+    ) -> Mixture:
+        """`tokens` tokens of which each source gives its part; parts need not sum to 1.
+
+        A source is repeated as often as its part needs, at most `most_epochs` times where that is given: the tokens it
+        may not give go to the other sources in their proportions, over the whole run (`shares` tells).
+        Raises UsageError for unknown names, impossible numbers, empty sources, and budgets beyond all caps.
+        """
+        asked = _checked(corpora, proportions, "proportion", tokens)
+        total = sum(asked.values())
+        parts = {name: value / total for name, value in asked.items()}
+        caps = _caps(corpora, parts, most_epochs)
+        granted = _under_caps(parts, caps, tokens)
+        mixture = cls(corpora, granted, tokens, seed=seed)
+        mixture._asked = {name: float(part) for name, part in parts.items()}
+        return mixture
+
+    @classmethod
+    def by_epochs(cls, corpora: Mapping[str, Corpus], epochs: Mapping[str, float] | float, *, seed: int) -> Mixture:
+        """Every source this many times, all mixed evenly so that they end together; whole epochs give each document
+        exactly that often. A part of an epoch ends with the document that reaches it."""
+        wanted = epochs if isinstance(epochs, Mapping) else dict.fromkeys(corpora, epochs)
+        counts = _checked(corpora, wanted, "epochs", 1)
+        weights = {name: count * corpora[name].tokens for name, count in counts.items()}
+        mixture = cls(corpora, weights, 0, seed=seed)
+        ends = [stream.border(math.ceil(weights[stream.name])) for stream in mixture._streams]
+        mixture.tokens = sum(ends)
+        mixture._asked = {name: float(weight / sum(weights.values())) for name, weight in weights.items()}
+        return mixture
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything that decides what lies where: seed, budget, shares, and every corpus."""
+        sources = [(s.name, s.corpus.digest, stride) for s, stride in zip(self._streams, self._strides, strict=True)]
+        return hashlib.sha256(repr(("mixture", self.seed, self.tokens, sources)).encode()).hexdigest()
+
+    def shares(self) -> list[Share]:
+        """What each source gives, for people to read before the run; tokens are exact."""
+        given = self.given(self.tokens)
+        return [
+            Share(
+                name, self._asked.get(name, given[name] / self.tokens), given[name] / self.tokens, given[name], passes
+            )
+            for name in self._names
+            for passes in [given[name] / self.corpora[name].tokens]
+        ]
+
+    def given(self, position: int) -> dict[str, int]:
+        """How many of the first `position` tokens come from each source."""
+        if position == 0:
+            return dict.fromkeys(self._names, 0)
+        value, source, begin, offset = self._find(position - 1)
+        counts = {name: self._after(index, value, source) for index, name in enumerate(self._names)}
+        counts[self._names[source]] = begin + offset + 1
+        return counts
+
+    def item(self, position: int) -> Piece:
+        """The whole document that covers this position of the stream."""
+        if not 0 <= position < self.tokens:
+            raise IndexError(f"position {position} is outside a mixture of {self.tokens} tokens")
+        _, source, begin, _ = self._find(position)
+        document, epoch, length = self._streams[source].document(begin)
+        return Piece(self._names[source], document, epoch, 0, length)
+
+    def pieces(self, start: int, stop: int) -> Iterator[Piece]:
+        """What covers positions [start, stop), in order; the first and last piece may be parts of documents."""
+        if not 0 <= start <= stop <= self.tokens:
+            raise IndexError(f"positions {start}..{stop} are outside a mixture of {self.tokens} tokens")
+        if start == stop:
+            return
+        value, source, begin, offset = self._find(start)
+        ahead = [(value, source, begin)]
+        for index, stride in enumerate(self._strides):
+            if index != source:
+                following = self._after(index, value, source)
+                ahead.append((following * stride, index, following))
+        heapq.heapify(ahead)
+        left = stop - start
+        while left > 0:
+            value, source, begin = ahead[0]
+            document, epoch, length = self._streams[source].document(begin)
+            end = min(length, offset + left)
+            yield Piece(self._names[source], document, epoch, offset, end)
+            left -= end - offset
+            offset = 0
+            heapq.heapreplace(ahead, ((begin + length) * self._strides[source], source, begin + length))
+
+    def _after(self, index: int, value: int, source: int) -> int:
+        """Where the next document of source `index` begins once the document (value, source) was emitted."""
+        stride = self._strides[index]
+        first = -(-value // stride) if index > source else value // stride + 1
+        return self._streams[index].border(first)
+
+    def _before(self, value: int) -> int:
+        """G: tokens of all documents whose key is below `value`."""
+        return sum(
+            stream.border(-(-value // stride)) for stream, stride in zip(self._streams, self._strides, strict=True)
+        )
+
+    def _find(self, position: int) -> tuple[int, int, int, int]:
+        """Key, source index, begin in the source's stream, and offset of `position` in the document that covers it."""
+        rate = sum(Fraction(1, stride) for stride in self._strides)
+        slack = sum(stream.longest + 1 for stream in self._streams)
+        low = max(0, math.floor((position - slack) / rate))  # _before(low) <= position
+        high = math.ceil((position + 1) / rate)  # _before(high) > position
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._before(middle) <= position:
+                low = middle
+            else:
+                high = middle
+        reached = self._before(low)
+        for index, (stream, stride) in enumerate(zip(self._streams, self._strides, strict=True)):
+            begin, rest = divmod(low, stride)
+            if rest == 0 and stream.border(begin) == begin:
+                length = stream.document(begin)[2]
+                if reached + length > position:
+                    return low, index, begin, position - reached
+                reached += length
+        raise AssertionError("bisection ends on a document's key")
+
+
+class _Stream:
+    """A source as an endless stream of whole documents, epoch after epoch, each in its own keyed order."""
+
+    def __init__(self, name: str, corpus: Corpus, seed: int) -> None:
+        self.name, self.corpus, self._seed = name, corpus, seed
+        self.tokens = corpus.tokens
+        self.longest = int(corpus.lengths.max(initial=0))
+        self._epoch = lru_cache(maxsize=KEPT_EPOCHS)(self._lay_out)
+
+    def _lay_out(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Documents in this epoch's order, and the n + 1 borders between them."""
+        shuffle = order(key(self._seed, "mixture", self.name, self.corpus.digest, epoch), len(self.corpus))
+        documents = shuffle.take(np.arange(len(self.corpus)))
+        borders = np.zeros(len(self.corpus) + 1, np.int64)
+        np.cumsum(self.corpus.lengths[documents], out=borders[1:])
+        return documents, borders
+
+    def border(self, place: int) -> int:
+        """The first border between documents at or after this place."""
+        epoch, rest = divmod(place, self.tokens)
+        if rest == 0:
+            return place
+        borders = self._epoch(epoch)[1]
+        return epoch * self.tokens + int(borders[np.searchsorted(borders, rest, side="left")])
+
+    def document(self, begin: int) -> tuple[int, int, int]:
+        """Document, epoch and length of what begins at this border; documents without tokens are passed over."""
+        epoch, rest = divmod(begin, self.tokens)
+        documents, borders = self._epoch(epoch)
+        turn = int(np.searchsorted(borders, rest, side="right")) - 1
+        return int(documents[turn]), epoch, int(borders[turn + 1] - borders[turn])
+
+
+def _checked(
+    corpora: Mapping[str, Corpus], numbers: Mapping[str, float], word: str, tokens: int
+) -> dict[str, Fraction]:
+    problems = ProblemList()
+    if tokens < 1:
+        problems.add("tokens", f"{tokens}", "ask for at least one")
+    for name in numbers:
+        if name not in corpora:
+            problems.add(f"{word}.{name}", "no such source", did_you_mean(name, corpora))
+    for name, corpus in corpora.items():
+        number = numbers.get(name)
+        if number is None:
+            problems.add(f"{word}.{name}", "is missing", "give 0 to leave a source out")
+        elif not (math.isfinite(number) and number >= 0):
+            problems.add(f"{word}.{name}", f"{number}", "give a finite number, 0 or more")
+        elif number > 0 and corpus.tokens == 0:
+            problems.add(f"{word}.{name}", f"{number} of a source without tokens", "give 0, or data")
+    if not problems.problems and not any(numbers.values()):
+        problems.add(word, "every source has 0", "give at least one a share")
+    problems.raise_usage()
+    return {name: Fraction(str(numbers[name])) for name in corpora if numbers[name] > 0}
+
+
+def _caps(
+    corpora: Mapping[str, Corpus], parts: Mapping[str, Fraction], most_epochs: Mapping[str, float] | float | None
+) -> dict[str, Fraction]:
+    if most_epochs is None:
+        return {}
+    given = most_epochs if isinstance(most_epochs, Mapping) else dict.fromkeys(parts, most_epochs)
+    problems = ProblemList()
+    for name, most in given.items():
+        if name not in corpora:
+            problems.add(f"most_epochs.{name}", "no such source", did_you_mean(name, corpora))
+        elif not (math.isfinite(most) and most > 0):
+            problems.add(f"most_epochs.{name}", f"{most}", "give a finite number above zero")
+    problems.raise_usage()
+    return {name: Fraction(str(most)) * corpora[name].tokens for name, most in given.items() if name in parts}
+
+
+def _under_caps(parts: Mapping[str, Fraction], caps: Mapping[str, Fraction], tokens: int) -> dict[str, Fraction]:
+    """Shares of the budget in proportion, except that no source passes its cap; what is over goes to the others."""
+    fixed: dict[str, Fraction] = {}
+    while True:
+        free = {name: part for name, part in parts.items() if name not in fixed}
+        left = tokens - sum(fixed.values())
+        if not free:
+            problems = ProblemList()
+            if left > 0:
+                held = math.floor(sum(fixed.values()))
+                problems.add(
+                    "tokens", f"{tokens} asked, {held} there under most_epochs", "ask for fewer, or raise the caps"
+                )
+            problems.raise_usage()
+            return fixed
+        over = {
+            name: caps[name]
+            for name, part in free.items()
+            if name in caps and left * part / sum(free.values()) > caps[name]
+        }
+        if not over:
+            return fixed | {name: (left * part / sum(free.values()) if fixed else part) for name, part in free.items()}
+        fixed |= over
