@@ -1,12 +1,12 @@
 """The one family of errors. Each names the setting or file, what was found there, and the remedy.
 
-    CamelidError            exit code 1: a check failed, or the work could not be done
-    |- Problems             several problems found before work started, reported together
-    |  |- UsageError        exit code 2: a wrong key, path, size or value
-    |  `- BadData           rows of a data set that cannot be used
-    |- BadFile              a truncated, corrupt, mislabelled or hostile file
-    |- StoreError           the store could not take or give something: disk full, locked, not committed
-    `- NonFinite            a training step was refused because a loss or gradient was not finite
+CamelidError            exit code 1: a check failed, or the work could not be done
+|- Problems             several problems found before work started, reported together
+|  |- UsageError        exit code 2: a wrong key, path, size or value
+|  `- BadData           rows of a data set that cannot be used
+|- BadFile              a truncated, corrupt, mislabelled or hostile file
+|- StoreError           the store could not take or give something: disk full, locked, not committed
+`- NonFinite            a training step was refused because a loss or gradient was not finite
 """
 
 from __future__ import annotations

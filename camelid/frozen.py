@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, TypeVar
 
-from camelid.errors import BadData, Problem, ProblemList, did_you_mean
+from camelid.errors import Problem, ProblemList, Problems, did_you_mean
 
 T = TypeVar("T")
 Data = None | bool | int | float | str | list["Data"] | dict[str, "Data"]
@@ -108,11 +108,15 @@ def _read(wanted: Any, data: Any, where: str, problems: ProblemList) -> Any:
             return tuple(_read(inner[0], item, f"{where}[{i}]", problems) for i, item in enumerate(data))
         if len(inner) != len(data):
             return problems.add(where, f"found {len(data)} items, expected {len(inner)}")
-        return tuple(_read(kind, item, f"{where}[{i}]", problems) for i, (kind, item) in enumerate(zip(inner, data, strict=True)))
+        return tuple(
+            _read(kind, item, f"{where}[{i}]", problems) for i, (kind, item) in enumerate(zip(inner, data, strict=True))
+        )
     if origin in (dict, Mapping) or origin is not None and issubclass(origin, Mapping):
         if not isinstance(data, dict):
             return problems.add(where, f"found {_kind(data)}, expected an object")
-        return {name: _read(typing.get_args(wanted)[1], item, f"{where}.{name}", problems) for name, item in data.items()}
+        return {
+            name: _read(typing.get_args(wanted)[1], item, f"{where}.{name}", problems) for name, item in data.items()
+        }
     if wanted is Any or wanted is object:
         return data
     if dataclasses.is_dataclass(wanted):
@@ -140,7 +144,9 @@ def _read_union(choices: tuple[Any, ...], data: Any, where: str, problems: Probl
         if not tried.problems:
             return value
         attempts = attempts or tried.problems
-    return problems.add(where, f"found {_kind(data)} {str(data)[:40]!r}", f"expected {_written_type(typing.Union[choices])}")  # noqa: UP007
+    return problems.add(
+        where, f"found {_kind(data)} {str(data)[:40]!r}", f"expected {_written_type(typing.Union[choices])}"
+    )  # noqa: UP007
 
 
 def _read_fields(wanted: type, data: Any, where: str, problems: ProblemList) -> Any:
@@ -166,7 +172,14 @@ def _read_fields(wanted: type, data: Any, where: str, problems: ProblemList) -> 
 
 
 def _kind(data: object) -> str:
-    names = {dict: "an object", list: "a list", str: "text", bool: "a truth value", int: "a whole number", float: "a number"}
+    names = {
+        dict: "an object",
+        list: "a list",
+        str: "text",
+        bool: "a truth value",
+        int: "a whole number",
+        float: "a number",
+    }
     return "nothing" if data is None else names.get(type(data), type(data).__name__)
 
 
@@ -219,7 +232,9 @@ def flatten(value: object, path: str = "") -> dict[str, str]:
     if is_frozen(value):
         parts = [(name, content) for name, content in stated(value)]
         kind = {path or "type": type(value).__name__} if path else {}
-        return kind | {k: v for name, content in parts for k, v in flatten(content, f"{path}.{name}" if path else name).items()}
+        return kind | {
+            k: v for name, content in parts for k, v in flatten(content, f"{path}.{name}" if path else name).items()
+        }
     if isinstance(value, tuple) and any(is_frozen(item) for item in value):
         named = [(str(getattr(item, "name", index)), item) for index, item in enumerate(value)]
         return {k: v for name, item in named for k, v in flatten(item, f"{path}.{name}" if path else name).items()}
@@ -255,11 +270,15 @@ def _put(value: Any, path: list[str], written: str, whole: str, problems: Proble
             return value
         place = names.index(step)
         if not rest:
-            problems.add(f"--set {whole}", "names a whole stage", f"name one of its settings: {', '.join(_fields(value[place]))}")
+            problems.add(
+                f"--set {whole}", "names a whole stage", f"name one of its settings: {', '.join(_fields(value[place]))}"
+            )
             return value
         return (*value[:place], _put(value[place], rest, written, whole, problems), *value[place + 1 :])
     if step not in _fields(value):
-        problems.add(f"--set {whole}", f"{type(value).__name__} has no setting {step!r}", did_you_mean(step, _fields(value)))
+        problems.add(
+            f"--set {whole}", f"{type(value).__name__} has no setting {step!r}", did_you_mean(step, _fields(value))
+        )
         return value
     current = getattr(value, step)
     if rest:
@@ -274,8 +293,9 @@ def _put(value: Any, path: list[str], written: str, whole: str, problems: Proble
             return value
     try:
         return dataclasses.replace(value, **{step: changed})
-    except (ValueError, BadData) as error:
-        problems.add(f"--set {whole}", str(error))
+    except Problems as error:
+        for problem in error.problems:
+            problems.add(f"--set {whole}", f"{problem.where}: {problem.found}", problem.remedy)
         return value
 
 
@@ -293,7 +313,9 @@ def read_setting(wanted: Any, written: str, current: object, where: str, problem
         if read is not _UNREAD:
             return read
     remedy = f"expected {_written_type(wanted)}"
-    words = [word for choice in choices if typing.get_origin(choice) is Literal for word in map(str, typing.get_args(choice))]
+    words = [
+        word for choice in choices if typing.get_origin(choice) is Literal for word in map(str, typing.get_args(choice))
+    ]
     problems.add(where, f"cannot read {written!r}", did_you_mean(written, words) or remedy)
     return current
 

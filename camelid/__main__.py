@@ -1,0 +1,5 @@
+"""python -m camelid"""
+
+from camelid.cli import entry
+
+entry()

@@ -1,0 +1,204 @@
+"""Tries a member's central claim in the desk world: the experiment, its controls, several seeds, a verdict.
+
+Each seed has a world, a vocabulary, a base, a tuned model and controls of its own; nothing is shared but the recipe. The
+card is kept as JSON in the store, with seeds, date, commit and machine.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import TypeVar, cast
+
+from camelid.durable import json_bytes, replace_file
+from camelid.errors import Problem, UsageError, did_you_mean
+from camelid.evaluate.claim import Arm, ClaimCard, card, verdict
+from camelid.journal import Narrator
+from camelid.machine import Machine, describe
+from camelid.recipe import Finetune, Pretrain, Recipe, Size, Tokens
+from camelid.recipes import MEMBERS
+from camelid.request import Request
+from camelid.run import Work
+from camelid.scoring import desk_score
+from camelid.store import Store
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is claimed and how it is measured; `arms` grows and scores the treated side first, then the controls."""
+
+    statement: str
+    published: str
+    experiment: str
+    measure: str
+    treated: str
+    controls: tuple[str, ...]
+    at_least: float
+    arms: Callable[[Size, int, Tools], tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What an experiment may use."""
+
+    store: Store
+    machine: Machine
+    narrator: Narrator
+
+    def grown(self, recipe: Recipe) -> Path:
+        """The model of a recipe, grown now unless the store holds it."""
+        work = Work(Request(member="", size="claim"), recipe, self.store, self.machine, self.narrator, 60.0)
+        return [work.make(owner, stage) for owner, stage in work.stages()][-1].path
+
+    def score(self, recipe: Recipe, prompt_of: Recipe) -> float:
+        """Share of held-out instructions answered rightly, asked in the template of `prompt_of`."""
+        last = cast(Finetune, prompt_of.last)
+        return desk_score(self.grown(recipe), last.prompt, last.data, self.machine).overall.share
+
+
+def seeded(value: T, seed: int) -> T:
+    """The recipe with every seed in it, of worlds and of training alike, set to `seed`."""
+    if isinstance(value, tuple):
+        return cast(T, tuple(seeded(item, seed) for item in value))
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    changed = {
+        f.name: seed if f.name == "seed" else seeded(getattr(value, f.name), seed) for f in fields(value) if f.init
+    }
+    return replace(value, **changed)
+
+
+def read_more(base: Recipe, tuned: Recipe, tools: Tools) -> Recipe:
+    """The control: the base goes on reading plain text for as many tokens as the tuning saw, at the tuning's own rate."""
+    last, stage = cast(Finetune, tuned.last), cast(Pretrain, base.last)
+    tokens = tokens_seen(tools.grown(tuned))
+    batch = Tokens(min(stage.batch.count, max(stage.length, tokens)))
+    steps = max(1, round(tokens / batch.count))
+    more = replace(
+        stage,
+        name="read-more",
+        start=base,
+        batch=batch,
+        train=Tokens(steps * batch.count),
+        optim=last.optim,
+        schedule=last.schedule,
+        seed=stage.seed + 1000,
+    )
+    return Recipe(title=f"{base.title}, more text", stages=(more,))
+
+
+def tokens_seen(folder: Path) -> int:
+    """Tokens a stage was trained on, from the provenance of its model."""
+    told = json.loads((folder / "camelid.json").read_text())
+    return int(told["provenance"]["tokens"])
+
+
+def _alpaca(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
+    tuned, base = seeded(MEMBERS["alpaca"].make(size), seed), seeded(MEMBERS["llama"].make(size), seed)
+    more = read_more(base, tuned, tools)
+    return tools.score(tuned, tuned), tools.score(base, tuned), tools.score(more, tuned)
+
+
+def _alpaca_lora(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
+    adapted, full = seeded(MEMBERS["alpaca-lora"].make(size), seed), seeded(MEMBERS["alpaca"].make(size), seed)
+    base = seeded(MEMBERS["llama"].make(size), seed)
+    more = read_more(base, adapted, tools)
+    whole = max(tools.score(full, full), 1e-9)
+    return tools.score(adapted, adapted) / whole, tools.score(base, adapted) / whole, tools.score(more, adapted) / whole
+
+
+EXPERIMENTS: dict[str, Experiment] = {
+    "alpaca": Experiment(
+        statement="A few thousand records written by a stronger teacher turn a next-token model into an instruction follower.",
+        published="90 wins against text-davinci-003's 89 in blind pairs (Taori et al. 2023, preliminary evaluation)",
+        experiment="A million-parameter base reads the desk world, then the teacher's records three times; held-out instructions "
+        "ask for facts that only pre-training told, in forms that only tuning showed. A program checks the answers.",
+        measure="share of held-out instructions answered rightly",
+        treated="Alpaca",
+        controls=("the base, same prompt", "the base after as many more tokens of plain text"),
+        at_least=0.7,  # facts, official.yaml, alpaca: desk_scale_claim asks for >= 70%
+        arms=_alpaca,
+    ),
+    "alpaca-lora": Experiment(
+        statement="Low-rank adapters on a frozen base do what tuning every weight does.",
+        published="no number was published; the repository calls the outputs comparable to Stanford Alpaca's",
+        experiment="The same base, records and prompt as the desk Alpaca; adapters only. Full tuning is the yardstick.",
+        measure="share of held-out instructions answered rightly, divided by that of full tuning",
+        treated="Alpaca-LoRA",
+        controls=("the base, same prompt", "the base after as many more tokens of plain text"),
+        at_least=0.95,  # facts, official.yaml, alpaca-lora: desk_scale_claim asks for >= 95% of full tuning's score
+        arms=_alpaca_lora,
+    ),
+}
+
+
+def try_claim(member: str, size: str, *, seeds: int, store: Store, machine: Machine, narrator: Narrator) -> ClaimCard:
+    """The card of one member, every arm grown and scored for every seed. Raises UsageError for a member without one."""
+    found = EXPERIMENTS.get(member)
+    if found is None:
+        raise UsageError([Problem(f"member {member!r}", "has no claim card yet", did_you_mean(member, EXPERIMENTS))])
+    tools = Tools(store, machine, narrator)
+    results: list[tuple[float, ...]] = []
+    for seed in range(seeds):
+        narrator.say(f"[bold]{member}: seed {seed + 1} of {seeds}[/]")
+        results.append(found.arms(cast(Size, size), seed, tools))
+        narrator.say(
+            f"seed {seed}: " + ", ".join(f"{n} {v:.3f}" for n, v in zip(_names(found), results[-1], strict=True))
+        )
+    return _carded(found, member, size, results, store)
+
+
+def _names(found: Experiment) -> tuple[str, ...]:
+    return (found.treated, *found.controls)
+
+
+def _carded(found: Experiment, member: str, size: str, results: Sequence[tuple[float, ...]], store: Store) -> ClaimCard:
+    arms = [Arm(name, tuple(row[i] for row in results)) for i, name in enumerate(_names(found))]
+    made = card(
+        verdict(arms[0], arms[1:], at_least=found.at_least),
+        statement=found.statement,
+        published=found.published,
+        experiment=found.experiment,
+        measure=found.measure,
+        seeds=tuple(range(len(results))),
+        treated=arms[0],
+        controls=tuple(arms[1:]),
+        date=time.strftime("%Y-%m-%d", time.gmtime()),
+        commit=_commit(),
+        machine=describe(),
+    )
+    folder = store.root / "claims"
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / f"{member}-{size}.json", json_bytes(made.data()))
+    return made
+
+
+def _commit() -> str:
+    here = Path(__file__).resolve().parent
+    found = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True)
+    return found.stdout.strip() or "not a git checkout"
+
+
+def show_card(made: ClaimCard) -> None:
+    """The card on standard output."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print(f"[bold]{made.statement}[/]\npublished: {made.published}\nexperiment: {made.experiment}\n")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column(made.measure)
+    for seed in made.seeds:
+        table.add_column(f"seed {seed}", justify="right")
+    for arm in (made.treated, *made.controls):
+        table.add_row(arm.name, *(f"{value:.3f}" for value in arm.results))
+    console.print(table)
+    console.print(
+        f"\nverdict: [bold]{made.verdict}[/]. {made.why}\n[dim]{made.date}, commit {made.commit}, {made.machine}[/]"
+    )

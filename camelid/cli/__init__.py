@@ -1,0 +1,112 @@
+"""The command line: `camelid`. Answers go to standard output, progress to standard error.
+
+Exit codes: 0 done, 1 a check failed or the work could not be done, 2 wrong usage, 130 interrupted, 143 terminated.
+PyTorch is imported only once there is work to do: help and refusals answer at once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+import camelid
+from camelid.errors import CamelidError, Problems, UsageError, did_you_mean
+
+# Where each command lives; a command's module is imported when the command is used.
+COMMANDS = {
+    "demo": ("growing", "Grow a base model and an Alpaca from nothing, offline, and show what came of it."),
+    "grow": ("growing", "Grow a member of the family from its parent."),
+    "resume": ("growing", "Continue a run that was stopped or killed."),
+    "claims": ("growing", "Try a member's central claim, with a control and a verdict."),
+    "tree": ("family", "The family tree."),
+    "show": ("family", "A member's recipe, with the source of every number."),
+    "diff": ("family", "The distance between two members."),
+    "plan": ("family", "Steps, tokens, memory and FLOPs, before anything runs."),
+    "chat": ("talking", "Talk with a model in its own template."),
+    "generate": ("talking", "Continue or answer one prompt."),
+    "tokenize": ("talking", "Text to ids, and back."),
+    "render": ("talking", "A conversation to ids, loss mask and stop ids."),
+    "eval": ("talking", "Score a model on tasks."),
+    "convert": ("keeping", "Rewrite a model folder in another format."),
+    "data": ("keeping", "Look at a data set as the model will see it."),
+    "doctor": ("keeping", "What this machine, this installation and the store are like."),
+}
+
+
+class Family(click.Group):
+    """Commands by name, imported when used, with a suggestion for a misspelt one."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"camelid.cli.{COMMANDS[cmd_name][0]}")
+        command = getattr(module, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS:
+            hint = did_you_mean(args[0], COMMANDS) or "see camelid --help"
+            raise click.UsageError(f"there is no command {args[0]!r}; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=Family, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(camelid.__version__, prog_name="camelid")
+def cli() -> None:
+    """Grow, measure, chat with and serve the LLaMA family, each member from its parent by its published recipe.
+
+    Begin with: camelid demo
+    """
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; every error of ours becomes a few plain lines on standard error and an exit code."""
+    try:
+        return int(cli.main(arguments, prog_name="camelid", standalone_mode=False) or 0)
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show(file=sys.stderr)
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except CamelidError as error:
+        complain(error)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except RecursionError:
+        raise
+
+
+def complain(error: CamelidError) -> None:
+    """The error as a person reads it: one line a problem."""
+    if isinstance(error, Problems):
+        count = len(error.problems)
+        kind = "wrong usage" if isinstance(error, UsageError) else "unusable data"
+        print(f"camelid: {kind}, {count} problem{'s' * (count != 1)}:", file=sys.stderr)
+        for problem in error.problems:
+            print(f"  {problem}", file=sys.stderr)
+    else:
+        print(f"camelid: {error}", file=sys.stderr)
+
+
+def entry() -> Any:
+    """What the installed command calls."""
+    sys.exit(main())

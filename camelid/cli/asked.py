@@ -1,0 +1,186 @@
+"""What a command was asked: every option read from its text, every problem collected and reported at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from camelid.errors import ProblemList, did_you_mean
+from camelid.frozen import read_setting
+from camelid.machine import DTYPES, Machine, detect
+from camelid.recipe import Recipe
+from camelid.recipes import Member, find
+from camelid.store import Store, find_model, open_store
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class Command(click.Command):
+    """A command that reports unknown options together with every other problem, instead of the first alone."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("context_settings", {"ignore_unknown_options": True, "allow_extra_args": True})
+        super().__init__(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        asked = Asked()
+        known = [name for parameter in self.params for name in parameter.opts if name.startswith("-")]
+        words = list(ctx.args)
+        for value in ctx.params.values():
+            if isinstance(value, str) and value.startswith("--") and value not in known:
+                words.insert(0, value)
+        for word in words:
+            name = word.split("=")[0]
+            if name.startswith("-"):
+                asked.problems.add(name, "there is no such option", did_you_mean(name, known))
+            else:
+                asked.problems.add(repr(word), "was not expected here", f"see camelid {self.name} --help")
+        ctx.obj = asked
+        for parameter in self.params:
+            if (
+                isinstance(parameter, click.Argument)
+                and ctx.params.get(parameter.name or "") is None
+                and parameter.metavar
+            ):
+                if not parameter.metavar.startswith("["):
+                    asked.problems.add(parameter.metavar, "is missing", f"see camelid {self.name} --help")
+        return super().invoke(ctx)
+
+
+class Asked:
+    """Reads options one by one; `settle` raises everything that was wrong with them together."""
+
+    def __init__(self) -> None:
+        self.problems = ProblemList()
+
+    def settle(self) -> None:
+        """Raise UsageError if anything was wrong."""
+        self.problems.raise_usage()
+
+    def whole(self, option: str, text: str | None, default: int | None = None, least: int = 1) -> int | None:
+        """A whole number of at least `least`; 4K and 2M are understood."""
+        if text is None:
+            return default
+        found = len(self.problems.problems)
+        value: int = read_setting(int, text, default, option, self.problems)
+        if len(self.problems.problems) == found and value < least:
+            self.problems.add(option, f"found {value}", f"use {least} or more")
+        return value
+
+    def number(
+        self,
+        option: str,
+        text: str | None,
+        default: float | None = None,
+        least: float = 0.0,
+        most: float = float("inf"),
+    ) -> float | None:
+        """A number between two bounds."""
+        if text is None:
+            return default
+        found = len(self.problems.problems)
+        value: float = read_setting(float, text, default, option, self.problems)
+        if len(self.problems.problems) == found and not least <= value <= most:
+            bounds = f"{least:g} or more" if most == float("inf") else f"a number from {least:g} to {most:g}"
+            self.problems.add(option, f"found {value:g}", f"use {bounds}")
+        return value
+
+    def choice(self, option: str, text: str | None, choices: tuple[str, ...], default: str) -> str:
+        """One of a few words."""
+        if text is None or text in choices:
+            return text or default
+        self.problems.add(option, f"found {text!r}", did_you_mean(text, choices))
+        return default
+
+    def file(self, option: str, text: str | None) -> Path | None:
+        """A file that is there."""
+        if text is None:
+            return None
+        path = Path(text).expanduser()
+        if not path.is_file():
+            self.problems.add(
+                option, f"{text} is a folder" if path.is_dir() else f"there is no file {text}{_near(path)}"
+            )
+        return path
+
+    def folder(self, option: str, text: str | None) -> Path | None:
+        """A folder that is there."""
+        if text is None:
+            return None
+        path = Path(text).expanduser()
+        if not path.is_dir():
+            self.problems.add(
+                option, f"{text} is a file" if path.is_file() else f"there is no folder {text}{_near(path)}"
+            )
+        return path
+
+    def member(self, name: str | None, size: str | None) -> tuple[Member, Recipe] | None:
+        """A member and its recipe."""
+        return find(name, size, self.problems) if name else None
+
+    def model(self, name: str | None, store: Store) -> Path:
+        """The folder of a model, by path or by the name of a grown member."""
+        return (find_model(name, store, self.problems) if name else None) or Path()
+
+    def settings(self, pairs: tuple[str, ...]) -> dict[str, str]:
+        """PATH=VALUE pairs."""
+        read: dict[str, str] = {}
+        for pair in pairs:
+            path, equals, value = pair.partition("=")
+            if not equals or not path or not value:
+                self.problems.add(
+                    f"--set {pair}", "is no setting", "write --set stage.name=value, for example tuned.length=1024"
+                )
+            elif path in read:
+                self.problems.add(f"--set {path}", "is given twice")
+            else:
+                read[path] = value
+        return read
+
+    def machine(self, device: str | None, dtype: str | None, threads: str | None) -> Machine:
+        """The machine to run on, asked for or found."""
+        if device is not None and device not in ("cpu", "cuda") and not device.startswith("cuda:"):
+            self.problems.add("--device", f"found {device!r}", did_you_mean(device, ("cpu", "cuda")))
+            device = "cpu"
+        word = self.choice("--dtype", dtype, DTYPES, "") or None
+        return detect(device, word, self.whole("--threads", threads))  # type: ignore[arg-type]  # checked against DTYPES
+
+    def store(self, path: str | None) -> Store:
+        """The store."""
+        store = open_store(path)
+        if store.root.exists() and not store.root.is_dir():
+            self.problems.add("--store", f"{store.root} is a file", "name a folder")
+        return store
+
+
+def _near(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" (nor a folder {path.parent})"
+    hint = did_you_mean(path.name, [entry.name for entry in path.parent.iterdir()][:500])
+    return f"; {hint}" if hint.startswith("did") else ""
+
+
+def machine_options(function: F) -> F:
+    """--device, --dtype, --threads: how to run, which never changes what a recipe means."""
+    for option in (
+        click.option("--threads", metavar="N", help="CPU threads (default: all cores)."),
+        click.option("--dtype", metavar="TYPE", help="float32 or bfloat16."),
+        click.option("--device", metavar="NAME", help="cpu or cuda (default: what is there)."),
+    ):
+        function = option(function)
+    return function
+
+
+def store_option(function: F) -> F:
+    """--store: where grown things lie."""
+    return click.option(
+        "--store", metavar="FOLDER", help="Where grown models lie (default: $CAMELID_STORE or ~/.camelid)."
+    )(function)
+
+
+def json_option(function: F) -> F:
+    """--json: one JSON value on standard output."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON value for programs.")(function)

@@ -1,0 +1,261 @@
+"""tree, show, diff, plan: what the recipes say, before anything runs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from camelid.cli.asked import Asked, Command, json_option
+from camelid.errors import did_you_mean
+from camelid.frozen import diff as differences
+from camelid.frozen import is_frozen, stated, text, to_data
+from camelid.recipe import Finetune, Pretrain, Recipe, reference
+from camelid.recipes import MEMBERS, Member
+from camelid.recipes.sources import Source, sources
+
+DIM, BOLD, RESET = "\x1b[2m", "\x1b[1m", "\x1b[0m"
+
+
+def echo(line: str = "") -> None:
+    """One line on standard output; click strips the colours where nobody sees them."""
+    click.echo(line)
+
+
+@click.command(cls=Command)
+@json_option
+@click.pass_obj
+def tree(asked: Asked, as_json: bool) -> None:
+    """The family tree: each member under its parent, and the operation between them."""
+    asked.settle()
+    if as_json:
+        members = [
+            {"member": m.name, "parent": m.parent, "operation": m.operation, "sizes": list(m.sizes)}
+            for m in MEMBERS.values()
+        ]
+        echo(json.dumps(members))
+        return
+    for name, member in MEMBERS.items():
+        if member.parent is None:
+            _branch(name, "", "")
+
+
+def _branch(name: str, before: str, below: str) -> None:
+    member = MEMBERS[name]
+    published = " ".join(size for size in member.sizes if size not in ("desk", "tiny"))
+    echo(f"{before}{BOLD}{name}{RESET}  {member.operation}  {DIM}{published}{RESET}")
+    children = [child.name for child in MEMBERS.values() if child.parent == name]
+    for child in children:
+        last = child == children[-1]
+        _branch(child, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  "))
+
+
+@click.command(cls=Command)
+@click.argument("member", metavar="MEMBER", required=False)
+@click.option("--size", metavar="SIZE", help="A published size, or desk (default: the published one).")
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change one setting: tuned.length=1024.")
+@json_option
+@click.pass_obj
+def show(asked: Asked, member: str | None, size: str | None, settings: tuple[str, ...], as_json: bool) -> None:
+    """A member's recipe: its paper, its parent, and every setting with the source of its number."""
+    found = asked.member(member, size)
+    changes = asked.settings(settings)
+    recipe = found and override_recipe(found[1], changes, asked)
+    asked.settle()
+    assert found and recipe
+    told = sources(found[0].module, size or found[0].published)
+    told |= {path: Source("set on the command line", True) for path in changes}
+    if as_json:
+        echo(json.dumps(_shown(found[0], recipe, told)))
+        return
+    echo(found[0].docstring)
+    for ancestor in recipe.lineage():
+        if ancestor is not recipe:
+            echo(f"\n{DIM}# from {ancestor.title}: camelid show {_name_of(ancestor)}{RESET}")
+    for stage in recipe.stages:
+        echo(f"\n{BOLD}{stage.name}{RESET} = {type(stage).__name__}(")
+        for name, value in stated(stage):
+            if name != "name":
+                _setting(f"{stage.name}.{name}", name, value, told)
+        echo(")")
+    for claim in recipe.claims:
+        echo(f"\nclaims: {claim.what}: {claim.value}  {DIM}# {claim.source}{RESET}")
+
+
+def _name_of(recipe: Recipe) -> str:
+    return next(
+        (m.name for m in MEMBERS.values() if any(m.make(s).title == recipe.title for s in m.sizes)), recipe.title
+    )
+
+
+def _setting(path: str, name: str, value: Any, told: dict[str, Source], depth: int = 1) -> None:
+    """One setting on its line with its source; one that fills several lines is opened up, each part with its own."""
+    written, margin = text(value, name_of=reference), "    " * depth
+    own = told[path].words if path in told else ""
+    if "\n" in written and is_frozen(value):
+        echo(f"{margin}{name}={type(value).__name__}(")
+        for inner, content in stated(value):
+            _setting(
+                f"{path}.{inner}",
+                inner,
+                content,
+                {**told, f"{path}.{inner}": told.get(f"{path}.{inner}", Source(own, True))},
+                depth + 1,
+            )
+        echo(f"{margin}),")
+        return
+    parts = {
+        p[len(path) + 1 :]: s.words for p, s in told.items() if p.startswith(f"{path}.") and s.words and s.words != own
+    }
+    words = "; ".join([own] * bool(own) + [f"{part}: {source}" for part, source in parts.items()])
+    written = written.replace("\n", f"\n{margin}")
+    echo(f"{margin}{name}={written}," + (f"  {DIM}# {words}{RESET}" if words else ""))
+
+
+def _shown(member: Member, recipe: Recipe, told: dict[str, Source]) -> dict[str, Any]:
+    return {
+        "member": member.name,
+        "title": recipe.title,
+        "parent": member.parent,
+        "operation": member.operation,
+        "sizes": list(member.sizes),
+        "about": member.docstring,
+        "stages": [_shown_stage(stage, told) for stage in recipe.stages],
+        "claims": [{"what": c.what, "value": c.value, "source": c.source} for c in recipe.claims],
+    }
+
+
+def _shown_stage(stage: Any, told: dict[str, Source]) -> dict[str, Any]:
+    settings = {}
+    for name, value in stated(stage):
+        source = told.get(f"{stage.name}.{name}")
+        shown = value.title if isinstance(value, Recipe) else to_data(value)
+        settings[name] = {"value": shown, "source": source.words if source else ""}
+    nested = {
+        path: s.words
+        for path, s in told.items()
+        if path.startswith(f"{stage.name}.") and path.count(".") > 1 and s.words
+    }
+    return {"name": stage.name, "type": type(stage).__name__, "settings": settings, "sources": nested}
+
+
+def override_recipe(recipe: Recipe, changes: dict[str, str], asked: Asked) -> Recipe:
+    """The recipe with typed overrides applied: a path begins with the name of a stage of the member or of an ancestor."""
+    from dataclasses import replace
+
+    from camelid.frozen import override
+
+    names = {stage.name for ancestor in recipe.lineage() for stage in ancestor.stages}
+    for path, written in changes.items():
+        stage = path.split(".")[0]
+        if stage not in names:
+            asked.problems.add(f"--set {path}", f"there is no stage {stage!r}", did_you_mean(stage, sorted(names)))
+        else:
+            recipe = _override_in(recipe, stage, path, written, asked)
+    return recipe if not names else replace(recipe, stages=override(recipe.stages, {}, asked.problems))
+
+
+def _override_in(recipe: Recipe, stage: str, path: str, written: str, asked: Asked) -> Recipe:
+    from dataclasses import replace
+
+    from camelid.frozen import override
+
+    if any(own.name == stage for own in recipe.stages):
+        changed = override(recipe.stages, {path: written}, asked.problems)
+        return replace(recipe, stages=_relink(recipe.stages, changed))
+    last = recipe.last
+    if isinstance(last, Finetune | Pretrain) and isinstance(last.start, Recipe):
+        parent = _override_in(last.start, stage, path, written, asked)
+        return replace(recipe, stages=(*recipe.stages[:-1], replace(last, start=parent)))
+    return recipe
+
+
+def _relink(before: tuple[Any, ...], after: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Stages refer to each other as values: where an earlier one changed, later ones refer to the changed one."""
+    from dataclasses import fields, replace
+
+    linked: list[Any] = []
+    for stage in after:
+        for old, new in zip(before, list(linked), strict=False):
+            for field in fields(stage):
+                if getattr(stage, field.name) == old and old != new:
+                    stage = replace(stage, **{field.name: new})
+        linked.append(stage)
+    return tuple(linked)
+
+
+@click.command(cls=Command)
+@click.argument("first", metavar="MEMBER", required=False)
+@click.argument("second", metavar="MEMBER", required=False)
+@click.option("--size", metavar="SIZE", help="The size of both (default: each one's published size).")
+@json_option
+@click.pass_obj
+def diff(asked: Asked, first: str | None, second: str | None, size: str | None, as_json: bool) -> None:
+    """The distance between two members: the settings in which their last stages differ."""
+    one, two = asked.member(first, size), asked.member(second, size)
+    asked.settle()
+    assert one and two
+    changes = [
+        change
+        for change in differences(one[1].last, two[1].last)
+        if not change.path.startswith(("start.stages", "start.claims", "tokenizer.data")) and change.path != "name"
+    ]
+    if as_json:
+        echo(json.dumps([{"setting": c.path, first: c.before or None, second: c.after or None} for c in changes]))
+        return
+    if not changes:
+        echo(f"{one[1].title} and {two[1].title} are trained alike")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for title in ("setting", one[1].title, two[1].title):
+        table.add_column(title, overflow="fold")
+    for change in changes:
+        table.add_row(change.path, change.before or "(default)", change.after or "(default)")
+    Console(highlight=False).print(table)
+
+
+@click.command(cls=Command)
+@click.argument("member", metavar="MEMBER", required=False)
+@click.option("--size", metavar="SIZE", help="A published size, or desk (default: the published one).")
+@click.option(
+    "--device", metavar="NAME", help="cpu, or a GPU with its memory: a100-40gb, a100-80gb, h100-80gb, h200, rtx4090."
+)
+@click.option("--count", metavar="N", help="How many of them.")
+@click.option("--dtype", metavar="TYPE", help="float32 or bfloat16.")
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change one setting: tuned.length=1024.")
+@json_option
+@click.pass_obj
+def plan(
+    asked: Asked,
+    member: str | None,
+    size: str | None,
+    device: str | None,
+    count: str | None,
+    dtype: str | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Steps, tokens, parameters, memory and FLOPs of a recipe on a machine, what is missing, and what would make it fit."""
+    from camelid.plan.machines import machine_named
+
+    found = asked.member(member, size)
+    changes = asked.settings(settings)
+    recipe = found and override_recipe(found[1], changes, asked)
+    number = asked.whole("--count", count, 1) or 1
+    word = asked.choice("--dtype", dtype, ("float32", "bfloat16"), "")
+    machine = machine_named(device, number, word, asked.problems)
+    asked.settle()
+    assert recipe and machine
+    from camelid.plan.plan import plan as planned
+
+    result = planned(recipe, machine)
+    if as_json:
+        echo(json.dumps(to_data(result)))
+    else:
+        from camelid.plan.page import printed
+
+        printed(result)

@@ -1,0 +1,222 @@
+"""The words recipes are written in. A recipe is data: frozen values with a source beside every number.
+
+A recipe names no device, path, logger or worker: those belong to the machine and to whoever runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from camelid.dialogue.message import Message
+from camelid.dialogue.template import Template
+from camelid.models.shape import LINEARS, SIZES, LlamaShape, LoRA
+from camelid.stage import Epochs, Sequences, Stage, Steps, Tokens
+from camelid.train.settings import AdamW, Constant, Cosine, Linear
+
+__all__ = [
+    "ATTENTION",
+    "EVERY_LINEAR",
+    "SIZES",
+    "AdamW",
+    "B",
+    "Claim",
+    "Constant",
+    "Cosine",
+    "DeskInstructions",
+    "DeskText",
+    "Epochs",
+    "Finetune",
+    "Folder",
+    "K",
+    "Linear",
+    "LlamaShape",
+    "LoRA",
+    "M",
+    "Message",
+    "Mixture",
+    "Part",
+    "Pretrain",
+    "Recipe",
+    "SelfInstruct",
+    "Sequences",
+    "Size",
+    "Stage",
+    "Steps",
+    "Table",
+    "Template",
+    "Tokens",
+    "TrainTokenizer",
+    "replace",
+]
+
+K, M, B = 10**3, 10**6, 10**9
+
+Size = Literal["1B", "3B", "7B", "8B", "13B", "33B", "34B", "65B", "70B", "405B", "desk", "tiny"]
+Learn = Literal["response", "assistant", "last", "everything"]
+OverLength = Literal["cut", "drop", "stop"]
+
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+EVERY_LINEAR = LINEARS
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Part:
+    """One source of a mixture: its name, its share of the tokens drawn in percent, and what is done to it."""
+
+    name: str
+    share: float
+    made: str = ""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Sources drawn in proportion. The texts themselves are supplied by whoever runs."""
+
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file of records: JSON, JSONL, Parquet or text; its format is recognised from the records."""
+
+    path: str
+    first: int | None = None
+    bad_rows: Literal["stop", "skip"] = "stop"
+
+
+@dataclass(frozen=True)
+class DeskText:
+    """Text of the desk world: its seven sources in the proportions of LLaMA's Table 1."""
+
+    world: str = "small"
+    seed: int = 0
+    bytes: int = 1_000_000
+
+
+@dataclass(frozen=True)
+class DeskInstructions:
+    """Instructions about the desk world in Alpaca's format, written by a teacher that knows the world."""
+
+    world: str = "small"
+    seed: int = 0
+    count: int = 1_000
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A model that exists already: a Hugging Face folder, or one grown here."""
+
+    path: str
+
+
+# --- stages ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfInstruct(Stage):
+    """Instructions written by a teacher model from seed tasks (Wang et al. 2022)."""
+
+    seeds: str
+    teacher: str
+    target: int
+    shown: int
+    asked: int
+    max_overlap: float
+
+
+Text = Mixture | Table | DeskText
+Instructions = SelfInstruct | Table | DeskInstructions
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainTokenizer(Stage):
+    """A vocabulary learned from text."""
+
+    kind: Literal["sentencepiece", "byte_bpe"]
+    data: Text
+    vocab: int
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrain(Stage):
+    """Next-token prediction on plain text, from fresh weights or from `start`."""
+
+    shape: LlamaShape
+    tokenizer: TrainTokenizer | Folder
+    data: Text
+    length: int
+    batch: Tokens
+    train: Tokens
+    optim: AdamW
+    schedule: Cosine | Linear | Constant
+    clip: float | None = 1.0
+    start: Recipe | Folder | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finetune(Stage):
+    """Supervised training on dialogues rendered through `prompt`; the loss falls on what `learn` names."""
+
+    start: Recipe | Folder
+    data: Instructions
+    prompt: Template
+    learn: Learn
+    length: int
+    batch: Sequences
+    train: Epochs | Steps
+    optim: AdamW
+    schedule: Cosine | Linear | Constant
+    over_length: OverLength = "cut"
+    clip: float | None = 1.0
+    pad: str | None = None
+    adapter: LoRA | None = None
+    seed: int = 0
+
+
+AnyStage = SelfInstruct | TrainTokenizer | Pretrain | Finetune
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the paper says that its step does, with the published number and where it stands."""
+
+    what: str
+    value: float | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A member of the family: the stages from its parent to it, and what its paper claims."""
+
+    title: str
+    stages: tuple[AnyStage, ...]
+    claims: tuple[Claim, ...] = ()
+
+    @property
+    def last(self) -> AnyStage:
+        """The stage whose result is the member."""
+        return self.stages[-1]
+
+    @property
+    def parent(self) -> Recipe | Folder | None:
+        """Where the last stage starts; None for a model trained from nothing."""
+        return self.last.start if isinstance(self.last, Finetune | Pretrain) else None
+
+    def lineage(self) -> Iterator[Recipe]:
+        """The ancestors, oldest first, and the member itself."""
+        if isinstance(self.parent, Recipe):
+            yield from self.parent.lineage()
+        yield self
+
+
+def reference(value: object) -> str | None:
+    """A parent recipe by its title, so that a recipe's text tells its own stages and only names its ancestors."""
+    return f"<{value.title}>" if isinstance(value, Recipe) else None

@@ -1,0 +1,228 @@
+"""One static page about what was grown: ancestry, loss curves over tokens, scores side by side, sample answers.
+
+The page is a single HTML file without scripts and without anything from outside; its curves are drawn as SVG.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+COLOURS = ("#b4552d", "#2d6ab4", "#3c8f4d", "#8a4fb0")
+STYLE = """
+:root { --ink: #26211c; --soft: #7a7068; --line: #ddd5cc; --paper: #fbf8f4; --card: #fff; --good: #3c8f4d }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #ece6df; --soft: #a2978c; --line: #453e37; --paper: #1d1a17; --card: #262220; --good: #6fc282 } }
+* { box-sizing: border-box }
+body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper); margin: 0 auto; max-width: 980px;
+  padding: 2rem 1.25rem 4rem }
+h1 { font-size: 1.7rem; margin: 0 0 .25rem } h2 { font-size: 1.15rem; margin: 2.2rem 0 .7rem }
+p { margin: .4rem 0 } .soft { color: var(--soft) } code { font: .88em ui-monospace, monospace; overflow-wrap: anywhere }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem 1.2rem; overflow-x: auto }
+.line { display: flex; flex-wrap: wrap; align-items: stretch; gap: .5rem }
+.line .card { flex: 1 1 220px } .line .step { align-self: center; color: var(--soft); font-size: .9rem; text-align: center }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+th, td { text-align: left; padding: .38rem .7rem .38rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
+th { font-weight: 600; font-size: .88rem; color: var(--soft) } td.n, th.n { text-align: right }
+tr.total td { font-weight: 700; border-bottom: 0 } .bar { display: block; height: 5px; border-radius: 3px; background: var(--good) }
+.answer { white-space: pre-wrap } .right { color: var(--good); font-weight: 600 } svg { width: 100%; height: auto; display: block }
+"""
+
+
+@dataclass(frozen=True)
+class Ancestor:
+    """One model of the line: its title, how it came from the one before, what it cost, and where it lies."""
+
+    title: str
+    operation: str
+    facts: tuple[str, ...]
+    path: str
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Loss in nats per token against tokens seen."""
+
+    title: str
+    tokens: tuple[int, ...]
+    losses: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How one model did on one family of questions."""
+
+    family: str
+    correct: int
+    count: int
+    low: float
+    high: float
+
+    @property
+    def share(self) -> float:
+        return self.correct / self.count if self.count else 0.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One held-out question, its right answer, and each model's answer with whether it was right."""
+
+    question: str
+    wanted: str
+    answers: tuple[tuple[str, str, bool], ...]
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything the page shows."""
+
+    title: str
+    summary: str
+    ancestry: tuple[Ancestor, ...]
+    curves: tuple[Curve, ...]
+    scores: tuple[tuple[str, tuple[Score, ...]], ...]
+    samples: tuple[Sample, ...]
+    commands: tuple[tuple[str, str], ...]
+    facts: tuple[tuple[str, str], ...]
+
+
+def page(told: Page) -> str:
+    """The page as one HTML text."""
+    sections = [
+        _section("Ancestry", _ancestry(told.ancestry)),
+        _section("Loss", "".join(_curve(curve, COLOURS[i % len(COLOURS)]) for i, curve in enumerate(told.curves))),
+        _section("Scores on held-out instructions", _scores(told.scores)) if told.scores else "",
+        _section("Answers", _samples(told.samples)) if told.samples else "",
+        _section("Go on from here", _pairs(told.commands, code=True)),
+        _section("How this was made", _pairs(told.facts)),
+    ]
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{_e(told.title)}</title>'
+        f"<style>{STYLE}</style></head><body><h1>{_e(told.title)}</h1><p class=soft>{_e(told.summary)}</p>"
+        f"{''.join(sections)}</body></html>\n"
+    )
+
+
+def _e(value: object) -> str:
+    return html.escape(str(value), quote=True)
+
+
+def _section(title: str, body: str) -> str:
+    return f"<h2>{_e(title)}</h2>{body}" if body else ""
+
+
+def _ancestry(line: Sequence[Ancestor]) -> str:
+    pieces = []
+    for ancestor in line:
+        facts = "".join(f"<p class=soft>{_e(fact)}</p>" for fact in ancestor.facts)
+        step = f"<div class=step>{_e(ancestor.operation)} &#8594;</div>"
+        pieces.append(
+            f"{step}<div class=card><b>{_e(ancestor.title)}</b>{facts}<p><code>{_e(ancestor.path)}</code></p></div>"
+        )
+    return f"<div class=line>{''.join(pieces)}</div>"
+
+
+def _curve(curve: Curve, colour: str, width: int = 900, height: int = 260) -> str:
+    """One curve with axes; every point drawn, a running mean over it."""
+    if len(curve.losses) < 2:
+        return ""
+    left, right, top, bottom = 52, 14, 30, 34
+    most, least = max(curve.losses), min(curve.losses)
+    floor, ceiling = _steps_around(least, most)
+    end = curve.tokens[-1]
+
+    def x(tokens: float) -> float:
+        return left + (width - left - right) * tokens / end
+
+    def y(loss: float) -> float:
+        return top + (height - top - bottom) * (ceiling - loss) / (ceiling - floor)
+
+    def path(losses: Sequence[float]) -> str:
+        return " ".join(f"{x(t):.1f},{y(v):.1f}" for t, v in zip(curve.tokens, losses, strict=True))
+
+    grid = []
+    for tick in range(5):
+        loss = floor + (ceiling - floor) * tick / 4
+        tokens = end * tick / 4
+        grid.append(
+            f'<line x1="{left}" x2="{width - right}" y1="{y(loss):.1f}" y2="{y(loss):.1f}" stroke="var(--line)"/>'
+        )
+        grid.append(
+            f'<text x="{left - 8}" y="{y(loss) + 4:.1f}" text-anchor="end" font-size="12" fill="var(--soft)">{loss:.2f}</text>'
+        )
+        anchor = "end" if tick == 4 else "middle"
+        grid.append(
+            f'<text x="{x(tokens):.1f}" y="{height - 12}" text-anchor="{anchor}" font-size="12" fill="var(--soft)">{amount(tokens)}</text>'
+        )
+    title = f"{curve.title}: {amount(end)} tokens, last loss {curve.losses[-1]:.3f} nats per token"
+    return (
+        f'<div class=card style="margin-bottom:.8rem"><svg viewBox="0 0 {width} {height}" role="img" aria-label="{_e(title)}">'
+        f'<text x="{left}" y="18" font-size="14" font-weight="600" fill="var(--ink)">{_e(title)}</text>{"".join(grid)}'
+        f'<polyline points="{path(curve.losses)}" fill="none" stroke="{colour}" stroke-opacity=".3"/>'
+        f'<polyline points="{path(_smooth(curve.losses))}" fill="none" stroke="{colour}" stroke-width="2"/></svg></div>'
+    )
+
+
+def _steps_around(least: float, most: float) -> tuple[float, float]:
+    step = 10 ** math.floor(math.log10(max(most - least, 1e-3)))
+    floor = math.floor(least / step * 2) * step / 2
+    ceiling = math.ceil(most / step * 2) * step / 2
+    return floor, ceiling if ceiling > floor else floor + step
+
+
+def _smooth(losses: Sequence[float]) -> list[float]:
+    """The mean of each point's neighbourhood, a fortieth of the run to either side."""
+    reach = max(1, len(losses) // 40)
+    return [sum(near) / len(near) for i in range(len(losses)) if (near := losses[max(0, i - reach) : i + reach + 1])]
+
+
+def _scores(scores: Sequence[tuple[str, Sequence[Score]]]) -> str:
+    families = [score.family for score in scores[0][1]]
+    head = "".join(f"<th>{_e(title)}</th>" for title, _ in scores)
+    rows = []
+    for index, family in enumerate(families):
+        cells = []
+        for _, column in scores:
+            score = column[index]
+            bar = f'<span class=bar style="width:{100 * score.share:.0f}%"></span>'
+            interval = (
+                f"<span class=soft>{score.correct} of {score.count}, 95%: {score.low:.0%} to {score.high:.0%}</span>"
+            )
+            cells.append(f"<td>{score.share:.1%} {interval}{bar}</td>")
+        kind = " class=total" if family == "all" else ""
+        rows.append(f"<tr{kind}><td>{_e(family)}</td>{''.join(cells)}</tr>")
+    return f"<div class=card><table><tr><th>family</th>{head}</tr>{''.join(rows)}</table></div>"
+
+
+def _samples(samples: Sequence[Sample]) -> str:
+    rows = []
+    for sample in samples:
+        answers = "".join(
+            f'<tr><td class=soft>{_e(title)}</td><td class="answer{" right" if right else ""}">{_e(answer) or "&#8212;"}</td></tr>'
+            for title, answer, right in sample.answers
+        )
+        rows.append(
+            f'<div class=card style="margin-bottom:.8rem"><p class=answer><b>{_e(sample.question)}</b></p>'
+            f"<table><tr><td class=soft>wanted</td><td class=answer>{_e(sample.wanted)}</td></tr>{answers}</table></div>"
+        )
+    return "".join(rows)
+
+
+def _pairs(pairs: Sequence[tuple[str, str]], code: bool = False) -> str:
+    def shown(value: str) -> str:
+        return f"<code>{_e(value)}</code>" if code else _e(value)
+
+    rows = "".join(f"<tr><td class=soft>{_e(name)}</td><td>{shown(value)}</td></tr>" for name, value in pairs)
+    return f"<div class=card><table>{rows}</table></div>" if pairs else ""
+
+
+def amount(count: float) -> str:
+    """A count as people say it: 812, 3.1K, 2.5M, 1.4T."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if abs(count) >= size:
+            return f"{count / size:.3g}{unit}"
+    return f"{count:.0f}"
