@@ -252,6 +252,26 @@ def commit(
     return target
 
 
+@contextlib.contextmanager
+def scratch(beside: Path, *, needed: int = 0, files: Files = FILES) -> Iterator[Path]:
+    """A temporary directory on the same disk as `beside`, gone at the end; if the process is killed, swept like a draft.
+
+    Raises StoreError if fewer than `needed` bytes are free.
+    """
+    beside = Path(os.path.abspath(beside))
+    with _translated(beside, lambda: needed):
+        _make_parents(beside.parent, files)
+        sweep(beside.parent, files=files)
+        _refuse_if_full(beside, needed)
+        path, held = _claim(beside, "draft", files.mkdir)
+    try:
+        yield path
+    finally:
+        with contextlib.suppress(OSError):
+            _discard(path, files)
+        os.close(held)
+
+
 def _publish(path: Path, target: Path, files: Files) -> None:
     if os.path.lexists(target):  # the rename itself would also fail: it replaces no directory that holds files
         raise StoreError(f"{target}: another process committed it meanwhile; nothing of it was touched")

@@ -1,8 +1,8 @@
 """config.json and generation_config.json: strict tables to a shape and back. Files are data; nothing in them runs.
 
-Both layouts of transformers are read: version 4's `rope_theta` and `rope_scaling`, version 5's `rope_parameters`. Version
-4's is written, which both versions read. A key that is not known here may change what the model computes, so it is an
-error; keys that are known to be harmless are listed in `Config.ignored`.
+Both layouts of transformers are read: version 4's `rope_theta` and `rope_scaling`, version 5's `rope_parameters`. The
+older is written, which both versions read. A key that is not known here may change what the model computes, so it is
+an error; keys that are known to be harmless are listed in `Config.ignored`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from camelid.durable import read_json
-from camelid.errors import BadFile, UsageError, did_you_mean
+from camelid.errors import BadFile, Problem, UsageError, did_you_mean
 from camelid.models.shape import LlamaShape, RopeScaling
 from camelid.nn.scaling import ntk_theta
 
@@ -380,8 +380,6 @@ def _write_rope(shape: LlamaShape) -> tuple[float, dict[str, Any] | None]:
         return ntk_theta(shape.theta, shape.head_width, scaling.factor), None
     written: dict[str, Any] = {"rope_type": scaling.kind, "factor": scaling.factor}
     if scaling.kind == "dynamic" and scaling.original not in (None, shape.context):
-        from camelid.errors import Problem
-
         found = f"{scaling.original} cannot be written beside a context of {shape.context}"
         raise UsageError([Problem("shape.scaling.original", found, "for dynamic, both must be equal")])
     if scaling.kind in ("yarn", "llama3"):

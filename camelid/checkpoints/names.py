@@ -2,8 +2,8 @@
 
 Two things differ besides the names. The rotary pair i of a head of width E is (x[i], x[i + E/2]) for Hugging Face and
 (x[2i], x[2i + 1]) for Meta, so the rows of the query and key weights are reordered within each head: of H heads for
-queries, of the K key-value heads for keys. And Meta stores each tensor in 1 to 8 pieces: linears that take the width are
-cut by rows, those that give it by columns, norms are repeated in every piece.
+queries, of the K key-value heads for keys. And Meta stores each tensor in 1 to 8 pieces: linears that take the width
+are cut by rows, those that give it by columns, norms are repeated in every piece.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def expected(shape: LlamaShape) -> dict[str, tuple[int, ...]]:
 
 def pairs(shape: LlamaShape, *, embedding: Cut = "columns") -> Iterator[Pair]:
     """Every tensor of the model under both names. Meta cuts the embedding by columns before Llama 3, by rows since."""
-    linears = shape.linears()
+    linears = {str(name): size for name, size in shape.linears().items()}
     yield Pair(EMBEDDING, META_EMBEDDING, (shape.vocab, shape.width), embedding)
     for layer in range(shape.layers):
         for part in PARTS:

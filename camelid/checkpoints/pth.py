@@ -2,8 +2,8 @@
 
 This file imports the standard library alone and runs as a program of its own, in a process that can open nothing:
 
-    python -I -S pth.py     reads the .pth on descriptor 3, writes safetensors to descriptor 4, and says on descriptor
-                            1 what was wrong, as one JSON object
+    python -I -S pth.py IN OUT      reads the .pth on descriptor IN, writes safetensors to descriptor OUT, and says on
+                                    standard output what was wrong, as one JSON object
 
 A .pth is a zip archive, nothing compressed: NAME/data.pkl says in pickle opcodes which tensor lies in which storage,
 NAME/data/0, NAME/data/1 ... are the storages' bytes. An opcode outside the table ends the reading; so does any name but
@@ -514,11 +514,12 @@ def safetensors(file: BinaryIO, content: Content) -> Iterator[bytes]:
 
 
 def main() -> int:
-    """Run as the child: descriptor 3 in, descriptor 4 out."""
-    size = os.fstat(3).st_size
+    """Run as the child; what it returns is the exit code: 0 done, 3 refused, 4 the disk failed."""
+    given, wanted = int(sys.argv[1]), int(sys.argv[2])
+    size = os.fstat(given).st_size
     _lock_down(size)
     try:
-        with open(3, "rb", closefd=False) as file, open(4, "wb", buffering=0, closefd=False) as out:
+        with open(given, "rb", closefd=False) as file, open(wanted, "wb", buffering=0, closefd=False) as out:
             content = read_content(file, size)
             check_storages(file, content)
             for piece in safetensors(file, content):
