@@ -1,3 +1,3 @@
-"""camelid: grow, measure, chat with and serve any member of the LLaMA family, from its parent, by its published recipe."""
+"""camelid: any member of the LLaMA family, grown from its parent by its published recipe, measured, chatted with, served."""
 
 __version__ = "0.1.0"

@@ -90,7 +90,7 @@ class ProblemList:
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """A remedy for a misspelt word: the nearest choice, or else all of them when they are few; "" when neither helps."""
+    """A remedy for a misspelt word: the nearest choice, or else all of them if they are few; "" when neither helps."""
     known = list(choices)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if near:

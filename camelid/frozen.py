@@ -111,7 +111,7 @@ def _read(wanted: Any, data: Any, where: str, problems: ProblemList) -> Any:
         return tuple(
             _read(kind, item, f"{where}[{i}]", problems) for i, (kind, item) in enumerate(zip(inner, data, strict=True))
         )
-    if origin in (dict, Mapping) or origin is not None and issubclass(origin, Mapping):
+    if origin in (dict, Mapping) or (origin is not None and issubclass(origin, Mapping)):
         if not isinstance(data, dict):
             return problems.add(where, f"found {_kind(data)}, expected an object")
         return {
@@ -146,7 +146,7 @@ def _read_union(choices: tuple[Any, ...], data: Any, where: str, problems: Probl
         attempts = attempts or tried.problems
     return problems.add(
         where, f"found {_kind(data)} {str(data)[:40]!r}", f"expected {_written_type(typing.Union[choices])}"
-    )  # noqa: UP007
+    )
 
 
 def _read_fields(wanted: type, data: Any, where: str, problems: ProblemList) -> Any:

@@ -1,4 +1,4 @@
-"""What a run tells: lines on the terminal (standard error), live progress where a person watches, plain lines elsewhere."""
+"""What a run tells on standard error: live progress where a person watches, plain lines elsewhere."""
 
 from __future__ import annotations
 

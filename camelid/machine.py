@@ -1,4 +1,4 @@
-"""The machine a recipe runs on. This file alone asks the hardware; a machine never changes the mathematics of a recipe."""
+"""The machine a recipe runs on. This file alone asks the hardware; a machine never changes a recipe's mathematics."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Machine:
 
 
 def detect(device: str | None = None, dtype: DType | None = None, threads: int | None = None) -> Machine:
-    """This machine. Without a wish: the first GPU where PyTorch sees one, else the CPU; float32 on a CPU, bfloat16 on a GPU."""
+    """This machine. Without a wish: the first GPU PyTorch sees, in bfloat16, else the CPU, in float32."""
     cpu = device == "cpu"
     found, memory = ("cpu", memory_of_cpu()) if cpu else _gpu() or ("cpu", memory_of_cpu())
     kind = device or found

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ROUNDS = 6  # ours: four rounds of a Feistel network pass as random (Luby and Rackoff 1988); two more cost little
+LEAST_BITS = 4  # ours: of a half; narrower halves have too few round functions, and orders of four were visibly uneven
 
 
 def key(*words: int | str) -> int:
@@ -27,12 +28,12 @@ def key(*words: int | str) -> int:
 class Order:
     """A keyed permutation of range(n): `order[i]` takes constant time and memory, however large n is.
 
-    A balanced Feistel network over the smallest even number of bits that holds n, walked until it lands inside range(n).
+    A balanced Feistel network over an even number of bits that holds n, walked until it lands inside range(n).
     """
 
     def __init__(self, seed: int, n: int) -> None:
         self.n = n
-        self._half = max(1, (max(n - 1, 1).bit_length() + 1) // 2)
+        self._half = max(LEAST_BITS, (max(n - 1, 1).bit_length() + 1) // 2)
         self._mask = (1 << self._half) - 1
         self._keys = [key(seed, "order", turn) & 0xFFFFFFFF for turn in range(ROUNDS)]
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - lines of HTML, CSS and SVG
 """One static page about what was grown: ancestry, loss curves over tokens, scores side by side, sample answers.
 
 The page is a single HTML file without scripts and without anything from outside; its curves are drawn as SVG.

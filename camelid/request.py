@@ -15,7 +15,7 @@ REQUEST = "request.json"
 
 @dataclass(frozen=True)
 class Request:
-    """Member, size, and what replaces parts of the recipe, as written on the command line; paths absolute once settled."""
+    """Member, size, and what replaces parts of the recipe, as on the command line; paths absolute once settled."""
 
     member: str
     size: str = ""

@@ -1,4 +1,4 @@
-"""Where grown things lie. A stage's directory is named by the fingerprint of its text and its inputs, so it is made once.
+"""Where grown things lie. A stage is named by the fingerprint of its text and its inputs, so it is made once.
 
     STORE/stages/tuned-0123456789abcdef/    a finished stage: a model folder, complete or absent
     STORE/runs/tuned-0123456789abcdef/      the same stage while it is made: checkpoints, journal

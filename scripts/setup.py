@@ -3,9 +3,9 @@
     python scripts/setup.py .venv core     what the commands need
     python scripts/setup.py .venv test     what the tests and checks need besides
 
-On a machine without an NVIDIA driver only a CPU build of PyTorch is accepted: its version carries "+cpu", which no CUDA
-build does. pip is asked first (a mirror or a local folder may be configured); where it knows no such build, uv is asked,
-which knows where PyTorch publishes them. Nothing falls back to a CUDA build.
+On a machine without an NVIDIA driver only a CPU build of PyTorch is accepted: its version carries "+cpu", which no
+CUDA build does. pip is asked first (a mirror or a local folder may be configured); where it knows no such build, uv is
+asked, which knows where PyTorch publishes them. Nothing falls back to a CUDA build.
 """
 
 from __future__ import annotations
@@ -24,7 +24,9 @@ OLDEST, NEWEST = (3, 11), (3, 13)
 def main(folder: str, group: str) -> int:
     if not OLDEST <= sys.version_info[:2] < NEWEST:
         found = ".".join(map(str, sys.version_info[:3]))
-        print(f"setup: found Python {found}; camelid runs on 3.11 and 3.12: make PYTHON=python3.11 ...", file=sys.stderr)
+        print(
+            f"setup: found Python {found}; camelid runs on 3.11 and 3.12: make PYTHON=python3.11 ...", file=sys.stderr
+        )
         return 1
     environment = Path(folder)
     python = environment / "bin" / "python"

@@ -26,7 +26,7 @@ def echo(line: str = "") -> None:
 @click.command(cls=Command)
 @json_option
 @click.pass_obj
-def tree(asked: Asked, as_json: bool) -> None:
+def tree(asked: Asked, /, as_json: bool) -> None:
     """The family tree: each member under its parent, and the operation between them."""
     asked.settle()
     if as_json:
@@ -57,7 +57,7 @@ def _branch(name: str, before: str, below: str) -> None:
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change one setting: tuned.length=1024.")
 @json_option
 @click.pass_obj
-def show(asked: Asked, member: str | None, size: str | None, settings: tuple[str, ...], as_json: bool) -> None:
+def show(asked: Asked, /, member: str | None, size: str | None, settings: tuple[str, ...], as_json: bool) -> None:
     """A member's recipe: its paper, its parent, and every setting with the source of its number."""
     found = asked.member(member, size)
     changes = asked.settings(settings)
@@ -191,7 +191,7 @@ def _relink(before: tuple[Any, ...], after: tuple[Any, ...]) -> tuple[Any, ...]:
 @click.option("--size", metavar="SIZE", help="The size of both (default: each one's published size).")
 @json_option
 @click.pass_obj
-def diff(asked: Asked, first: str | None, second: str | None, size: str | None, as_json: bool) -> None:
+def diff(asked: Asked, /, first: str | None, second: str | None, size: str | None, as_json: bool) -> None:
     """The distance between two members: the settings in which their last stages differ."""
     one, two = asked.member(first, size), asked.member(second, size)
     asked.settle()
@@ -231,6 +231,7 @@ def diff(asked: Asked, first: str | None, second: str | None, size: str | None, 
 @click.pass_obj
 def plan(
     asked: Asked,
+    /,
     member: str | None,
     size: str | None,
     device: str | None,

@@ -31,7 +31,7 @@ from camelid.request import Request, read_request
 @store_option
 @json_option
 @click.pass_obj
-def grow(asked: Asked, as_json: bool, **options: Any) -> None:
+def grow(asked: Asked, /, as_json: bool, **options: Any) -> None:
     """Grow a member of the family from its parent.
 
     Without --start, everything is generated and grown at desk scale, offline. With --start and --data the published
@@ -49,7 +49,7 @@ def grow(asked: Asked, as_json: bool, **options: Any) -> None:
     run_request(asked, request, options, as_json)
 
 
-def run_request(asked: Asked, request: Request, options: dict[str, Any], as_json: bool) -> None:
+def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_json: bool) -> None:
     """Check everything that was asked for, then grow it and say what came of it."""
     recipe = asked_recipe(asked, request)
     store = asked.store(options["store"])
@@ -68,7 +68,7 @@ def run_request(asked: Asked, request: Request, options: dict[str, Any], as_json
         tell(outcome, store)
 
 
-def asked_recipe(asked: Asked, request: Request) -> Recipe | None:
+def asked_recipe(asked: Asked, /, request: Request) -> Recipe | None:
     """The recipe with --start, --data, --bad-rows and --set put into its last stage."""
     found = asked.member(request.member, request.size or None)
     start = asked.folder("--start", request.start)
@@ -136,7 +136,7 @@ def grows_here(recipe: Recipe) -> bool:
 @store_option
 @json_option
 @click.pass_obj
-def resume(asked: Asked, run: str | None, as_json: bool, **options: Any) -> None:
+def resume(asked: Asked, /, run: str | None, as_json: bool, **options: Any) -> None:
     """Continue a run that was stopped or killed, exactly as if it had not been. RUN is its folder, as grow printed it."""
     request = read_request(run, asked.problems) if run else None
     if request is None:
@@ -151,7 +151,7 @@ def resume(asked: Asked, run: str | None, as_json: bool, **options: Any) -> None
 @machine_options
 @store_option
 @click.pass_obj
-def demo(asked: Asked, **options: Any) -> None:
+def demo(asked: Asked, /, **options: Any) -> None:
     """Grow a base model and an Alpaca from nothing, offline, and show what came of it."""
     run_request(asked, Request(member="alpaca", size="desk"), options, False)
 

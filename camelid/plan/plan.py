@@ -33,7 +33,7 @@ UTILISATION = 0.4  # of the peak; LLaMA 3 reports 0.38 to 0.43 on H100 (Dubey et
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One training stage. `tokens` is an upper bound where documents may be shorter than `length` (`exact` says which)."""
+    """One training stage. `tokens` is an upper bound where sequences may be shorter than `length`: see `exact`."""
 
     stage: str
     title: str

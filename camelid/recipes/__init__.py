@@ -61,4 +61,4 @@ def find(name: str, size: str | None, problems: ProblemList) -> tuple[Member, Re
     if wanted not in member.sizes:
         problems.add(f"--size {wanted}", f"{name} has no such size", did_you_mean(wanted, member.sizes))
         return None
-    return member, member.make(wanted)  # type: ignore[arg-type]  # checked against member.sizes above
+    return member, member.make(wanted)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DESK_SIZES = ("desk", "tiny")
+RECIPES = "camelid.recipes."
 
 
 @dataclass(frozen=True)
@@ -27,21 +28,20 @@ class Source:
 
 def sources(module: str, size: str) -> dict[str, Source]:
     """The source of every setting of a recipe module by its path, such as "tuned.optim.lr"; "" where none is given."""
-    found = importlib.util.find_spec(module)
-    assert found is not None and found.origin is not None, module
-    return read(Path(found.origin).read_text(encoding="utf-8"), size)
+    return read(_text_of(module), size)
 
 
 def read(text: str, size: str) -> dict[str, Source]:
     """The same, from the text of a recipe."""
-    tree = ast.parse(text)
-    reader = _Reader(tree, _comments(text), size)
-    return {
-        path: source
-        for function in tree.body
-        if isinstance(function, ast.FunctionDef)
-        for path, source in reader.walk(function)
-    }
+    reader = _Reader(text, size)
+    functions = [node for node in reader.tree.body if isinstance(node, ast.FunctionDef)]
+    return {path: source for function in functions for path, source in reader.walk(function)}
+
+
+def _text_of(module: str) -> str:
+    found = importlib.util.find_spec(module)
+    assert found is not None and found.origin is not None, module
+    return Path(found.origin).read_text(encoding="utf-8")
 
 
 def _comments(text: str) -> dict[int, str]:
@@ -50,22 +50,27 @@ def _comments(text: str) -> dict[int, str]:
 
 
 class _Reader:
-    def __init__(self, tree: ast.Module, comments: dict[int, str], size: str) -> None:
-        self.comments, self.size = comments, size
-        self.tables = {
-            target.id: node for node in tree.body for target in _targets(node) if isinstance(target, ast.Name)
-        }
+    """One recipe file: its tables by name, the comments by line, and the readers of the recipes it takes tables from."""
+
+    def __init__(self, text: str, size: str) -> None:
+        self.tree, self.comments, self.size = ast.parse(text), _comments(text), size
+        self.tables: dict[str, tuple[_Reader, ast.expr]] = {}
+        for node in self.tree.body:
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(RECIPES):
+                other = _Reader(_text_of(str(node.module)), size)
+                names = [alias.name for alias in node.names]
+                self.tables |= {name: table for name, table in other.tables.items() if name in names}
+            value = getattr(node, "value", None)
+            if isinstance(value, ast.expr):
+                self.tables |= {target.id: (self, value) for target in _targets(node) if isinstance(target, ast.Name)}
 
     def walk(self, function: ast.FunctionDef) -> Iterator[tuple[str, Source]]:
         for statement in function.body:
             value = getattr(statement, "value", None)
             if isinstance(value, ast.Call):
-                name = next(
-                    (k.value.value for k in value.keywords if k.arg == "name" and isinstance(k.value, ast.Constant)),
-                    None,
-                )
-                if isinstance(name, str):
-                    yield from self.settings(value, name, "")
+                names = [k.value for k in value.keywords if k.arg == "name" and isinstance(k.value, ast.Constant)]
+                if names:
+                    yield from self.settings(value, str(names[0].value), "")
 
     def settings(self, call: ast.Call, path: str, around: str) -> Iterator[tuple[str, Source]]:
         for keyword in call.keywords:
@@ -77,44 +82,49 @@ class _Reader:
                 found.reverse()  # several parts on one line share its comment: a table knows better
             here = found[0] or found[1] or around
             yield where, Source(here, _numeric(keyword.value))
-            inner = self.resolved(keyword.value)
+            reader, inner = self.resolved(keyword.value)
             if isinstance(inner, ast.Call):
-                yield from self.settings(inner, where, here)
+                yield from reader.settings(inner, where, here)
 
-    def resolved(self, node: ast.expr) -> ast.expr:
-        """What an expression stands for: the entry of a table at this size, the value of a name, or itself."""
-        if isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id in self.tables:
-            table = getattr(self.tables[node.value.id], "value", None)
-            if isinstance(table, ast.Dict):
-                for key, entry in zip(table.keys, table.values, strict=True):
-                    if isinstance(key, ast.Constant) and key.value == self.size:
-                        return self.resolved(entry)
-        if isinstance(node, ast.Name) and node.id in self.tables:
-            value = getattr(self.tables[node.id], "value", None)
-            return self.resolved(value) if isinstance(value, ast.expr) else node
-        return node
+    def resolved(self, node: ast.expr) -> tuple[_Reader, ast.expr]:
+        """What an expression stands for, and in which file: the entry of a table, the value of a name, or itself."""
+        name = node.value if isinstance(node, ast.Subscript) else node
+        if not isinstance(name, ast.Name) or name.id not in self.tables:
+            return self, node
+        reader, value = self.tables[name.id]
+        if isinstance(node, ast.Subscript):
+            entry = reader.entry(value)
+            return reader.resolved(entry) if entry is not None else (self, node)
+        return reader.resolved(value)
+
+    def entry(self, table: ast.expr) -> ast.expr | None:
+        """The entry of a table at this reader's size."""
+        if not isinstance(table, ast.Dict):
+            return None
+        pairs = zip(table.keys, table.values, strict=True)
+        return next((value for key, value in pairs if isinstance(key, ast.Constant) and key.value == self.size), None)
 
     def beside(self, node: ast.expr) -> str:
-        """The comment on the line where the expression ends."""
-        return self.comments.get(node.end_lineno or node.lineno, "")
+        """The comment on the line where the expression ends, else those on its lines."""
+        end = node.end_lineno or node.lineno
+        inside = dict.fromkeys(self.comments[line] for line in range(node.lineno, end) if line in self.comments)
+        return self.comments.get(end) or "; ".join(inside)
 
     def looked_up(self, node: ast.expr) -> str:
         for part in ast.walk(node):
             if isinstance(part, ast.Name) and part.id in self.tables:
-                words = self.in_table(self.tables[part.id])
-                if words:
+                reader, value = self.tables[part.id]
+                if words := reader.in_table(value):
                     return words
         return ""
 
-    def in_table(self, statement: ast.stmt) -> str:
-        value = getattr(statement, "value", None)
-        if isinstance(value, ast.Dict) and value.end_lineno != value.lineno:
-            for key, entry in zip(value.keys, value.values, strict=True):
-                if isinstance(key, ast.Constant) and key.value == self.size:
-                    return self.beside(entry) or self.looked_up(entry)
-        if value is None:
-            return ""
-        words = self.beside(value)
+    def in_table(self, value: ast.expr) -> str:
+        entry = self.entry(value)
+        if entry is not None and value.end_lineno != value.lineno:
+            found = self.beside(entry) or self.looked_up(entry)
+            if found:
+                return found
+        words = self.comments.get(value.end_lineno or value.lineno) or self.beside(value)
         published, ours, _ = words.partition("; ours")
         return ("ours: desk scale" if self.size in DESK_SIZES else published) if ours else words
 
@@ -127,9 +137,9 @@ def _targets(node: ast.stmt) -> list[ast.expr]:
 
 def _numeric(node: ast.expr) -> bool:
     return any(
-        isinstance(part, ast.Constant)
+        (isinstance(part, ast.Constant)
         and isinstance(part.value, int | float)
-        and not isinstance(part.value, bool)
+        and not isinstance(part.value, bool))
         or isinstance(part, ast.Subscript)
         for part in ast.walk(node)
     )

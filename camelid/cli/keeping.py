@@ -1,0 +1,152 @@
+"""convert, data, doctor: what keeps models and data in order."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import click
+
+import camelid
+from camelid.cli.asked import Asked, Command, json_option, store_option
+from camelid.durable import verify
+from camelid.errors import BadFile
+from camelid.machine import GIB, describe
+from camelid.store import Store
+
+
+@click.command(cls=Command)
+@click.argument("source", metavar="SRC", required=False)
+@click.argument("target", metavar="DST", required=False)
+@click.option("--to", "form", metavar="hf|meta", help="Hugging Face's layout or Meta's.")
+@store_option
+@click.pass_obj
+def convert(asked: Asked, /, source: str | None, target: str | None, form: str | None, store: str | None) -> None:
+    """Rewrite a model folder in another format, every tensor bit for bit. SRC is a folder or a grown member."""
+    if form is None:
+        asked.problems.add("--to", "is missing", "say --to hf or --to meta")
+    wanted = asked.choice("--to", form, ("hf", "meta"), "hf")
+    folder = asked.model(source, asked.store(store))
+    if target is not None and Path(target).expanduser().exists():
+        asked.problems.add("DST", f"{target} exists", "name a folder that does not exist yet")
+    asked.settle()
+    assert target is not None
+    from camelid.checkpoints.convert import convert as rewrite
+
+    made = rewrite(folder, Path(target).expanduser(), to="meta" if wanted == "meta" else "hf")
+    click.echo(str(made))
+
+
+@click.group(name="data")
+def data() -> None:
+    """Look at a data set as the model will see it."""
+
+
+@data.command(cls=Command)
+@click.argument("file", metavar="FILE", required=False)
+@click.option("--member", metavar="MEMBER", help="Whose template and lengths (default: alpaca).")
+@click.option("--model", metavar="MODEL", help="Whose tokenizer: a folder, a tokenizer file, or a grown member.")
+@click.option("--length", metavar="N", help="The longest sequence in tokens (default: the recipe's).")
+@click.option("--show", "count", metavar="N", help="How many samples to show (default: 3).")
+@click.option("--bad-rows", metavar="stop|skip", help="What to do with rows that cannot be used (default: stop).")
+@store_option
+@json_option
+@click.pass_obj
+def inspect(asked: Asked, /, file: str | None, as_json: bool, **options: Any) -> None:
+    """Render samples of FILE through a member's template and count tokens, truncations and the supervised share."""
+    path = asked.file("FILE", file)
+    found = asked.member(options["member"] or "alpaca", None)
+    length = asked.whole("--length", options["length"], None, least=2)
+    count = asked.whole("--show", options["count"], 3, least=0)
+    bad_rows = asked.choice("--bad-rows", options["bad_rows"], ("stop", "skip"), "stop")
+    store = asked.store(options["store"])
+    named = options["model"]
+    if named is None:
+        asked.problems.add("--model", "is missing", "name a model folder, a tokenizer file or a grown member")
+    where = tokenizer_path(asked, named, store)
+    asked.settle()
+    assert found and path and count is not None
+    from camelid.cli.inspection import inspected
+
+    inspected(path, found[1], where, length=length, samples=count, bad_rows=bad_rows, as_json=as_json)
+
+
+def tokenizer_path(asked: Asked, /, named: str | None, store: Store) -> Path:
+    """A tokenizer file, a model folder, or the folder of a grown member."""
+    if named is not None and Path(named).expanduser().is_file():
+        return Path(named).expanduser()
+    return asked.model(named, store)
+
+
+@click.command(cls=Command)
+@store_option
+@json_option
+@click.pass_obj
+def doctor(asked: Asked, /, store: str | None, as_json: bool) -> None:
+    """What this machine, this installation and the store are like; exit code 1 if something is wrong."""
+    place = asked.store(store)
+    asked.settle()
+    facts, faults = examined(place)
+    if as_json:
+        click.echo(json.dumps({"facts": facts, "faults": faults}))
+    else:
+        for name, fact in facts.items():
+            click.echo(f"{name:<14} {fact}")
+        for fault in faults:
+            click.echo(f"wrong          {fault}")
+        click.echo("all well" if not faults else f"{len(faults)} thing{'s' * (len(faults) != 1)} wrong")
+    if faults:
+        click.get_current_context().exit(1)
+
+
+def examined(store: Store) -> tuple[dict[str, str], list[str]]:
+    """Facts by name, and everything that is wrong, each with its remedy."""
+    faults: list[str] = []
+    facts = {
+        "camelid": camelid.__version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "machine": describe(),
+    }
+    for package in ("torch", "safetensors", "sentencepiece", "tokenizers", "tiktoken", "pyarrow"):
+        try:
+            facts[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            faults.append(f"{package} is not installed; run make setup")
+    faults += _torch(facts)
+    facts["store"] = f"{store.root}, {_room(store.root)}"
+    models = store.models() if store.root.exists() else []
+    facts["grown"] = ", ".join(f"{grown.title} {grown.path.name}" for grown in models) or "nothing yet: camelid demo"
+    for path in sorted((store.root / "stages").glob("*-*")) if store.root.exists() else []:
+        try:
+            verify(path)
+        except BadFile as error:
+            faults.append(f"{error}; remove {path} and grow it again")
+    return facts, faults
+
+
+def _torch(facts: dict[str, str]) -> list[str]:
+    """PyTorch itself: does it import, multiply, and see a GPU."""
+    try:
+        import torch
+
+        facts["arithmetic"] = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"  # type: ignore[no-untyped-call]
+        facts["gpu"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
+        if float(torch.ones(3) @ torch.ones(3)) != 3.0:
+            return ["PyTorch multiplies wrongly: install it again with make clean setup"]
+    except (ImportError, OSError, RuntimeError) as error:
+        return [f"PyTorch does not work ({error}); install it again with make clean setup"]
+    return []
+
+
+def _room(path: Path) -> str:
+    while not path.exists():
+        path = path.parent
+    return f"{shutil.disk_usage(path).free / GIB:.0f} GiB free"
+
+
+__all__ = ["convert", "data", "doctor"]

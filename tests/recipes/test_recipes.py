@@ -1,0 +1,74 @@
+"""Every recipe is data, every number has a source, and its text is the golden one."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+from camelid.errors import ProblemList
+from camelid.frozen import text
+from camelid.recipe import Recipe, reference
+from camelid.recipes import MEMBERS, find
+from camelid.recipes.sources import read, sources
+
+GOLDEN = Path(__file__).resolve().parent.parent / "golden"
+CASES = [(name, size) for name, member in MEMBERS.items() for size in member.sizes]
+BRANCHES = (ast.For, ast.While, ast.If, ast.IfExp, ast.Try, ast.With, ast.Lambda, ast.ListComp, ast.DictComp, ast.SetComp)
+
+
+def module_text(name: str) -> str:
+    found = importlib.util.find_spec(MEMBERS[name].module)
+    assert found is not None and found.origin is not None
+    return Path(found.origin).read_text()
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_a_recipe_is_data(name: str) -> None:
+    tree = ast.parse(module_text(name))
+    wrong = [type(node).__name__ for node in ast.walk(tree) if isinstance(node, BRANCHES)]
+    assert not wrong
+    docstring = ast.get_docstring(tree) or ""
+    for word in ("Paper ", "Parent ", "New "):
+        assert f"\n{word}" in docstring, f"{name} does not say its {word.strip()}"
+
+
+@pytest.mark.parametrize(("name", "size"), CASES)
+def test_each_number_says_where_it_comes_from(name: str, size: str) -> None:
+    told = sources(MEMBERS[name].module, size)
+    unsaid = [path for path, source in told.items() if source.numeric and not source.words]
+    assert told and not unsaid, f"no source for {', '.join(unsaid)}"
+
+
+def test_a_number_without_a_source_is_found() -> None:
+    planted = read('def member(size):\n    tuned = Finetune(\n        name="tuned",\n        length=512,\n    )\n', "7B")
+    assert planted["tuned.length"].numeric and not planted["tuned.length"].words
+
+
+@pytest.mark.parametrize(("name", "size"), CASES)
+def test_the_text_of_a_recipe_is_the_golden_one(name: str, size: str) -> None:
+    """CAMELID_GOLDEN=write writes them anew; the difference is then read by whoever commits it."""
+    recipe = MEMBERS[name].make(size)  # type: ignore[arg-type]
+    whole = text(recipe, name_of=lambda value: None if value is recipe else reference(value)) + "\n"
+    path = GOLDEN / f"{name}-{size}.txt"
+    if os.environ.get("CAMELID_GOLDEN") == "write":
+        path.write_text(whole)
+    assert path.read_text() == whole
+
+
+@pytest.mark.parametrize("name", MEMBERS)
+def test_titles_are_unique_and_lineages_end_at_a_base(name: str) -> None:
+    member = MEMBERS[name]
+    titles = [member.make(size).title for size in member.sizes]
+    assert len(set(titles)) == len(titles)
+    oldest = next(iter(member.make("desk").lineage()))
+    assert isinstance(oldest, Recipe) and oldest.parent is None
+
+
+def test_a_misspelt_member_or_size_gets_a_suggestion() -> None:
+    problems = ProblemList()
+    assert find("alpacca", None, problems) is None and find("alpaca", "14B", problems) is None
+    assert "did you mean 'alpaca'?" in str(problems.problems[0]) and "13B" in str(problems.problems[1])
