@@ -23,11 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from camelid.errors import Problem, UsageError
 from camelid.nn.cache import KeyValueCache, Placement
-from camelid.nn.linear import together
+from camelid.nn.linear import beside, joined
 from camelid.nn.rope import rotate
 
 Ints = NDArray[np.int64]
@@ -175,10 +176,9 @@ class _Restore(torch.autograd.Function):
         return _moved(x, real, target, tokens)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         real, target = ctx.saved_tensors
-        if torch.is_grad_enabled():  # someone asked for second derivatives
-            return _Restore.apply(grads[0], target, real, ctx.places), None, None, None  # type: ignore[no-untyped-call]
         return _moved(grads[0], target, real, ctx.places), None, None, None
 
 
@@ -307,8 +307,13 @@ class Attention(nn.Module):
         return cast(Tensor, self.o_proj(out.flatten(1)))
 
     def _project(self, x: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        parts = together(x, self.q_proj, self.k_proj, self.v_proj)
-        q, k, v = (part.view(len(x), -1, self.head_width) for part in parts)
+        maps = (self.q_proj, self.k_proj, self.v_proj)
+        if joined(*maps):  # queries and keys turn as one
+            heads = beside(x, *maps).view(len(x), -1, self.head_width)
+            turning, v = torch.split(heads, [self.heads + self.kv_heads, self.kv_heads], dim=1)
+            q, k = torch.split(rotate(turning, rotations), [self.heads, self.kv_heads], dim=1)
+            return q, k, v
+        q, k, v = (part(x).view(len(x), -1, self.head_width) for part in maps)
         return rotate(q, rotations), rotate(k, rotations), v
 
     def _attend_cache(

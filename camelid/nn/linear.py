@@ -10,15 +10,21 @@ from torch.nn import functional as F
 SMALL = 1 << 20
 
 
-def together(x: Tensor, *maps: nn.Module) -> tuple[Tensor, ...]:
-    """Each map of `x` [N, D]. Small plain maps are joined: x is read once, and so is its gradient written."""
-    weights = [weight for weight in map(_only_weight, maps) if weight is not None]
-    if len(weights) < len(maps) or sum(weight.numel() for weight in weights) > SMALL:
-        return tuple(part(x) for part in maps)
-    return torch.split(F.linear(x, torch.cat(weights)), [len(weight) for weight in weights], dim=-1)
+def joined(*maps: nn.Module) -> bool:
+    """Whether `beside` may stand for calling each: small, no bias, no adapter, nobody listening."""
+    return all(map(_plain, maps)) and sum(_weight(part).numel() for part in maps) <= SMALL
 
 
-def _only_weight(part: nn.Module) -> Tensor | None:
-    """The weight, if calling `part` is exactly one multiplication by it: no bias, no adapter, nobody listening."""
-    plain = type(part) is nn.Linear and part.bias is None and not (part._forward_hooks or part._forward_pre_hooks)
-    return part.weight if plain and isinstance(part.weight, Tensor) else None
+def beside(x: Tensor, *maps: nn.Module) -> Tensor:
+    """The maps of `x` [P, D] side by side, [P, sum of outputs]: x is read once, and so is its gradient written."""
+    return F.linear(x, torch.cat([_weight(part) for part in maps]))
+
+
+def _plain(part: nn.Module) -> bool:
+    return type(part) is nn.Linear and part.bias is None and not (part._forward_hooks or part._forward_pre_hooks)
+
+
+def _weight(part: nn.Module) -> Tensor:
+    weight = part.weight
+    assert isinstance(weight, Tensor)
+    return weight

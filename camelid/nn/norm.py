@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 
@@ -18,7 +21,39 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width, dtype=dtype, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        if x.is_cpu:
+            normed: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
+            return normed
+        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)  # one kernel there
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}"
+
+
+class _RMSNorm(torch.autograd.Function):
+    """PyTorch's own takes some twenty passes over x on a CPU, forwards and backwards; this takes ten and keeps only x.
+
+    With r = 1 / sqrt(mean(x ** 2) + eps), n = x r and g the gradient: dw = sum(g n), dx = r (g w - n mean(g n w)).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        exact = x.to(torch.promote_types(x.dtype, torch.float32))
+        scale = torch.linalg.vector_norm(exact, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, scale)
+        normed: Tensor = exact * scale
+        return normed.mul_(weight).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight, scale = ctx.saved_tensors
+        exact = scale.dtype
+        grad, weights = grads[0].to(exact), weight.to(exact)
+        normed = x.to(exact) * scale
+        share = grad * normed
+        to_weight = share.sum(tuple(range(x.dim() - 1))).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        if not ctx.needs_input_grad[0]:
+            return None, to_weight, None
+        mean = (share @ weights).div_(-x.shape[-1]).unsqueeze_(-1)
+        return (grad * weights).addcmul_(normed, mean).mul_(scale).to(x.dtype), to_weight, None

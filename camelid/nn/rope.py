@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from camelid.nn.scaling import RopeScaling, frequencies
 
@@ -90,11 +91,9 @@ class _Rotate(torch.autograd.Function):
         return _turned(x, rotations[0], rotations[1])
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (rotations,) = ctx.saved_tensors
-        back = torch.stack([rotations[0], -rotations[1]]) if torch.is_grad_enabled() else None
-        if back is not None:  # someone asked for second derivatives
-            return _Rotate.apply(grads[0], back), None  # type: ignore[no-untyped-call]
         return _turned(grads[0], rotations[0], rotations[1], value=-1.0), None
 
 
