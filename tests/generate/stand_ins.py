@@ -1,0 +1,105 @@
+"""A tokenizer whose ids are any byte strings, and a model that says what it is told: so no weights are needed."""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from camelid.models.shape import LlamaShape
+from camelid.nn.cache import KeyValueCache
+
+
+class ByteStream:
+    def __init__(self, tokenizer: ByteTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, id: int) -> str:
+        return self._decoder.decode(self._tokenizer.bytes_of(id))
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+@dataclass
+class ByteTokenizer:
+    """Ids 0 and 1 are controls, the others stand for `pieces`, which may begin or end inside a character."""
+
+    pieces: Sequence[bytes]
+    bos: int | None = 0
+    eos: int | None = 1
+    pad: int | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.pieces) + 2
+
+    @property
+    def controls(self) -> Mapping[str, int]:
+        return {"<s>": 0, "</s>": 1}
+
+    def bytes_of(self, id: int) -> bytes:
+        return b"" if id < 2 else self.pieces[id - 2]
+
+    def encode(self, text: str, *, starts: bool = True) -> list[int]:
+        single = {piece: id for id, piece in enumerate(self.pieces, 2) if len(piece) == 1}
+        return [single[bytes([byte])] for byte in text.encode()]
+
+    def decode(self, ids: Iterable[int], *, starts: bool = True) -> str:
+        return b"".join(map(self.bytes_of, ids)).decode("utf-8", "replace")
+
+    def stream(self, *, starts: bool = True) -> ByteStream:
+        return ByteStream(self)
+
+    def piece(self, id: int) -> str:
+        return repr(self.bytes_of(id))
+
+    def files(self) -> Mapping[str, bytes]:
+        return {}
+
+    def digest(self) -> str:
+        return "bytes"
+
+
+BYTES = ByteTokenizer([bytes([byte]) for byte in range(256)])
+
+
+class ForcedModel(nn.Module):
+    """After the prompt [..., n] it says `scripts[n]`, id by id, each with all the probability there is."""
+
+    def __init__(self, scripts: Sequence[Sequence[int]], vocab: int, context: int = 4096) -> None:
+        super().__init__()
+        self.scripts = scripts
+        self.shape = LlamaShape(1, 1, 1, 1, 2, 1, vocab, context)
+        self.dtype, self.device = torch.float32, torch.device("cpu")
+        self.rope = type("Rope", (), {"follows_length": False})()
+        self._head = torch.eye(vocab) * 100
+        self._script: dict[int, tuple[int, int]] = {}
+        self.shape.__dict__["width"] = vocab  # states are rows of the head
+
+    def head_weight(self) -> Tensor:
+        return self._head
+
+    def hidden(self, ids: Tensor, *, cache: KeyValueCache, counts: Sequence[int] | None = None) -> Tensor:
+        """States that say the next id of each row's script; the keys carry which script the row follows, and where."""
+        counts = counts or [ids.shape[1]] * len(ids)
+        states = torch.zeros(*ids.shape, self.shape.vocab)
+        for row, count in enumerate(counts):
+            if not count:
+                continue
+            if not cache.lengths[row]:
+                cache.keys[0, row, 0, 0, 0] = int(ids[row, count - 1])
+                cache.keys[0, row, 0, 0, 1] = count
+            number, prompt = (int(value) for value in cache.keys[0, row, 0, 0])
+            said = cache.lengths[row] + count - prompt
+            script = self.scripts[number]
+            states[row, count - 1, script[said] if said < len(script) else 0] = 1
+        cache.advance(counts)
+        return states
+
+    def forward(self, ids: Tensor, *, cache: KeyValueCache, counts: Sequence[int] | None = None) -> Tensor:
+        return self.hidden(ids, cache=cache, counts=counts) @ self._head
