@@ -23,12 +23,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from camelid.errors import Problem, UsageError
 from camelid.nn.cache import KeyValueCache, Placement
 from camelid.nn.linear import beside, joined
+from camelid.nn.once import once
 from camelid.nn.rope import rotate
 
 Ints = NDArray[np.int64]
@@ -104,29 +104,20 @@ class Layout:
         order = np.argsort(lengths, kind="stable")
         starts, lengths = starts[order], lengths[order]
         groups = _groups(lengths, call)
-        if len(groups) == 1 and groups[0].places == batch * tokens == int(lengths.sum()):
-            if positions is None:
-                held = np.tile(np.arange(groups[0].length), groups[0].rows)
-                return Layout(batch, tokens, groups, held, np.full(batch * tokens, groups[0].length))
-            source, filled = np.arange(batch * tokens), np.ones(batch * tokens, dtype=bool)
-        else:
-            source, filled = _places(starts, lengths, groups)
+        places = _joined([np.full(group.rows, group.length) for group in groups])  # of each document
         within = _joined([np.tile(np.arange(group.length), group.rows) for group in groups])
-        rows = np.repeat([group.length for group in groups], [group.rows for group in groups])
-        held = within if positions is None else np.where(filled, positions.reshape(-1)[source], 0)
-        ends = np.repeat(lengths, rows) if positions is None else _reach(held, rows)
-        index = np.where(filled, source, np.repeat(starts, rows))
+        filled = within < np.repeat(lengths, places)
+        source = np.repeat(starts, places) + np.where(filled, within, 0)
+        if positions is None:
+            at, reach = within, np.repeat(lengths, places)
+        else:
+            at = positions.reshape(-1)[source]
+            reach = _reach(at, places)
+        if len(source) == batch * tokens and (source == np.arange(len(source))).all():
+            return Layout(batch, tokens, groups, at, reach)
         real = np.flatnonzero(filled)
-        return Layout(
-            batch,
-            tokens,
-            groups,
-            held.astype(np.int64),
-            ends.astype(np.int64),
-            torch.from_numpy(index).to(device, non_blocking=True),
-            torch.from_numpy(real).to(device, non_blocking=True),
-            torch.from_numpy(source[real]).to(device, non_blocking=True),
-        )
+        moved = (torch.from_numpy(index).to(device, non_blocking=True) for index in (source, real, source[real]))
+        return Layout(batch, tokens, groups, at, reach, *moved)
 
     @staticmethod
     def after(cache: KeyValueCache, tokens: int, counts: Sequence[int] | None = None) -> Layout:
@@ -176,7 +167,7 @@ class _Restore(torch.autograd.Function):
         return _moved(x, real, target, tokens)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         real, target = ctx.saved_tensors
         return _moved(grads[0], target, real, ctx.places), None, None, None
@@ -225,29 +216,16 @@ def _groups(lengths: Ints, call: int) -> tuple[Group, ...]:
     return tuple(reversed(groups))
 
 
-def _places(starts: Ints, lengths: Ints, groups: tuple[Group, ...]) -> tuple[Ints, NDArray[np.bool_]]:
-    """For each place the token that stands there, and whether one does."""
-    sources, filled = [], []
-    first = 0
-    for group in groups:
-        within = np.arange(group.length)
-        last = first + group.rows
-        sources.append((starts[first:last, None] + within).reshape(-1))
-        filled.append((within < lengths[first:last, None]).reshape(-1))
-        first = last
-    return _joined(sources), _joined(filled).astype(bool)
-
-
 def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
     return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
-def _reach(positions: Ints, rows: Ints) -> Ints:
-    """One more than the farthest position of each place's document; `rows` are the places of each document."""
-    if not len(rows):
+def _reach(positions: Ints, places: Ints) -> Ints:
+    """One more than the farthest position of each place's document; `places` of each document."""
+    if not len(places):
         return positions
-    starts = np.concatenate([[0], np.cumsum(rows)[:-1]])
-    return np.repeat(np.maximum.reduceat(positions, starts) + 1, rows)
+    starts = np.concatenate([[0], np.cumsum(places)[:-1]])
+    return np.repeat(np.maximum.reduceat(positions, starts) + 1, places)
 
 
 def _visible(held: Sequence[int], tokens: int, seen: int) -> Tensor:
@@ -259,8 +237,8 @@ def _visible(held: Sequence[int], tokens: int, seen: int) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Group]) -> Tensor:
     """Causal attention within each document: q [P, H, E], k and v [P, K, E] -> [P, H, E]."""
-    if len(groups) == 1:
-        return _attend_group(q, k, v, groups[0])
+    if len(groups) < 2:
+        return _attend_group(q, k, v, groups[0]) if groups else q
     sizes = [group.places for group in groups]
     parts = zip(*(torch.split(part, sizes) for part in (q, k, v)), groups, strict=True)
     return torch.cat([_attend_group(*part) for part in parts])

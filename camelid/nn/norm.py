@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from camelid.nn.once import once
 
 
 class RMSNorm(nn.Module):
@@ -45,14 +46,14 @@ class _RMSNorm(torch.autograd.Function):
         return normed.mul_(weight).to(x.dtype)
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight, scale = ctx.saved_tensors
         exact = scale.dtype
         grad, weights = grads[0].to(exact), weight.to(exact)
         normed = x.to(exact) * scale
         share = grad * normed
-        to_weight = share.sum(tuple(range(x.dim() - 1))).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        to_weight = share.flatten(0, -2).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
         if not ctx.needs_input_grad[0]:
             return None, to_weight, None
         mean = (share @ weights).div_(-x.shape[-1]).unsqueeze_(-1)

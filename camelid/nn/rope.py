@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from camelid.nn.once import once
 from camelid.nn.scaling import RopeScaling, frequencies
 
 TABLE = 1 << 15  # positions kept as a table (ours: 32 MiB at head width 128); farther ones are computed when met
@@ -91,7 +91,7 @@ class _Rotate(torch.autograd.Function):
         return _turned(x, rotations[0], rotations[1])
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (rotations,) = ctx.saved_tensors
         return _turned(grads[0], rotations[0], rotations[1], value=-1.0), None
