@@ -16,7 +16,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -68,6 +69,23 @@ class Cadence:
     keep: int = 2
 
 
+@dataclass(frozen=True, kw_only=True)
+class Conduct:
+    """How a run is carried out by whoever runs it. Nothing here changes what is computed, but for its last bits.
+
+    skip      how many refused steps to pass over in the whole run before giving up; each is told in the journal
+    progress  told after each step: steps done, steps in all, loss in nats per supervised token, tokens per second
+    note      told what a person should know: damaged commits passed over, other settings than the run began with
+    """
+
+    machine: Machine
+    cadence: Cadence = Cadence()
+    skip: int = 0
+    progress: Progress | None = None
+    note: Callable[[str], None] = lambda text: None
+    files: Files = FILES
+
+
 @dataclass(frozen=True)
 class Trained:
     """What came of a run. `loss` is its last step's, in nats per supervised token; None if that step was refused."""
@@ -94,31 +112,31 @@ def train(
     directory: Path,
     seed: int,
     identity: Mapping[str, Any],
-    machine: Machine,
-    cadence: Cadence = Cadence(),
-    skip: int = 0,
-    progress: Progress | None = None,
-    note: Callable[[str], None] = lambda text: None,
-    files: Files = FILES,
+    conduct: Conduct,
+    draw: Callable[[int, int], None] = lambda step, micro: None,
 ) -> Trained:
     """Trains to the last step of `batches`, from the newest good commit in `directory` if there is one.
 
     identity  what decides the result, as JSON values; a directory begun under another identity is refused
-    skip      how many refused steps to pass over in the whole run before giving up; each is told in the journal
-    note      told what a person should know: damaged commits passed over, other settings than the run began with
+    draw      told step and micro-batch before each forward pass, to key the model's own random draws
 
     Raises NonFinite for a step that was refused (weights and moments stay as they were and are committed), Interrupted
     after a signal, StoreError if the directory is in use or the disk refuses, UsageError if it holds another run.
     """
-    run = _Run(model, batches, loss, optimizer, schedule, seed=seed, skip=skip)
     facts = {"seed": seed, "steps": batches.steps, "data": batches.digest, **identity}
-    store = Store(directory, facts, _bits(machine), keep=cadence.keep, note=note, files=files)
-    devices = [torch.cuda.current_device()] if machine.device.startswith("cuda") else []
-    with durable.locked(directory), torch.random.fork_rng(devices), listening() as request:
+    run = _Run(model, batches, loss, optimizer, schedule, seed, draw, conduct.skip)
+    with durable.locked(directory), _threads(conduct.machine), listening() as request:
         directory.mkdir(parents=True, exist_ok=True)
+        store = Store(
+            directory,
+            facts,
+            _bits(conduct.machine),
+            keep=conduct.cadence.keep,
+            note=conduct.note,
+            files=conduct.files,
+        )
         counters = committed = store.begin(optimizer)
-        clock = _Clock(cadence)
-        line: Mapping[str, Any] = {}
+        clock, line = _Clock(conduct.cadence), dict[str, Any]()
         model.train()
         while counters.step < batches.steps and request.signal is None:
             try:
@@ -127,14 +145,15 @@ def train(
                 if counters != committed:
                     store.commit(counters, optimizer)
                 raise
-            store.write(line)
             speed = clock.tick(line["tokens"])
-            durable.append_line(store.timings, clock.line(line["step"]), files=files)
-            if progress is not None:
-                progress(counters.step, batches.steps, math.nan if line["loss"] is None else line["loss"], speed)
-            if counters.step == batches.steps or clock.due(counters.step - committed.step):
+            store.write(line, clock.line(line["step"]))
+            if conduct.progress is not None:
+                loss_now = math.nan if line["loss"] is None else line["loss"]
+                conduct.progress(counters.step, batches.steps, loss_now, speed)
+            if clock.due(counters.step - committed.step):
                 store.commit(counters, optimizer)
-                committed, clock.committed = counters, time.monotonic()
+                committed = counters
+                clock.restart()
         if counters != committed:
             store.commit(counters, optimizer)
         if request.signal is not None:
@@ -142,20 +161,28 @@ def train(
     return Trained(directory, counters.step, counters.skipped, counters.tokens, counters.supervised, line.get("loss"))
 
 
+@contextmanager
+def _threads(machine: Machine) -> Iterator[None]:
+    """The machine's number of threads and a random state of our own, both put back afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(machine.threads)
+    try:
+        with torch.random.fork_rng([torch.cuda.current_device()] if machine.device.startswith("cuda") else []):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
 class _Run:
-    def __init__(
-        self,
-        model: nn.Module,
-        batches: Batches,
-        loss: Loss,
-        optimizer: Optimizer,
-        schedule: Schedule,
-        *,
-        seed: int,
-        skip: int,
-    ) -> None:
-        self.model, self.batches, self.loss, self.optimizer, self.schedule = model, batches, loss, optimizer, schedule
-        self.seed, self.skip = seed, skip
+    model: nn.Module
+    batches: Batches
+    loss: Loss
+    optimizer: Optimizer
+    schedule: Schedule
+    seed: int
+    draw: Callable[[int, int], None]
+    skip: int
 
     def step(self, counters: Counters) -> tuple[Counters, dict[str, Any]]:
         """The counters after one step and its line for the journal. Raises NonFinite with nothing changed."""
@@ -163,15 +190,15 @@ class _Run:
         micros = self.batches.at(step)
         counts = [self.loss.count(batch) for batch in micros]
         if not sum(counts):
-            where, found = f"step {step + 1} of {self.batches.steps}", f"no learned token in {len(micros)} micro-batches"
+            where, found = f"step {step + 1} of {self.batches.steps}", f"no learned token in {len(micros)} batches"
             raise BadData([Problem(where, found, "leave such rows out of the data")])
         losses, norm = self._gradient(step, micros, counts)
         fault = _fault(losses, norm)
         if fault and counters.skipped >= self.skip:
             self.optimizer.refuse()
             raise NonFinite(
-                f"step {step + 1} of {self.batches.steps}: {fault}; nothing was applied. Lower the learning rate, look at "
-                f"the step's data, or resume with skip={self.skip + 1} to pass over it"
+                f"step {step + 1} of {self.batches.steps}: {fault}; nothing was applied. Lower the learning rate, look "
+                f"at the step's data, or resume with skip={self.skip + 1} to pass over it"
             )
         factor = self.optimizer.settings.lr * rate(self.schedule, step, self.batches.steps)
         if fault:
@@ -203,7 +230,8 @@ class _Run:
         for micro, (batch, count) in enumerate(zip(micros, counts, strict=True)):
             if not count:
                 continue
-            torch.manual_seed(key(self.seed, "train", step, micro))
+            torch.manual_seed(key(self.seed, "train", step, micro))  # for whatever draws without a key of its own
+            self.draw(step, micro)
             part = self.loss(self.model, batch)
             (part / total).backward()  # type: ignore[no-untyped-call]
             self.optimizer.collect()
@@ -226,7 +254,7 @@ class _Clock:
 
     def __init__(self, cadence: Cadence) -> None:
         self.cadence = cadence
-        self.committed = self.last = time.monotonic()
+        self.last = self.committed = time.monotonic()
         self.recent: deque[tuple[int, float]] = deque(maxlen=RECENT)
 
     def tick(self, tokens: int) -> float:
@@ -238,6 +266,10 @@ class _Clock:
 
     def line(self, step: int) -> dict[str, Any]:
         return {"step": step, "seconds": round(self.recent[-1][1], 6), "at": round(time.time(), 3)}
+
+    def restart(self) -> None:
+        """A commit was made now."""
+        self.committed = time.monotonic()
 
     def due(self, steps: int) -> bool:
         by_steps = self.cadence.steps is not None and steps >= self.cadence.steps
@@ -252,5 +284,5 @@ def _bits(machine: Machine) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "micro_tokens": machine.micro_tokens,
         "torch": torch.__version__,
-        "kernels": torch.backends.cpu.get_cpu_capability(),  # type: ignore[no-untyped-call]
+        "kernels": torch.backends.cpu.get_cpu_capability(),
     }

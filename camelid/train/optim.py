@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from camelid.checkpoints.safetensors_io import content
 from camelid.errors import BadFile, Problem, UsageError
 from camelid.train.settings import AdamW
 
@@ -142,7 +143,7 @@ class Optimizer:
         sha = hashlib.sha256(str(self.updates).encode())
         for name, tensor in sorted(self.state().items()):
             sha.update(f"{name} {_described(tensor)}\n".encode())
-            sha.update(memoryview(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy()))
+            sha.update(content(tensor))
         return sha.hexdigest()
 
 

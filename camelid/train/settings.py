@@ -13,9 +13,9 @@ class AdamW:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019).
 
     The defaults are those of the Hugging Face Trainer, by which most derived members were trained: betas (0.9, 0.999)
-    and eps 1e-8 as in PyTorch, no decay. LLaMA itself used betas (0.9, 0.95) and decay 0.1 (Touvron et al. 2023, section
-    2.3). `decay` applies to matrices, embeddings included, and not to norm weights, as in the Trainer; LLaMA's paper is
-    silent on that.
+    and eps 1e-8 as in PyTorch, no decay. LLaMA itself used betas (0.9, 0.95) and decay 0.1 (Touvron et al. 2023,
+    section 2.3). `decay` applies to matrices, embeddings included, and not to norm weights, as in the Trainer; LLaMA's
+    paper is silent on that.
     """
 
     lr: float

@@ -18,10 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from torch import Tensor
-
 from camelid import durable
+from camelid.checkpoints.safetensors_io import open_tensors, serialise
 from camelid.durable import FILES, Draft, Files
 from camelid.errors import BadFile, NonFinite, ProblemList
 from camelid.frozen import canonical
@@ -83,10 +81,10 @@ class Store:
         state = _read_state(commit)
         _same_run(state["identity"], self.identity, commit)
         self._cut_journal(commit, state["journal"])
-        optimizer.load(safetensors.torch.load_file(commit / WEIGHTS), state["updates"], where=str(commit / WEIGHTS))
+        optimizer.load(open_tensors(commit / WEIGHTS), state["updates"], where=str(commit / WEIGHTS))
         counters = Counters(**state["counters"])
         self._set_aside_after(counters.step)
-        if state["machine"] != self.machine:
+        if state["machine"] != self.machine and counters.step < self.identity["steps"]:
             changes = _differences(state["machine"], self.machine)
             changed = ", ".join(f"{name} {before} -> {now}" for name, before, now in changes)
             self.note(f"{self.directory}: goes on under other settings ({changed}); its bits will differ")
@@ -112,12 +110,14 @@ class Store:
             if int(path.name.removeprefix(PREFIX)) > step:
                 self.files.rename(path, path.with_name(f"damaged-{path.name}-{secrets.token_hex(4)}"))
 
-    def write(self, event: Mapping[str, Any]) -> None:
-        """One line more in the journal."""
+    def write(self, event: Mapping[str, Any], timing: Mapping[str, Any] | None = None) -> None:
+        """One line more in the journal, and one in the timings if there is one."""
         durable.append_line(self.journal, event, files=self.files)
         line = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
         self._length += len(line)
         self._sha.update(line)
+        if timing is not None:
+            durable.append_line(self.timings, timing, files=self.files)
 
     def commit(self, counters: Counters, optimizer: Optimizer) -> Path:
         """Makes everything up to this step durable, then prunes.
@@ -138,7 +138,7 @@ class Store:
         }
 
         def fill(draft: Draft) -> None:
-            draft.write(WEIGHTS, _written(optimizer.state()))
+            draft.write(WEIGHTS, serialise(optimizer.state()))
             draft.write(COUNTERS, durable.json_bytes(state))
 
         target = self.commits / f"{PREFIX}{counters.step:08d}"
@@ -160,10 +160,6 @@ def steps_of(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 _LOST = "it was changed or lost outside the run: restore it, or remove the run to start it over"
-
-
-def _written(tensors: Mapping[str, Tensor]) -> bytes:
-    return safetensors.torch.save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()})
 
 
 def _read_state(commit: Path) -> dict[str, Any]:
