@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 6  # ours: four rounds of a Feistel network pass as random (Luby and Rackoff 1988); two more cost little
 LEAST_BITS = 4  # ours: of a half; narrower halves have too few round functions, and orders of four were visibly uneven
+TABLE = 1 << 12  # domains up to this size are tabulated by `take`: in a wide domain a short order walks long
 
 
 def key(*words: int | str) -> int:
@@ -62,15 +63,23 @@ class Order:
         value = numpy.array(positions, dtype=numpy.uint64)
         if value.size and not (positions.min() >= 0 and positions.max() < self.n):
             raise IndexError(f"positions {positions.min()}..{positions.max()} are outside an order of {self.n}")
-        half, mask = numpy.uint64(self._half), numpy.uint64(self._mask)
+        domain = 1 << 2 * self._half
+        table = self._once(numpy.arange(domain, dtype=numpy.uint64)) if domain <= TABLE else None
         walking = numpy.arange(value.size)
         while walking.size:
-            left, right = value[walking] >> half, value[walking] & mask
-            for round_key in self._keys:
-                left, right = right, left ^ (_mix_all(right ^ numpy.uint64(round_key)) & mask)
-            value[walking] = left << half | right
+            value[walking] = self._once(value[walking]) if table is None else table[value[walking]]
             walking = walking[value[walking] >= self.n]
         return value.astype(numpy.int64)
+
+    def _once(self, value: NDArray[numpy.uint64]) -> NDArray[numpy.uint64]:
+        """Every value once through the network, wherever it lands."""
+        import numpy
+
+        half, mask = numpy.uint64(self._half), numpy.uint64(self._mask)
+        left, right = value >> half, value & mask
+        for round_key in self._keys:
+            left, right = right, left ^ (_mix_all(right ^ numpy.uint64(round_key)) & mask)
+        return left << half | right
 
 
 def order(seed: int, n: int) -> Order:

@@ -145,7 +145,10 @@ def _cached(
                 for ids, marks in make(tally)
             )
             _write(target, pairs, dtype, marked, lambda: {"report": asdict(tally.report()), "made_from": made_from})
-        corpus, meta = _load(target)
+        try:
+            corpus, meta = _load(target)
+        except BadFile as damage:
+            raise BadFile(damage.path, damage.place, damage.found, f"remove {target}; it will be made again") from None
     return corpus, _report(meta, target)
 
 

@@ -127,10 +127,12 @@ class _Window:
             word = SCALAR.match(self.data, self.at)
             end = word.end() if word else self.at
             self._check(end - self.at)
-            if end < len(self.data) or not self.more():
+            if end < len(self.data):
                 found = self.data[self.at : end]
                 self.at = end
                 return found
+            if not self.more():
+                raise self.unexpected(b"", "")
 
     def _check(self, length: int) -> None:
         if length > self.longest:

@@ -2,8 +2,8 @@
 
 Each source is an endless stream of whole documents: epoch after epoch, each epoch in a keyed order of its own. Document
 j of source s begins at token P_s(j) of that stream. The mixture emits all documents in the order of P_s(j) / w_s (ties:
-in the order of the sources), where w_s is the share of the source. So after any whole number of documents each source
-has given its share to within one document, and a place in the mixed stream is found by bisection:
+in the order of the sources), where w_s is the share of the source. So each source has at any place given what its share
+asks for and less than one document more, and a place in the mixed stream is found by bisection:
 
     G(v) = sum over s of the tokens of the documents with P_s(j) / w_s < v        grows with v; find v where G passes p
 
@@ -27,7 +27,7 @@ from camelid.data.corpus import Corpus
 from camelid.errors import ProblemList, did_you_mean
 from camelid.randomness import key, order
 
-KEPT_EPOCHS = 3  # epochs of one source whose prefix sums are remembered
+KEPT_EPOCHS = 8  # epochs of one source whose prefix sums are remembered
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Mixture:
         shares = [int(weights[name] * scale) for name in self._names]
         common = math.lcm(*shares)
         self._strides = [common // share for share in shares]  # key of a document: its begin in the source times this
-        self._asked: dict[str, float] = {}
+        self._asked = {name: float(weight / sum(weights.values())) for name, weight in weights.items()}
 
     @classmethod
     def by_proportion(
@@ -106,7 +106,6 @@ class Mixture:
         mixture = cls(corpora, weights, 0, seed=seed)
         ends = [stream.border(math.ceil(weights[stream.name])) for stream in mixture._streams]
         mixture.tokens = sum(ends)
-        mixture._asked = {name: float(weight / sum(weights.values())) for name, weight in weights.items()}
         return mixture
 
     @property
@@ -119,11 +118,8 @@ class Mixture:
         """What each source gives, for people to read before the run; tokens are exact."""
         given = self.given(self.tokens)
         return [
-            Share(
-                name, self._asked.get(name, given[name] / self.tokens), given[name] / self.tokens, given[name], passes
-            )
-            for name in self._names
-            for passes in [given[name] / self.corpora[name].tokens]
+            Share(name, self._asked[name], count / self.tokens, count, count / self.corpora[name].tokens)
+            for name, count in given.items()
         ]
 
     def given(self, position: int) -> dict[str, int]:
@@ -274,25 +270,24 @@ def _caps(
 
 
 def _under_caps(parts: Mapping[str, Fraction], caps: Mapping[str, Fraction], tokens: int) -> dict[str, Fraction]:
-    """Shares of the budget in proportion, except that no source passes its cap; what is over goes to the others."""
+    """Shares in the order of `parts`: in proportion, but no source beyond its cap; what is over goes to the others."""
     fixed: dict[str, Fraction] = {}
     while True:
-        free = {name: part for name, part in parts.items() if name not in fixed}
         left = tokens - sum(fixed.values())
+        free = sum(part for name, part in parts.items() if name not in fixed)
         if not free:
-            problems = ProblemList()
-            if left > 0:
-                held = math.floor(sum(fixed.values()))
-                problems.add(
-                    "tokens", f"{tokens} asked, {held} there under most_epochs", "ask for fewer, or raise the caps"
-                )
-            problems.raise_usage()
-            return fixed
-        over = {
-            name: caps[name]
-            for name, part in free.items()
-            if name in caps and left * part / sum(free.values()) > caps[name]
-        }
+            _refuse_beyond(caps, tokens, left)
+            return {name: fixed[name] for name in parts}
+        given = {name: fixed.get(name, left * part / free) for name, part in parts.items()}
+        over = {name: cap for name, cap in caps.items() if given[name] > cap}
         if not over:
-            return fixed | {name: (left * part / sum(free.values()) if fixed else part) for name, part in free.items()}
+            return given if fixed else dict(parts)
         fixed |= over
+
+
+def _refuse_beyond(caps: Mapping[str, Fraction], tokens: int, missing: Fraction) -> None:
+    problems = ProblemList()
+    if missing > 0:
+        found = f"{tokens} asked, {math.floor(sum(caps.values()))} there under most_epochs"
+        problems.add("tokens", found, "ask for fewer, or raise the caps")
+    problems.raise_usage()

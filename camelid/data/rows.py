@@ -84,6 +84,8 @@ def _container(path: Path) -> Container:
 @contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
     """A regular file for reading bytes, unpacked if it is gzip; every failure to read it becomes a BadFile."""
+    if "\0" in str(path):
+        raise BadFile(path, "", "the name holds a null byte", "check the path")
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise BadFile(path, "", "is not a regular file", "give a file of records")

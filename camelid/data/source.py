@@ -145,6 +145,8 @@ def _usable(
 ) -> Iterator[T]:
     if bad_rows not in get_args(BadRows):
         raise ValueError(f"bad_rows={bad_rows!r}: say 'stop' or 'skip'")
+    if first is not None and first < 1:
+        raise ValueError(f"first={first}: ask for at least one")
     if bad_rows == "skip" and rejected is None:
         raise ValueError("bad_rows='skip' needs `rejected=Rejected()`, or nobody would hear of the rows left out")
     return _stream(path, text, read, bad_rows, rejected if rejected is not None else Rejected(), first)
@@ -160,8 +162,6 @@ def _stream(
 ) -> Iterator[T]:
     here, good, seen = Rejected(), 0, 0
     for row in rows(path, text):
-        if good == first:
-            break
         seen += 1
         try:
             if isinstance(row, BadRow):
@@ -173,12 +173,14 @@ def _stream(
         good += 1
         if bad_rows == "skip" or here.count == 0:
             yield value
+        if good == first:
+            break
     rejected.merge(here)
     if here.count and good == 0:
         raise here.error(str(path), seen, remedy=KNOWN)
     if here.count and bad_rows == "stop":
         raise here.error(str(path), seen, remedy='correct them, or leave them out with bad_rows="skip"')
-    if seen == 0 and first != 0:
+    if seen == 0:
         raise _empty(path)
 
 
