@@ -254,7 +254,7 @@ def commit(
 
 @contextlib.contextmanager
 def scratch(beside: Path, *, needed: int = 0, files: Files = FILES) -> Iterator[Path]:
-    """A temporary directory on the same disk as `beside`, gone at the end; if the process is killed, swept like a draft.
+    """A temporary directory on the disk of `beside`, gone at the end; if the process is killed, swept like a draft.
 
     Raises StoreError if fewer than `needed` bytes are free.
     """
@@ -529,14 +529,30 @@ def locked(path: Path, *, wait: float = 0.0) -> Iterator[None]:
     """
     path = Path(os.path.abspath(path))
     lock = path.parent / f".{path.name}.lock"
+    deadline = time.monotonic() + wait
     with _translated(lock, lambda: 0):
         _make_parents(path.parent, FILES)
-        descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+    while True:
+        with _translated(lock, lambda: 0):
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        try:
+            _acquire(descriptor, path, deadline)
+            if _is_at(descriptor, lock):  # otherwise its holder removed it while we waited
+                try:
+                    yield
+                finally:
+                    with contextlib.suppress(OSError):
+                        os.unlink(lock)
+                return
+        finally:
+            os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
     try:
-        _acquire(descriptor, path, time.monotonic() + wait)
-        yield
-    finally:
-        os.close(descriptor)
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _acquire(descriptor: int, path: Path, deadline: float) -> None:

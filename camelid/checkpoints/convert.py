@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from camelid.checkpoints import directory
-from camelid.durable import FILES, MANIFEST, Draft, Files, commit, json_bytes, locked, read_bytes, scratch, verify
+from camelid.durable import FILES, MANIFEST, Draft, Files, commit, json_bytes, read_bytes, read_json, scratch, verify
 from camelid.errors import BadFile, Problem, UsageError
 from camelid.tokenizers.protocol import Tokenizer
 
@@ -48,10 +48,9 @@ def convert(
     if is_meta_folder == (to == "meta"):
         kind = "Meta's" if is_meta_folder else "Hugging Face's"
         raise UsageError([Problem("to", f"{source} is in {kind} format already", "copy it, or name the other format")])
-    with locked(target):
-        if to == "hf":
-            return _to_huggingface(source, target, context, files)
-        return _to_meta(source, target, shards, embedding, files)
+    if to == "hf":
+        return _to_huggingface(source, target, context, files)
+    return _to_meta(source, target, shards, embedding, files)
 
 
 def _to_huggingface(source: Path, target: Path, context: int | None, files: Files) -> Path:
@@ -99,8 +98,6 @@ def _read_note(source: Path) -> dict[str, Any]:
     if not (source / MANIFEST).is_file():
         return {}
     verify(source)
-    from camelid.durable import read_json
-
     note = read_json(source / NOTE)
     if not isinstance(note, dict) or note.get("format") != NOTE_FORMAT or type(note.get("context")) is not int:
         raise BadFile(source / NOTE, "", f"is not in the format {NOTE_FORMAT!r}", "read it with what wrote it")
