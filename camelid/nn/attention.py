@@ -116,8 +116,10 @@ class Layout:
         if len(source) == batch * tokens and (source == np.arange(len(source))).all():
             return Layout(batch, tokens, groups, at, reach)
         real = np.flatnonzero(filled)
-        moved = (torch.from_numpy(index).to(device, non_blocking=True) for index in (source, real, source[real]))
-        return Layout(batch, tokens, groups, at, reach, *moved)
+        laid, taken, target = (
+            torch.from_numpy(part).to(device, non_blocking=True) for part in (source, real, source[real])
+        )
+        return Layout(batch, tokens, groups, at, reach, laid, taken, target)
 
     @staticmethod
     def after(cache: KeyValueCache, tokens: int, counts: Sequence[int] | None = None) -> Layout:
