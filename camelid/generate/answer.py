@@ -55,7 +55,7 @@ class Answer:
 
     Without a tokenizer there is no text, and stop texts cannot be found: asking for them raises UsageError. `starts`
     says whether the answer begins a text of its own or continues the prompt's (SentencePiece: whether the blank of the
-    first piece belongs to the text).
+    first piece belongs to the text). Ids of padded rows, which the model has and the tokenizer lacks, show nothing.
     """
 
     def __init__(
@@ -76,6 +76,7 @@ class Answer:
         self._room = min(room, settings.max_tokens)
         self._stop_ids = frozenset(settings.stop_ids)
         self._decoder: StreamDecoder | None = None if tokenizer is None else tokenizer.stream(starts=starts)
+        self._size = 0 if tokenizer is None else tokenizer.size
         self._stop = StopTexts(settings.stop_texts)
         self._ids: list[int] = []
         self._logprobs: list[float] = []
@@ -91,7 +92,8 @@ class Answer:
         if id in self._stop_ids:
             self.finish_reason = "stop"
             return self._show(self._rest())
-        shown = self._stop.push(self._decoder.push(id)) if self._decoder else ""
+        known = self._decoder is not None and id < self._size
+        shown = self._stop.push(self._decoder.push(id)) if self._decoder and known else ""
         if self._stop.stopped is not None:
             self.finish_reason = "stop"
         elif len(self._ids) >= self._room:

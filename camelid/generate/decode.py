@@ -105,23 +105,25 @@ def complete_all(
     settings: Settings | Sequence[Settings] = GREEDY,
     tokenizer: Tokenizer | None = None,
     *,
-    starts: bool = False,
+    starts: bool | Sequence[bool] = False,
     rows: int = ROWS,
     finished: Callable[[int, Completion], None] | None = None,
 ) -> list[Completion]:
     """The answers to many prompts, in their order, decoded `rows` at a time.
 
-    `settings` is one for all or one for each; with one for all, equal prompts get equal answers, as they would alone.
-    `finished` is told the index and the answer of each prompt as soon as it has one. All prompts are checked before
-    the first is read: raises UsageError naming every one that `generate` would refuse.
+    `settings` and `starts` are one for all or one for each; under one seed equal prompts get equal answers, as they
+    would alone. `finished` is told the index and the answer of each prompt as soon as it has one. All prompts are
+    checked before the first is read: raises UsageError naming every one that `generate` would refuse.
     """
     each = [settings] * len(prompts) if isinstance(settings, Settings) else list(settings)
-    if len(each) != len(prompts):
-        raise UsageError([Problem("settings", f"{len(each)} for {len(prompts)} prompts", "give one for all or each")])
+    begins = [starts] * len(prompts) if isinstance(starts, bool) else list(starts)
+    if len(each) != len(prompts) or len(begins) != len(prompts):
+        found = f"{len(each)} settings and {len(begins)} starts for {len(prompts)} prompts"
+        raise UsageError([Problem("settings", found, "give one for all or one for each")])
     check_prompts(model.shape, prompts, *each)
     answers = [
-        Answer(prompt, own, tokenizer, room=_room(model.shape, prompt), starts=starts)
-        for prompt, own in zip(prompts, each, strict=True)
+        Answer(prompt, own, tokenizer, room=_room(model.shape, prompt), starts=begin)
+        for prompt, own, begin in zip(prompts, each, begins, strict=True)
     ]
     for group in _groups(model, answers, each, rows):
         batch = _Batch(model, [answers[index] for index in group], [each[index] for index in group])

@@ -64,7 +64,7 @@ def test_streamed_text_is_the_whole_text_cut_at_its_stop(
 @settings(max_examples=size(15), deadline=None)
 def test_many_forced_answers_together_are_those_given_alone(pairs: list[tuple[str, str]], rows: int) -> None:
     """Scripts of very unequal lengths: rows leave the batch at different steps, and it is packed anew."""
-    scripts = [BYTES.encode(text) + [1] for text, _ in pairs]
+    scripts = [[*BYTES.encode(text), 1] for text, _ in pairs]
     model = ForcedModel(scripts, BYTES.size)
     prompts = [[9] * (number % 4) + [number] for number in range(len(pairs))]
     each = [Settings(max_tokens=20, stop_texts=(stop,), stop_ids=(1,)) for _, stop in pairs]
@@ -116,5 +116,5 @@ def test_the_json_of_a_completion_has_exactly_the_fields_of_the_contract() -> No
 
 
 def test_stop_texts_without_a_tokenizer_are_refused() -> None:
-    with pytest.raises(UsageError, match="stop_texts.*without a tokenizer"):
+    with pytest.raises(UsageError, match=r"stop_texts.*without a tokenizer"):
         Answer([0], Settings(stop_texts=("x",)), None, room=1)

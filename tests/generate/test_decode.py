@@ -117,12 +117,17 @@ def test_prompts_decoded_together_are_token_identical_to_prompts_decoded_alone(s
     prompts = prompts_of(seed, 24)
     each = [
         Settings(
-            max_tokens=chance.randint(0, 30), temperature=chance.choice([0.0, 0.7, 1.3]), top_k=chance.choice([0, 5, 20]),
-            top_p=chance.choice([1.0, 0.8]), repetition_penalty=chance.choice([1.0, 1.3]), seed=chance.randrange(9),
-            stop_ids=tuple(chance.sample(range(61), 3)), prompt_logprobs=chance.random() < 0.3,
+            max_tokens=chance.randint(0, 30),
+            temperature=chance.choice([0.0, 0.7, 1.3]),
+            top_k=chance.choice([0, 5, 20]),
+            top_p=chance.choice([1.0, 0.8]),
+            repetition_penalty=chance.choice([1.0, 1.3]),
+            seed=chance.randrange(9),
+            stop_ids=tuple(chance.sample(range(61), 3)),
+            prompt_logprobs=chance.random() < 0.3,
         )
         for _ in prompts
-    ]  # fmt: skip
+    ]
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
         model = grown(seed, dtype=dtype, spread=5)
         alone = [complete(model, prompt, own) for prompt, own in zip(prompts, each, strict=True)]
@@ -210,9 +215,9 @@ def test_prompts_that_cannot_be_answered_are_all_named_before_any_is_read() -> N
     found = [str(problem) for problem in caught.value.problems]
     assert [text.split(":")[0] for text in found] == ["prompt 1", "prompt 2", "prompt 3", "prompt 4"]
     assert "97 ids leave no room in the model's context of 96" in found[1] and "id 61 outside" in found[2]
-    with pytest.raises(UsageError, match="97 ids.*context of 96"):
+    with pytest.raises(UsageError, match=r"97 ids.*context of 96"):
         generate(model, [1] * 97)
-    with pytest.raises(UsageError, match="2 for 1 prompts"):
+    with pytest.raises(UsageError, match="2 settings and 1 starts for 1 prompts"):
         complete_all(model, [[1]], [Settings(), Settings()])
     with pytest.raises(UsageError, match="0 at once"):
         complete_all(model, [[1]], rows=0)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +22,7 @@ def by_hand(text: str, stops: list[str]) -> str:
 
 def pieces_of(text: str, borders: list[int]) -> list[str]:
     cuts = [0, *sorted(border % (len(text) + 1) for border in borders), len(text)]
-    return [text[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    return [text[start:end] for start, end in pairwise(cuts)]
 
 
 @given(LETTERS, STOPS, st.lists(st.integers(0, 30), max_size=12))
