@@ -223,10 +223,10 @@ def rendered_pairs(
         except BadData as error:
             refused.add(place, "; ".join(str(problem) for problem in error.problems))
             continue
-        if (refused.count and bad_rows == "stop") or tally.long.count:
-            continue
         marks = [int(mark) for mark in rendered.supervised]
-        if kept := _within(length, rendered.ids, marks, over_length, place, tally):
+        kept = _within(length, rendered.ids, marks, over_length, place, tally)
+        stopped = tally.long.count > 0 or (refused.count > 0 and bad_rows == "stop")
+        if kept is not None and not stopped:
             tally.keep(place, len(kept[0]), sum(kept[1][1:]))
             yield kept
     tally.bad.merge(refused)

@@ -273,7 +273,7 @@ def _under_caps(parts: Mapping[str, Fraction], caps: Mapping[str, Fraction], tok
     """Shares in the order of `parts`: in proportion, but no source beyond its cap; what is over goes to the others."""
     fixed: dict[str, Fraction] = {}
     while True:
-        left = tokens - sum(fixed.values())
+        left = tokens - sum(fixed.values(), Fraction())
         free = sum(part for name, part in parts.items() if name not in fixed)
         if not free:
             _refuse_beyond(caps, tokens, left)
