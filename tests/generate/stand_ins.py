@@ -5,12 +5,18 @@ from __future__ import annotations
 import codecs
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from camelid.dialogue.template import Template
+from camelid.generate.loaded import Loaded
+from camelid.models.llama import Llama, initialise
 from camelid.models.shape import LlamaShape
 from camelid.nn.cache import KeyValueCache
+from camelid.tokenizers.sentencepiece import SentencePieceTokenizer, train
 
 
 class ByteStream:
@@ -103,3 +109,22 @@ class ForcedModel(nn.Module):
 
     def forward(self, ids: Tensor, *, cache: KeyValueCache, counts: Sequence[int] | None = None) -> Tensor:
         return self.hidden(ids, cache=cache, counts=counts) @ self._head
+
+
+@cache
+def small_tokenizer() -> SentencePieceTokenizer:
+    """A vocabulary with bytes, learned from a few made-up sentences once per process."""
+    people, places = ("Mila", "Oren", "Tova", "Ziv", "Runa"), ("Arl", "Besk", "Corvin", "Dunmar")
+    texts = [f"{who} lives in the town of {where}. Who lives there?" for who in people for where in places]
+    return train([*texts, *(f"### Instruction: add {n} and {n + 7}, USER: what?" for n in range(40))], vocab=360)
+
+
+def small(template: Template | None = None, *, context: int = 256, seed: int = 0, spread: float = 12) -> Loaded:
+    """A random float64 model with a real tokenizer; its logits spread enough for decided answers."""
+    tokenizer = small_tokenizer()
+    shape = LlamaShape(2, 32, 4, 2, 8, 48, tokenizer.size, context)
+    model = Llama(shape, dtype=torch.float64)
+    initialise(model, seed)
+    with torch.no_grad():
+        model.head_weight().mul_(spread)
+    return Loaded(model, tokenizer, template, shape, Path("small"))

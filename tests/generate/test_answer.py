@@ -13,7 +13,7 @@ from camelid.generate.decode import End, Token, complete, complete_all, generate
 from camelid.generate.settings import Settings
 from camelid.generate.stop import cut
 from tests.conftest import size
-from tests.generate.stand_ins import BYTES, ByteTokenizer, ForcedModel
+from tests.generate.stand_ins import BYTES, ByteTokenizer, ForcedModel, small_tokenizer
 
 MANY = st.text(st.sampled_from("ab é€𝄞👩\u200d\n\ufffd\x00"), max_size=24)
 
@@ -72,6 +72,24 @@ def test_many_forced_answers_together_are_those_given_alone(pairs: list[tuple[st
     together = complete_all(model, prompts, each, BYTES, rows=rows, finished=seen.__setitem__)
     assert together == [complete(model, prompt, own, BYTES) for prompt, own in zip(prompts, each, strict=True)]
     assert [seen[index] for index in range(len(prompts))] == together
+
+
+@pytest.mark.parametrize("starts", [True, False])
+def test_random_ids_of_a_real_tokenizer_stream_as_they_decode(starts: bool) -> None:
+    """Goal D7 on SentencePiece: byte pieces in any order, controls, the blank of the first piece; stops of any place."""
+    tokenizer, chance = small_tokenizer(), random.Random(starts)
+    for _ in range(size(1000)):
+        ids = [chance.randrange(tokenizer.size) for _ in range(chance.randint(1, 24))]
+        whole = tokenizer.decode(ids, starts=starts)
+        place, width = chance.randrange(len(whole) + 1), chance.randint(1, 4)
+        stops = tuple(filter(None, [whole[place : place + width], "\ufffd\ufffd", "Arl"][: chance.randint(0, 3)]))
+        answer = Answer([1], Settings(stop_texts=stops), tokenizer, room=len(ids), starts=starts)
+        shown = ""
+        for id in ids:
+            shown += answer.add(id, 0.0)
+            if answer.finish_reason:
+                break
+        assert shown == answer.completion().text == cut(whole, stops)[0]
 
 
 def test_the_id_that_stops_is_kept_and_its_text_is_not() -> None:

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from camelid.checkpoints import directory
+from camelid.dialogue.message import Message
+from camelid.dialogue.published import PLAIN, VICUNA_1_1
+from camelid.errors import BadFile, UsageError
+from camelid.generate.decode import End, Token, complete
+from camelid.generate.loaded import Prompt, load
+from camelid.generate.settings import Settings
+from camelid.recipes.alpaca import PROMPT
+from tests.generate.stand_ins import small, small_tokenizer
+
+OWN = Settings(max_tokens=24, temperature=1.0, seed=3)
+
+
+def test_a_saved_folder_answers_as_the_model_did_before_it_was_saved(tmp_path: Path) -> None:
+    before = small()
+    saved = directory.save(
+        tmp_path / "model", before.model.state_dict(), shape=before.shape, tokenizer=before.tokenizer
+    )
+    after = load(saved)
+    assert (after.path, after.shape, after.template, after.ends) == (saved, before.shape, None, (2,))
+    assert after.model.dtype == torch.float64 and not after.model.training
+    assert after.complete("Who lives here?", OWN) == replace(before, ends=(2,)).complete("Who lives here?", OWN)
+    assert load(saved, dtype=torch.float32).model.dtype == torch.float32
+    (saved / "config.json").write_text("{}")
+    with pytest.raises(BadFile):
+        load(saved)
+
+
+def test_raw_is_the_begin_token_and_the_text_and_nothing_else() -> None:
+    loaded = small(PROMPT)
+    tokenizer = loaded.tokenizer
+    prompt = loaded.prompt("The town of", raw=True)
+    assert prompt.ids == (tokenizer.bos, *tokenizer.encode("The town of"))
+    assert prompt.stop_ids == (tokenizer.eos,) and not prompt.starts
+    assert loaded.prompt("", raw=True) == Prompt((1,), (2,), (), True)
+    assert loaded.prompt("The town of", template=PLAIN).ids == prompt.ids, "a base's template is no template"
+    with pytest.raises(UsageError, match="raw"):
+        loaded.prompt([Message("user", "a", "b")], raw=True)
+
+
+def test_a_text_is_rendered_through_the_models_own_template() -> None:
+    loaded = small(PROMPT)
+    rendered = loaded.render([Message("user", "Add.", "1 and 2")], generate=True)
+    assert loaded.prompt([Message("user", "Add.", "1 and 2")]).ids == tuple(rendered.ids)
+    assert "### Input:\n1 and 2" in loaded.tokenizer.decode(rendered.ids)
+    assert loaded.prompt("Add.") == loaded.prompt([Message("user", "Add.")]) != loaded.prompt("Add.", raw=True)
+    assert "USER: Add." in loaded.tokenizer.decode(loaded.prompt("Add.", template=VICUNA_1_1).ids)
+    assert loaded.tokenize("Add. </s>") == loaded.tokenizer.encode("Add. </s>")
+
+
+@pytest.mark.parametrize("raw", [True, False])
+def test_prompt_and_answer_join_to_the_text_of_all_ids(raw: bool) -> None:
+    """A SentencePiece answer keeps the blank with which it continues the prompt."""
+    for seed in range(8):
+        loaded = small(PROMPT, seed=seed)
+        done = loaded.complete("The town of", OWN, raw=raw)
+        kept = done.token_ids[:-1] if done.finish_reason == "stop" else done.token_ids
+        joined = loaded.tokenizer.decode(done.prompt_ids) + done.text
+        assert joined == loaded.tokenizer.decode((*done.prompt_ids, *kept))
+
+
+def test_stops_of_template_and_folder_are_added_to_those_asked_for() -> None:
+    loaded = replace(small(VICUNA_1_1), ends=(7, 2))
+    within = loaded.prompt("Hello").within(Settings(stop_ids=(9,), stop_texts=("x",)))
+    assert within.stop_ids == (9, 2, 7) and within.stop_texts == ("x",)
+    assert loaded.complete("Hello", replace(OWN, stop_ids=tuple(range(small_tokenizer().size)))).finish_reason == "stop"
+
+
+def test_streaming_single_and_batched_answers_are_the_same() -> None:
+    loaded = small(PROMPT)
+    said = ["Who?", "Where is the town of Abc and who lives there?", [Message("user", "Add.", "3 and 4")]]
+    together = loaded.complete_all(said, OWN, rows=2)
+    for one, done in zip(said, together, strict=True):
+        events = list(loaded.generate(one, OWN))
+        assert isinstance(events[-1], End) and events[-1].completion.token_ids == done.token_ids
+        assert "".join(event.text for event in events if isinstance(event, Token)) == done.text
+    ids = loaded.prompt(said[0]).ids
+    assert complete(loaded.model, ids, replace(OWN, stop_ids=(2,)), small_tokenizer()).text == together[0].text
