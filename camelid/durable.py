@@ -715,6 +715,7 @@ def read_json(path: Path, *, max_bytes: int = 16 << 20, max_depth: int = 32) -> 
 
 # A string, or what is left of one at the end of the data; possessive, so that no input makes it backtrack.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)', re.DOTALL)
+_EDITED = "see whether it was cut or edited"
 _LEVELS = bytes.maketrans(b"{}", b"[]")
 _REST = bytes(set(range(256)) - set(b"[]{}"))
 
@@ -733,7 +734,7 @@ def parse_json(data: bytes, path: Path, place: str = "", *, max_depth: int = 32)
     for _ in range(max_depth):
         brackets = brackets.replace(b"[]", b"")  # takes away exactly the innermost level
     if brackets:
-        raise BadFile(path, place, f"brackets do not match, or are nested more than {max_depth} deep")
+        raise BadFile(path, place, f"brackets do not match, or are nested more than {max_depth} deep", _EDITED)
     try:
         value = json.loads(
             data.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant, parse_float=_finite
@@ -741,7 +742,7 @@ def parse_json(data: bytes, path: Path, place: str = "", *, max_depth: int = 32)
         if b"\\u" in data:
             json.dumps(value, ensure_ascii=False).encode("utf-8")  # a lone surrogate fails here
     except (ValueError, RecursionError) as error:
-        raise BadFile(path, place, f"is not strict JSON: {error}", "see whether it was cut or edited") from error
+        raise BadFile(path, place, f"is not strict JSON: {error}", _EDITED) from error
     return value
 
 

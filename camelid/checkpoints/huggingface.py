@@ -7,7 +7,6 @@ an error; keys that are known to be harmless are listed in `Config.ignored`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -166,7 +165,7 @@ class _Table:
         value = self.content.get(key)
         if value is None:
             return None
-        if type(value) not in (int, float) or not math.isfinite(value) or not 0 <= value < 1e30:
+        if type(value) not in (int, float) or not 0 <= value < 1e30:
             self.complain(key, f"{_short(value)} is no number from 0 to 1e30")
             return None
         return float(value)

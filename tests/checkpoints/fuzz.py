@@ -1,0 +1,277 @@
+"""Mutated files for every reader of model files: `python -m tests.checkpoints.fuzz KIND --n 12000 --seed 0`.
+
+Each mutant must be read, or refused by BadFile (Refused inside the .pth reader), within 100 ms of processor time and
+64 MiB of memory beyond the start: the process limits its own address space to that. Anything else is a failure, printed
+with the number and seed that replay it. What our safetensors reader accepts, the library must accept too, with the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import random
+import resource
+import struct
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+LIMIT_SECONDS = 0.1
+LIMIT_GROWTH = 64 << 20
+NUMBERS = [0, 1, 2, 7, 8, 255, 256, 65_535, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1, -1]
+
+
+def mutate_bytes(data: bytes, draw: random.Random) -> bytes:
+    """One to four small wounds anywhere."""
+    data = bytearray(data)
+    for _ in range(draw.choice((1, 1, 1, 2, 4))):
+        kind = draw.randrange(8)
+        at = draw.randrange(len(data) + 1)
+        if kind == 0 and data:
+            data[at % len(data)] ^= 1 << draw.randrange(8)
+        elif kind == 1:
+            data = data[:at]
+        elif kind == 2:
+            data[at:at] = draw.randbytes(draw.choice((1, 2, 8, 64)))
+        elif kind == 3:
+            del data[at : at + draw.choice((1, 2, 8, 64))]
+        elif kind == 4:
+            number = draw.choice([*NUMBERS, len(data), len(data) - 1, len(data) + 1])
+            wide = draw.choice(["<B", "<H", "<I", "<Q", ">I"])
+            raw = struct.pack(wide, number % (1 << 8 * struct.calcsize(wide)))
+            data[at : at + len(raw)] = raw
+        elif kind == 5:
+            data[at : at + 64] = bytes(len(data[at : at + 64]))
+        elif kind == 6:
+            other = draw.randrange(len(data) + 1)
+            data[at:at] = data[other : other + 32]
+        elif data:
+            data[at % len(data)] = draw.choice(b'{}[]",:0123456789eE-.tfnX(}qhRcQ\x80\x85\x86\x87\x8a\xff')
+    return bytes(data)
+
+
+def mutate_json(value, draw: random.Random):
+    """One value somewhere replaced by something it should not be, or a key added, lost or renamed."""
+    places = []
+
+    def walk(node):
+        keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ()
+        for key in keys:
+            places.append((node, key))
+            walk(node[key])
+
+    value = json.loads(json.dumps(value))
+    walk(value)
+    if not places:
+        return value
+    for _ in range(draw.choice((1, 1, 2, 3))):
+        node, key = draw.choice(places)
+        odd = draw.choice([
+            *NUMBERS, -(2**63), 0.5, 1e308, -0.0, True, None, "", "../../etc/passwd", "\0", "x" * 5000, [], {}, [[]],
+            [None],
+            {"a": 1}, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10], ["\U0001f999"], "LORA", "llama", {"rope_type": []}, 10**400,
+        ])  # fmt: skip
+        kind = draw.randrange(6)
+        try:
+            if kind == 0 and isinstance(node, dict):
+                node[draw.choice(["auto_map", "x", "", "factor", "weight_map", "__metadata__"])] = odd
+            elif kind == 1:
+                del node[key]
+            elif kind == 2 and type(node[key]) is int:
+                node[key] += draw.choice((-1, 1, 8, 2**32))
+            else:
+                node[key] = odd
+        except (KeyError, IndexError):
+            pass
+    return value
+
+
+# --- kinds: (a sound file's bytes, how to mutate them, how to read them) ----------------------------------------------
+
+
+class Safetensors:
+    """Our reader, and the library beside it."""
+
+    def __init__(self, folder: Path) -> None:
+        import safetensors.torch
+        import torch
+
+        from camelid.checkpoints.safetensors_io import serialise
+
+        self.reference = safetensors
+        self.path = folder / "f.safetensors"
+        tables = [
+            {"a": torch.randn(3, 4), "b": torch.zeros(5, dtype=torch.bfloat16), "c.weight": torch.ones(2, 2, 2)},
+            {f"model.layers.{i}.w": torch.full((i, 2), 1.0) for i in range(12)},
+            {},
+        ]
+        self.seeds = [b"".join(serialise(table, {"format": "pt"})) for table in tables]
+
+    def mutant(self, draw):
+        data = draw.choice(self.seeds)
+        if draw.random() < 0.5:
+            return mutate_bytes(data, draw)
+        length = int.from_bytes(data[:8], "little")
+        header = json.dumps(mutate_json(json.loads(data[8 : 8 + length]), draw)).encode()
+        length = len(header) if draw.random() < 0.9 else draw.choice(NUMBERS) % 2**64
+        return length.to_bytes(8, "little") + header + data[8 + length :]
+
+    def read(self, data):
+        from camelid.checkpoints.safetensors_io import open_tensors
+
+        self.path.unlink(missing_ok=True)  # a new file each time: rewriting one waits for the disk
+        self.path.write_bytes(data)
+        found = open_tensors(self.path)
+        mine = {name: (str(t.dtype), tuple(t.shape), t.reshape(-1).tolist()) for name, t in found.items()}
+        theirs = self.reference.torch.load(data)
+        assert repr(mine) == repr(
+            {
+                name: (str(theirs[name].dtype), tuple(theirs[name].shape), theirs[name].reshape(-1).tolist())
+                for name in mine
+            }
+        ) and set(mine) == set(theirs), "the library reads something else"
+
+
+class Pth:
+    """The opcode reader that the child runs, in this process."""
+
+    def __init__(self, folder: Path) -> None:
+        import torch
+
+        from camelid.checkpoints.meta import pth_file
+        from camelid.checkpoints.safetensors_io import deferred
+
+        tables = [
+            {"a": torch.randn(3, 4), "b": torch.zeros(5, dtype=torch.bfloat16)},
+            {f"layers.{i}.w": torch.full((i, 2), 1.0) for i in range(6)},
+        ]
+        self.seeds = []
+        for table in tables:
+            self.seeds.append(b"".join(map(bytes, pth_file({n: deferred(t) for n, t in table.items()}, "x"))))
+            file = io.BytesIO()
+            torch.save(table, file)
+            self.seeds.append(file.getvalue())
+
+    def mutant(self, draw):
+        data = draw.choice(self.seeds)
+        if draw.random() < 0.5:
+            return mutate_bytes(data, draw)
+        begin = data.index(b"\x80\x02}")  # the pickle, mutated at equal length, its checksum made right again
+        end = data.index(b"u.", begin) + 2
+        stream = mutate_bytes(data[begin:end], draw)[: end - begin].ljust(end - begin, draw.choice((b".", b"N", b"(")))
+        import zlib
+
+        return data.replace(data[begin:end], stream).replace(
+            zlib.crc32(data[begin:end]).to_bytes(4, "little"), zlib.crc32(stream).to_bytes(4, "little")
+        )
+
+    def read(self, data):
+        from camelid.checkpoints import pth
+
+        file = io.BytesIO(data)
+        content = pth.read_content(file, len(data))
+        pth.check_storages(file, content)
+        sum(map(len, pth.safetensors(file, content)))
+
+
+class Json:
+    """config.json, generation_config.json, the index, adapter_config.json and params.json."""
+
+    def __init__(self, folder: Path) -> None:
+        from dataclasses import replace
+
+        from camelid.checkpoints import adapter, directory, huggingface, meta
+        from camelid.checkpoints.huggingface import Config, config_to
+        from camelid.models.shape import LoRA
+        from tests.checkpoints.models import SCALINGS, SHAPE
+
+        self.path = folder / "f.json"
+        configs = [
+            config_to(Config(replace(SHAPE, scaling=scaling), "float32", 1, (2, 3), 0)) for scaling in SCALINGS.values()
+        ]
+        for config in list(configs):
+            inner = dict(config["rope_scaling"] or {"rope_type": "default"}, rope_theta=config["rope_theta"])
+            configs.append(
+                {k: v for k, v in config.items() if k not in ("rope_scaling", "rope_theta")}
+                | {"rope_parameters": inner}
+            )
+        index = {
+            "metadata": {"total_size": 9},
+            "weight_map": {f"t{i}": "model-00001-of-00002.safetensors" for i in range(9)},
+        }
+        lora = adapter._config_to(LoRA(rank=4, alpha=8, trained=("embed_tokens",)), "base")
+        generation = {"bos_token_id": 1, "eos_token_id": [2, 3], "temperature": 0.6, "top_p": 0.9, "do_sample": True}
+        params = [
+            meta.params_of(SHAPE),
+            {"dim": 4096, "n_layers": 32, "n_heads": 32, "norm_eps": 1e-6, "vocab_size": -1},
+        ]
+        self.seeds = [(config, huggingface.read_config) for config in configs]
+        self.seeds += [
+            (index, directory.read_index),
+            (lora, adapter.read_config),
+            (generation, huggingface.read_generation),
+        ] * 4
+        self.seeds += [(value, meta._read_parameters) for value in params] * 2
+
+    def mutant(self, draw):
+        value, self.reader = draw.choice(self.seeds)
+        if draw.random() < 0.4:
+            return mutate_bytes(json.dumps(value).encode(), draw)
+        return json.dumps(mutate_json(value, draw)).encode()
+
+    def read(self, data):
+        self.path.unlink(missing_ok=True)
+        self.path.write_bytes(data)
+        self.reader(self.path)
+
+
+KINDS = {"safetensors": Safetensors, "pth": Pth, "json": Json}
+
+
+def bound_memory() -> None:
+    """From here on the process may grow by LIMIT_GROWTH and no more."""
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (now + LIMIT_GROWTH, now + LIMIT_GROWTH))
+
+
+def run(kind: str, n: int, seed: int) -> dict:
+    """What happened to `n` mutants of one kind."""
+    from camelid.checkpoints.pth import Refused
+    from camelid.errors import BadFile
+
+    told = {"kind": kind, "n": n, "seed": seed, "refused": 0, "read": 0, "slowest_ms": 0.0, "failures": []}
+    with tempfile.TemporaryDirectory() as folder:
+        target = KINDS[kind](Path(folder))
+        for number in range(100 + n):
+            if number == 100:
+                bound_memory()
+            data = target.mutant(random.Random(f"{kind} {seed} {number}"))
+            began = time.process_time()
+            try:
+                target.read(data)
+                told["read"] += 1
+            except (BadFile, Refused):
+                told["refused"] += 1
+            except BaseException:
+                told["failures"].append({"number": number, "error": traceback.format_exc()[-1500:]})
+            spent = time.process_time() - began
+            if number >= 100:  # the first ones also import
+                told["slowest_ms"] = max(told["slowest_ms"], round(1000 * spent, 1))
+            if spent > LIMIT_SECONDS and number >= 100:
+                told["failures"].append({"number": number, "error": f"{spent:.2f} s"})
+    return told
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--n", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    outcome = run(asked.kind, asked.n, asked.seed)
+    print(json.dumps({**outcome, "failures": outcome["failures"][:3]}))
+    sys.exit(1 if outcome["failures"] else 0)
