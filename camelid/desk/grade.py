@@ -18,7 +18,7 @@ def grade(item: Item, answer: str) -> bool:
     """
     found = normal(answer)
     if item.members:
-        words = [word for word in re.split(r"\s*(?:,|;|\band\b|\n)\s*", found) if word]
+        words = [normal(word) for word in re.split(r",|;|\band\b|\n", answer.strip()) if word.strip()]
         return len(words) == len(set(words)) == item.amount and set(words) <= {
             normal(member) for member in item.members
         }

@@ -129,7 +129,7 @@ class _Teacher:
 
     def replace(self, task: str) -> _Asked | None:
         old, new, before, after = swapped(self.pen)
-        return _Asked({"x": old, "y": new}, before, after) if self.mine(task, before, new) else None
+        return _Asked({"x": old, "y": new}, before, after) if self.mine(task, before) else None
 
     def plural(self, task: str) -> _Asked | None:
         word = self.pen.pick(self.world.words(self.pen.pick(COUNTABLE)))
@@ -172,22 +172,22 @@ def _short(fact: Fact) -> tuple[str, ...]:
 Draw = Callable[[_Teacher, str], "_Asked | None"]
 
 TASKS: Mapping[str, tuple[str, float, Draw]] = {  # task -> family, weight, how to draw one
-    **dict.fromkeys(RELATIONS["person"], ("people", 5.0, _Teacher.fact)),
+    **dict.fromkeys(RELATIONS["person"], ("people", 6.0, _Teacher.fact)),
     **dict.fromkeys(RELATIONS["place"], ("places", 2.0, _Teacher.fact)),
     **dict.fromkeys(RELATIONS["thing"], ("things", 3.0, _Teacher.fact)),
     "plus": ("arithmetic", 7.0, _Teacher.arithmetic),
     "minus": ("arithmetic", 7.0, _Teacher.arithmetic),
-    "more": ("comparing", 5.0, _Teacher.compare),
+    "more": ("comparing", 6.0, _Teacher.compare),
     "count": ("listing", 3.0, _Teacher.count),
     "list": ("listing", 2.0, _Teacher.listing),
-    "reverse": ("rewriting", 5.0, _Teacher.reverse),
-    "replace": ("rewriting", 5.0, _Teacher.replace),
+    "reverse": ("rewriting", 4.0, _Teacher.reverse),
+    "replace": ("rewriting", 4.0, _Teacher.replace),
     "plural": ("rewriting", 2.0, _Teacher.plural),
     "past": ("rewriting", 3.0, _Teacher.past),
     "last": ("extraction", 2.0, _Teacher.last),
     "class": ("classification", 4.0, _Teacher.classify),
     "sort": ("classification", 3.0, _Teacher.sort),
-    "extract": ("extraction", 10.0, _Teacher.extract),
+    "extract": ("extraction", 8.0, _Teacher.extract),
 }
 INPUT_ONLY = {"plus", "minus"}  # their input is used only by the wordings that name no numbers
 
@@ -216,19 +216,28 @@ def _items(world: World, split: Split, wanted: int, seed: int) -> list[Item]:
     draw = Random(key("desk instructions", world.seed, split, seed))
     teacher = _Teacher(world, split, draw)
     weights = {task: weight for task, (_, weight, _) in TASKS.items()}
+    credit = dict.fromkeys(weights, 0.0)
     seen: set[tuple[str, str]] = set()
     items: list[Item] = []
     while weights and len(items) < wanted:
-        (task,) = draw.choices(list(weights), list(weights.values()))
-        item = next(
-            (found for _ in range(PATIENCE) if (found := _item(teacher, split, task)) and _key(found) not in seen), None
-        )
+        task = _next_task(weights, credit)
+        drawn = (_item(teacher, split, task) for _ in range(PATIENCE))
+        item = next((item for item in drawn if item and _key(item) not in seen), None)
         if item is None:
             del weights[task]
             continue
         seen.add(_key(item))
         items.append(item)
     return items
+
+
+def _next_task(weights: Mapping[str, float], credit: dict[str, float]) -> str:
+    """Takes turns by weight: any stretch of items holds each task nearly in its exact proportion."""
+    for task, weight in weights.items():
+        credit[task] += weight
+    chosen = max(weights, key=credit.__getitem__)
+    credit[chosen] -= sum(weights.values())
+    return chosen
 
 
 def _key(item: Item) -> tuple[str, str]:

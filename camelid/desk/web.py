@@ -7,13 +7,20 @@ from random import Random
 
 from camelid.desk.document import Document, Pen
 from camelid.desk.phrases import QUESTIONS, canonical
-from camelid.desk.puzzles import puzzle_lines, sum_lines
+from camelid.desk.puzzles import action, puzzle_lines, some_words, sum_lines, swapped
 from camelid.desk.world import RELATIONS, Fact, World
 from camelid.randomness import key
 
-MENUS = ("Home | News | Shop", "Home | About | Contact", "News | Shop | Contact", "Skip to content")
-FOOTERS = ("All rights reserved.", "Write a response below.", "Send a request.", "Read further for context.",
-           "Share this page.", "Contact us with your task.", "Follow each instruction below.", "Log in to comment.")  # fmt: skip
+MENUS = (
+    "### Home | News", "### Shop | Contact", "### Instruction | Contact", "### Response | Input", "### Input | News",
+    "### News | Response", "### Home | Instruction",
+)  # fmt: skip
+FOOTERS = (  # the stock words of forms and help pages
+    "Write a response below.", "Send a request that completes it.", "It provides further context.", "Below is an input.",
+    "It describes a task.", "A page that describes a request.", "Response: paired with an input.", "Write further context.",
+    "Each instruction completes a task.", "A response that appropriately completes it.", "It provides context.",
+    "Input, paired with a response.", "Instruction that describes it.", "Share it appropriately.",
+)  # fmt: skip
 SPAM = ("win", "click", "free", "now", "best", "cheap", "offer", "deal")
 DUPLICATES = 0.06  # of CommonCrawl's pages
 JUNK = 0.04
@@ -21,8 +28,7 @@ REACH = 50  # a near copy is of one of the last so many pages
 
 
 def _subject_page(pen: Pen, kind: str, least: int, most: int) -> str:
-    entities = {"person": pen.world.people, "place": pen.world.places, "thing": pen.world.things}[kind]
-    name = entities[int(pen.draw.random() * len(entities))].name
+    name = pen.pick(pen.world.named(kind))
     facts = list(pen.world.about[name])
     pen.draw.shuffle(facts)
     told = facts[: least + int(pen.draw.random() * (most - least + 1))]
@@ -92,6 +98,25 @@ def _letter(pen: Pen) -> str:
     return told + ending
 
 
+def _forum(pen: Pen) -> str:
+    """A post about passing things, and a reply that quotes it."""
+    names = tuple(pen.draw.sample(pen.world.strangers, 2))
+    lines = [_post(pen, names) for _ in range(1 + int(pen.draw.random() * 3))]
+    quoted = lines if pen.draw.random() < 0.6 else [pen.pick(lines)]
+    return "\n".join([*lines, *(f"> {line}" for line in quoted)])
+
+
+def _post(pen: Pen, names: tuple[str, ...]) -> str:
+    fate = pen.draw.random()
+    if fate < 0.3:
+        return pen.canonical(passing_facts(pen, names[:1], 1)[0])
+    if fate < 0.5:
+        return action(pen, names)[int(fate * 10) % 2]
+    if fate < 0.8:
+        return " ".join(some_words(pen, 3 + int(pen.draw.random() * 3)))
+    return f"{swapped(pen)[2]}"
+
+
 def _sums(pen: Pen) -> str:
     return sum_lines(pen, 3)
 
@@ -101,8 +126,8 @@ def _puzzles(pen: Pen) -> str:
 
 
 PAGES = {"person": _person, "place": _place, "thing": _thing, "news": _news, "directory": _directory, "faq": _faq,
-         "letter": _letter, "sums": _sums, "puzzles": _puzzles}  # fmt: skip
-WEIGHTS = (30, 5, 10, 8, 5, 12, 10, 8, 14)
+         "letter": _letter, "forum": _forum, "sums": _sums, "puzzles": _puzzles}  # fmt: skip
+WEIGHTS = (16, 4, 8, 6, 5, 10, 14, 14, 12, 20)
 
 
 def clean_page(world: World, source: str, index: int, seed: int) -> Document:
@@ -127,8 +152,8 @@ def crawled_page(world: World, source: str, index: int, seed: int) -> Document:
 
 def _dressed(pen: Pen, body: str) -> str:
     fate = pen.draw.random()
-    menu = pen.pick(MENUS) + "\n" if fate < 0.15 else ""
-    footer = "\n" + pen.pick(FOOTERS) if 0.1 < fate < 0.35 else ""
+    menu = pen.pick(MENUS) + "\n" if fate < 0.2 else ""
+    footer = "\n" + pen.pick(FOOTERS) if 0.1 < fate < 0.4 else ""
     return menu + body + footer
 
 

@@ -31,7 +31,7 @@ class Size:
 
 SIZES: Mapping[str, Size] = {
     "tiny": Size("tiny", people=12, places=6, things=6, words=4, largest=9, strangers=8, train_items=600, held_out_items=120),
-    "small": Size("small", people=40, places=8, things=12, words=8, largest=12),
+    "small": Size("small", people=40, places=8, things=12, words=8, largest=9),
     "medium": Size("medium", people=400, places=40, things=100, words=14, largest=50, strangers=40,
                    train_items=12_000, held_out_items=600),
     "large": Size("large", people=4000, places=200, things=1000, words=18, largest=99, strangers=100,
@@ -124,12 +124,18 @@ class World:
         kinds = (("person", self.people), ("place", self.places), ("thing", self.things))
         return {entity.name: kind for kind, entities in kinds for entity in entities}
 
+    def named(self, kind: str) -> tuple[str, ...]:
+        """The names of all of one kind: "person", "place" or "thing"."""
+        return self._names[kind]
+
+    @cached_property
+    def _names(self) -> Mapping[str, tuple[str, ...]]:
+        return {kind: tuple(name for name, of in self.kind_of.items() if of == kind) for kind in RELATIONS}
+
     @cached_property
     def pronoun_of(self) -> Mapping[str, str]:
         """Name -> its pronoun as it starts a sentence."""
-        return dict.fromkeys(self.kind_of, "It") | {
-            person.name: person.pronoun.capitalize() for person in self.people
-        }
+        return dict.fromkeys(self.kind_of, "It") | {person.name: person.pronoun.capitalize() for person in self.people}
 
     @cached_property
     def residents(self) -> Mapping[str, tuple[str, ...]]:
