@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import camelid
 from camelid.checkpoints.directory import PROVENANCE, Checkpoint
-from camelid.checkpoints.huggingface import HARMLESS, REFUSED, _short, _Table
+from camelid.checkpoints.huggingface import HARMLESS, REFUSED
 from camelid.checkpoints.safetensors_io import Deferred, TensorFile, read_header, serialise
+from camelid.checkpoints.table import Table, short
 from camelid.durable import FILES, MANIFEST, Draft, Files, Manifest, commit, json_bytes, read_json, verify
 from camelid.errors import BadFile, NonFinite, ProblemList, UsageError
 from camelid.models.shape import LINEARS, LlamaShape, LoRA, Whole
@@ -210,15 +211,15 @@ def _open_folder(path: Path, check: Literal["contents", "lengths"]) -> Manifest 
 
 def read_config(path: Path) -> LoRA:
     """The adapter's settings. Raises BadFile naming every key that asks for something else than plain LoRA."""
-    table = _Table(path, read_json(path, max_bytes=1 << 20, max_depth=8))
+    table = Table(path, read_json(path, max_bytes=1 << 20, max_depth=8))
     for key, value in table.content.items():
         if key in REFUSED and value is not None:
             table.complain(key, REFUSED[key])
         elif key in PLAIN:
             if not any(type(value) is type(plain) and value == plain for plain in PLAIN[key]):
-                table.complain(key, f"{_short(value)} cannot be used", f"only {PLAIN[key][0]!r} can")
+                table.complain(key, f"{short(value)} cannot be used", f"only {PLAIN[key][0]!r} can")
         elif key not in PASSED and key not in HARMLESS and value not in (None, False, {}, []):
-            table.complain(key, f"{_short(value)} is not understood and may change what the adapter computes")
+            table.complain(key, f"{short(value)} is not understood and may change what the adapter computes")
     if table.content.get("peft_type") != "LORA":
         table.complain("peft_type", "is missing or not 'LORA'")
     rank, alpha, dropout = table.count("r"), table.real("lora_alpha"), table.real("lora_dropout")
@@ -228,7 +229,7 @@ def read_config(path: Path) -> LoRA:
     trained = _words(table, "modules_to_save", get_args(Whole))
     root = table.content.get("use_rslora", False)
     if root not in (None, False, True):
-        table.complain("use_rslora", f"{_short(root)} is neither true nor false")
+        table.complain("use_rslora", f"{short(root)} is neither true nor false")
     table.finish()
     try:
         return LoRA(
@@ -245,14 +246,14 @@ def read_config(path: Path) -> LoRA:
         raise
 
 
-def _words(table: _Table, key: str, known: tuple[Any, ...]) -> tuple[Any, ...]:
+def _words(table: Table, key: str, known: tuple[Any, ...]) -> tuple[Any, ...]:
     value = table.content.get(key)
     if value is None:
         return ()
     if value == "all-linear" and key == "target_modules":
         return known
     if not isinstance(value, list) or not all(isinstance(word, str) and word in known for word in value):
-        table.complain(key, f"{_short(value)} is no list out of {', '.join(known)}", "other modules cannot be adapted")
+        table.complain(key, f"{short(value)} is no list out of {', '.join(known)}", "other modules cannot be adapted")
         return ()
     return tuple(word for word in known if word in value)
 

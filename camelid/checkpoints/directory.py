@@ -85,7 +85,7 @@ def save(
 
     state       the weights under Hugging Face's names; those of a tied head may be there (equal) or not
     provenance  JSON values that tell where the model came from; kept in camelid.json
-    generation  ids that begin and end texts; the tokenizer's by default
+    generation  ids that begin and end texts; by default the tokenizer's, or those that end the template's replies
     dtype       to store all weights in; as they are by default
     extra       further files for the folder, by name
 
@@ -97,7 +97,7 @@ def save(
         weights = {name: _cast(tensor, dtype) for name, tensor in weights.items()}
     stored = {str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()}
     if generation is None:
-        generation = _generation_of(tokenizer)
+        generation = _generation_of(tokenizer, template)
     config = Config(
         shape,
         stored.pop() if len(stored) == 1 else None,
@@ -174,16 +174,22 @@ def _finite(name: str, tensor: Deferred) -> Deferred:
     return Deferred(tensor.dtype, tensor.shape, read)
 
 
-def _generation_of(tokenizer: Tokenizer | None) -> Generation:
+def _generation_of(tokenizer: Tokenizer | None, template: Template | None) -> Generation:
+    """The tokenizer's ids; with a template, the ids that end its replies."""
     if tokenizer is None:
         return Generation()
-    return Generation(tokenizer.bos, () if tokenizer.eos is None else (tokenizer.eos,), tokenizer.pad)
+    ends = () if tokenizer.eos is None else (tokenizer.eos,)
+    if template is not None:
+        from camelid.dialogue.template import stop_ids
+
+        ends = stop_ids(template, tokenizer)
+    return Generation(tokenizer.bos, ends, tokenizer.pad)
 
 
 def _tokenizer_files(tokenizer: Tokenizer | None, template: Template | None) -> dict[str, bytes]:
     files = dict(tokenizer.files()) if tokenizer is not None else {}
     if tokenizer is not None and template is not None:
-        from camelid.dialogue.template import jinja
+        from camelid.dialogue.jinja import jinja
 
         written = jinja(template, tokenizer)
         files[CHAT_TEMPLATE] = written.encode("utf-8")

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from camelid.checkpoints.table import Table, short
 from camelid.durable import read_json
-from camelid.errors import BadFile, Problem, UsageError, did_you_mean
+from camelid.errors import Problem, UsageError, did_you_mean
 from camelid.models.shape import LlamaShape, RopeScaling
 from camelid.nn.scaling import ntk_theta
 
 MAX_CONFIG_BYTES = 1 << 20
-MAX_SIZE = 2**31 - 1  # of any single width, count or id
 MAX_LAYERS = 4096
 
 COUNTS = {
@@ -136,73 +136,6 @@ class Generation:
     ignored: tuple[str, ...] = ()
 
 
-class _Table:
-    """A JSON object being read: each `take` checks one key; all complaints are raised together at the end."""
-
-    def __init__(self, path: Path, content: object) -> None:
-        if not isinstance(content, dict):
-            raise BadFile(path, "", f"holds a {type(content).__name__} where an object is needed", "see the file")
-        self.path, self.content, self.wrong = path, content, list[str]()
-
-    def complain(self, key: str, found: str, remedy: str = "") -> None:
-        self.wrong.append(f"{key[:80]}: {found}" + (f" ({remedy})" if remedy else ""))
-
-    def finish(self) -> None:
-        if self.wrong:
-            more = f"; and {len(self.wrong) - 8} more" if len(self.wrong) > 8 else ""
-            raise BadFile(self.path, "", "; ".join(self.wrong[:8]) + more, "correct the file, or use another folder")
-
-    def count(self, key: str, *, least: int = 1) -> int | None:
-        value = self.content.get(key)
-        if value is None:
-            return None
-        if type(value) is not int or not least <= value <= MAX_SIZE:
-            self.complain(key, f"{_short(value)} is no whole number from {least} to {MAX_SIZE}")
-            return None
-        return value
-
-    def real(self, key: str) -> float | None:
-        value = self.content.get(key)
-        if value is None:
-            return None
-        if type(value) not in (int, float) or not 0 <= value < 1e30:
-            self.complain(key, f"{_short(value)} is no number from 0 to 1e30")
-            return None
-        return float(value)
-
-    def must_be(self, key: str, allowed: tuple[object, ...], remedy: str) -> None:
-        value = self.content.get(key)
-        if not any(type(value) is type(choice) and value == choice for choice in allowed):
-            self.complain(key, f"{_short(value)} cannot be used", remedy)
-
-    def ids(self, key: str) -> tuple[int, ...]:
-        value = self.content.get(key)
-        if value is None:
-            return ()
-        listed = value if isinstance(value, list) else [value]
-        if len(listed) > 64 or not all(type(item) is int and -1 <= item <= MAX_SIZE for item in listed):
-            self.complain(key, f"{_short(value)} is no token id")
-            return ()
-        return tuple(item for item in listed if item >= 0)  # -1: how LLaMA's first exports said "none"
-
-    def id(self, key: str) -> int | None:
-        found = self.ids(key)
-        if len(found) > 1:
-            self.complain(key, f"{len(found)} ids where one is needed")
-        return found[0] if found else None
-
-
-def _short(value: object) -> str:
-    """A value as people may read it, however large or hostile."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**20:
-        return f"a number of {value.bit_length()} bits"
-    if isinstance(value, str):
-        return repr(value[:60])
-    if isinstance(value, list | dict):
-        return f"a {type(value).__name__} of {len(value)}"
-    return repr(value)
-
-
 def read_config(path: Path) -> Config:
     """What a config.json says of a Llama. Raises BadFile naming everything that is wrong with it or not understood."""
     return config_from(read_json(path, max_bytes=MAX_CONFIG_BYTES, max_depth=12), path)
@@ -210,7 +143,7 @@ def read_config(path: Path) -> Config:
 
 def config_from(content: object, path: Path) -> Config:
     """The same from the JSON value; `path` is for the messages."""
-    table = _Table(path, content)
+    table = Table(path, content)
     _check_kind(table)
     ignored = _check_keys(table)
     numbers = {field: table.count(key) for key, field in COUNTS.items()}
@@ -218,7 +151,7 @@ def config_from(content: object, path: Path) -> Config:
     scaling, theta = _read_rope(table, theta, numbers["context"])
     dtype = table.content.get("dtype") or table.content.get("torch_dtype")
     if dtype is not None and dtype not in DTYPES:
-        table.complain("torch_dtype", f"{_short(dtype)} is none of {', '.join(DTYPES)}")
+        table.complain("torch_dtype", f"{short(dtype)} is none of {', '.join(DTYPES)}")
     bos, eos, pad = table.id("bos_token_id"), table.ids("eos_token_id"), table.id("pad_token_id")
     tied = bool(table.content.get("tie_word_embeddings", False))
     for key, field in COUNTS.items():
@@ -243,30 +176,30 @@ def config_from(content: object, path: Path) -> Config:
     return Config(shape, dtype, bos, eos, pad, ignored)
 
 
-def _check_kind(table: _Table) -> None:
+def _check_kind(table: Table) -> None:
     kind, names = table.content.get("model_type"), table.content.get("architectures")
     if kind != "llama":
-        table.complain("model_type", f"{_short(kind)} is not 'llama'", "only Llama models can be read")
+        table.complain("model_type", f"{short(kind)} is not 'llama'", "only Llama models can be read")
     if names is not None and names != ["LlamaForCausalLM"]:
         what = names[0] if isinstance(names, list) and names else names
         table.complain(
-            "architectures", f"{_short(what)} is not LlamaForCausalLM", "only causal Llama models can be read"
+            "architectures", f"{short(what)} is not LlamaForCausalLM", "only causal Llama models can be read"
         )
     content = table.content
     if content.get("hidden_act", "silu") not in ("silu", "swish"):
-        table.complain("hidden_act", f"{_short(content['hidden_act'])} is not 'silu'", "SwiGLU needs it")
+        table.complain("hidden_act", f"{short(content['hidden_act'])} is not 'silu'", "SwiGLU needs it")
     for key in ("attention_bias", "mlp_bias"):
         if content.get(key) not in (None, False):
-            table.complain(key, f"{_short(content[key])}: biases are not part of a Llama", "use a model without them")
+            table.complain(key, f"{short(content[key])}: biases are not part of a Llama", "use a model without them")
     if type(content.get("tie_word_embeddings", False)) is not bool:
-        table.complain("tie_word_embeddings", f"{_short(content['tie_word_embeddings'])} is neither true nor false")
+        table.complain("tie_word_embeddings", f"{short(content['tie_word_embeddings'])} is neither true nor false")
     for key, plain in (("attention_dropout", 0.0), ("partial_rotary_factor", 1.0)):
         value = content.get(key)
         if value is not None and (type(value) not in (int, float) or value != plain):
-            table.complain(key, f"{_short(value)} cannot be used", f"only {plain} can")
+            table.complain(key, f"{short(value)} cannot be used", f"only {plain} can")
 
 
-def _check_keys(table: _Table) -> tuple[str, ...]:
+def _check_keys(table: Table) -> tuple[str, ...]:
     ignored = []
     for key, value in table.content.items():
         if key in REFUSED:
@@ -279,7 +212,7 @@ def _check_keys(table: _Table) -> tuple[str, ...]:
     return tuple(sorted(ignored))
 
 
-def _read_rope(table: _Table, theta: float | None, context: int | None) -> tuple[RopeScaling | None, float]:
+def _read_rope(table: Table, theta: float | None, context: int | None) -> tuple[RopeScaling | None, float]:
     old, new = table.content.get("rope_scaling"), table.content.get("rope_parameters")
     if old and new:
         table.complain("rope_scaling", "stands beside rope_parameters", "keep one of the two")
@@ -289,13 +222,13 @@ def _read_rope(table: _Table, theta: float | None, context: int | None) -> tuple
     if not isinstance(given, dict):
         table.complain(where, f"is a {type(given).__name__}", "it must be an object or null")
         return None, default
-    inner = _Table(table.path, given)
+    inner = Table(table.path, given)
     kind = given.get("rope_type", given.get("type", "default"))
     if not isinstance(kind, str) or kind not in _ROPE_KEYS:
-        table.complain(f"{where}.rope_type", f"{_short(kind)} is none of {', '.join(_ROPE_KEYS)}")
+        table.complain(f"{where}.rope_type", f"{short(kind)} is none of {', '.join(_ROPE_KEYS)}")
         return None, default
     if given.get("type", kind) != kind:
-        table.complain(f"{where}.type", f"{_short(given['type'])} and rope_type {kind!r} disagree")
+        table.complain(f"{where}.type", f"{short(given['type'])} and rope_type {kind!r} disagree")
     inside = inner.real("rope_theta")
     if inside is not None and theta is not None and inside != theta:
         inner.complain("rope_theta", f"{inside} here and {theta} outside", "keep one of the two")
@@ -303,13 +236,13 @@ def _read_rope(table: _Table, theta: float | None, context: int | None) -> tuple
         if key in {"rope_type", "type", "rope_theta"} or key in _ROPE_KEYS[kind]:
             continue
         if not (value is None or (key == "partial_rotary_factor" and value == 1)):
-            inner.complain(key, f"{_short(value)} is not understood for {kind!r}", did_you_mean(key, _ROPE_KEYS[kind]))
+            inner.complain(key, f"{short(value)} is not understood for {kind!r}", did_you_mean(key, _ROPE_KEYS[kind]))
     scaling = _read_scaling(inner, kind, context)
     table.wrong += [f"{where}.{text}" for text in inner.wrong]
     return scaling, inside if inside is not None else default
 
 
-def _read_scaling(inner: _Table, kind: str, context: int | None) -> RopeScaling | None:
+def _read_scaling(inner: Table, kind: str, context: int | None) -> RopeScaling | None:
     if kind == "default":
         return None
     factor = inner.real("factor")
@@ -333,7 +266,7 @@ def _read_scaling(inner: _Table, kind: str, context: int | None) -> RopeScaling 
             return None
         return replace(scaling, kind="llama3", original=original, low=low, high=high)
     if inner.content.get("truncate", True) is not True:
-        inner.complain("truncate", f"{_short(inner.content['truncate'])} cannot be used", "only true can")
+        inner.complain("truncate", f"{short(inner.content['truncate'])} cannot be used", "only true can")
     fast, slow, attention = inner.real("beta_fast"), inner.real("beta_slow"), inner.real("attention_factor")
     return replace(
         scaling, kind="yarn", original=original, fast=fast or 32.0, slow=slow or 1.0, attention=attention or None
@@ -401,7 +334,7 @@ GENERATION_READ = {"bos_token_id", "eos_token_id", "pad_token_id", "temperature"
 
 def read_generation(path: Path) -> Generation:
     """What a generation_config.json says; keys without a meaning here are listed. Raises BadFile."""
-    table = _Table(path, read_json(path, max_bytes=MAX_CONFIG_BYTES, max_depth=12))
+    table = Table(path, read_json(path, max_bytes=MAX_CONFIG_BYTES, max_depth=12))
     for key in REFUSED:
         if table.content.get(key) is not None:
             table.complain(key, REFUSED[key])

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from camelid.checkpoints import pth
-from camelid.checkpoints.huggingface import MAX_LAYERS, MAX_SIZE
+from camelid.checkpoints.huggingface import MAX_LAYERS
 from camelid.checkpoints.names import (
     META_EMBEDDING,
     META_FREQUENCIES,
@@ -37,6 +37,7 @@ from camelid.checkpoints.names import (
     to_neighbours,
 )
 from camelid.checkpoints.safetensors_io import Deferred, TensorFile, content, open_tensors
+from camelid.checkpoints.table import MAX_SIZE
 from camelid.durable import read_json
 from camelid.errors import BadFile, ProblemList, StoreError, UsageError, did_you_mean
 from camelid.models.shape import SIZES, LlamaShape, RopeScaling
