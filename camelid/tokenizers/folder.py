@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from camelid.tokenizers.sentencepiece_file import Kind, Model
@@ -62,7 +62,7 @@ def byte_bpe_json(tokens: Sequence[bytes], controls: Mapping[str, int], bos: int
     split = {"type": "Split", "pattern": {"Regex": LLAMA_3_PATTERN}, "behavior": "Isolated", "invert": False}
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     vocabulary = {shown(token): rank for rank, token in enumerate(tokens)}
-    merges = [(shown(left), shown(right)) for left, right in byte_merges(tokens)]
+    merges = [pair for text in vocabulary for pair in pairs(text, vocabulary)]  # tiktoken's rule: any pair, by rank
     return _document(
         controls,
         normalizer=None,
@@ -83,20 +83,10 @@ def _piece_merges(model: Model) -> list[tuple[str, str]]:
     return [pair for _, id in ranked for pair in pairs(model.pieces[id].text, texts)]
 
 
-def pairs(whole: str, known: set[str]) -> Iterable[tuple[str, str]]:
+def pairs(whole: str, known: Collection[str]) -> list[tuple[str, str]]:
     """The ways to make `whole` from two known texts."""
-    cuts = ((whole[:cut], whole[cut:]) for cut in range(1, len(whole)))
+    cuts = [(whole[:cut], whole[cut:]) for cut in range(1, len(whole))]
     return [(left, right) for left, right in cuts if left in known and right in known]
-
-
-def byte_merges(tokens: Sequence[bytes]) -> list[tuple[bytes, bytes]]:
-    """Every pair of tokens that makes a token, by the rank of what it makes: tiktoken's rule written as merges."""
-    known = set(tokens)
-    merges: list[tuple[bytes, bytes]] = []
-    for token in tokens:
-        cuts = ((token[:cut], token[cut:]) for cut in range(1, len(token)))
-        merges += [(left, right) for left, right in cuts if left in known and right in known]
-    return merges
 
 
 # --- bytes as printable characters (GPT-2's table) --------------------------------------------------------------------

@@ -21,7 +21,7 @@ from tokenizers import models, normalizers
 from camelid.errors import BadFile
 from camelid.tokenizers.byte_bpe import ByteBPETokenizer, byte_level
 from camelid.tokenizers.decoding import ByteStream, ByteTable, grown, utf8
-from camelid.tokenizers.folder import LLAMA_3_PATTERN, added_token, byte_merges, config_files, hidden
+from camelid.tokenizers.folder import LLAMA_3_PATTERN, added_token, config_files, hidden, pairs
 from camelid.tokenizers.sentencepiece_file import BYTE_PIECES
 
 MAX_IDS = 1_000_000
@@ -182,12 +182,12 @@ def _by_ranks(tokenizer: JsonTokenizer) -> ByteBPETokenizer | None:
     ranked = sorted(tokenizer.vocabulary.items(), key=lambda item: item[1])
     if [id for _, id in ranked] != list(range(len(ranked))):
         return None
-    tokens = [hidden(text) or b"" for text, _ in ranked]
-    merges = [(hidden(left), hidden(right)) for left, right in tokenizer.merges]
     ranks = [tokenizer.vocabulary[left + right] for left, right in tokenizer.merges]
-    if ranks != sorted(ranks) or len(set(tokens)) != len(tokens) or set(merges) != set(byte_merges(tokens)):
+    every = {pair for text, _ in ranked for pair in pairs(text, tokenizer.vocabulary)}
+    if ranks != sorted(ranks) or set(tokenizer.merges) != every:
         return None
-    return ByteBPETokenizer(tuple(tokens), tokenizer.controls, tokenizer.bos, tokenizer.eos, tokenizer.pad)
+    tokens = tuple(hidden(text) or b"" for text, _ in ranked)
+    return ByteBPETokenizer(tokens, tokenizer.controls, tokenizer.bos, tokenizer.eos, tokenizer.pad)
 
 
 Form = Literal["bytes", "pieces"]
@@ -283,14 +283,12 @@ def _merges(
     merges: list[Merge] = []
     for place, item in enumerate(value):
         pair = item.split(" ") if isinstance(item, str) else item
-        good = (
-            isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) and text in listed for text in pair)
-        )
-        if not good or pair[0] + pair[1] not in listed:
+        left, right = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
+        whole = left + right if isinstance(left, str) and isinstance(right, str) else None
+        if whole not in listed or left not in listed or right not in listed:
             raise BadFile(path, f"model.merges[{place}]", "does not join two tokens to a third", REMEDY)
-        whole = pair[0] + pair[1]
-        if whole in vocabulary and whole not in BYTE_PIECES and pair[0] in vocabulary and pair[1] in vocabulary:
-            merges.append((pair[0], pair[1]))
+        if whole in vocabulary and whole not in BYTE_PIECES and left in vocabulary and right in vocabulary:
+            merges.append((left, right))
     return tuple(merges)
 
 
