@@ -283,8 +283,10 @@ def _merges(
     merges: list[Merge] = []
     for place, item in enumerate(value):
         pair = item.split(" ") if isinstance(item, str) else item
-        left, right = pair if isinstance(pair, list) and len(pair) == 2 else (None, None)
-        whole = left + right if isinstance(left, str) and isinstance(right, str) else None
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            raise BadFile(path, f"model.merges[{place}]", "is no pair of tokens", REMEDY)
+        left, right = pair
+        whole = left + right
         if whole not in listed or left not in listed or right not in listed:
             raise BadFile(path, f"model.merges[{place}]", "does not join two tokens to a third", REMEDY)
         if whole in vocabulary and whole not in BYTE_PIECES and left in vocabulary and right in vocabulary:

@@ -131,7 +131,7 @@ def test_hostile_rank_files_are_named(byte_level, tmp_path):
         (lambda d: d["model"]["vocab"].update(x=5), "without gaps"),
         (lambda d: d["model"]["vocab"].pop("<0x41>"), "without gaps"),
         (lambda d: d["model"]["merges"].append(["qq", "zz"]), "does not join"),
-        (lambda d: d["model"]["merges"].append(7), "does not join"),
+        (lambda d: d["model"]["merges"].append(7), "is no pair"),
         (lambda d: d["model"].update(merges=None), "is no list"),
         (lambda d: d["added_tokens"].append({"id": 7, "content": "<s>"}), "has two ids"),
         (lambda d: d["added_tokens"].append({"id": "7", "content": "x"}), "is no token"),
