@@ -130,7 +130,7 @@ def train(
         store = Store(
             directory,
             facts,
-            _bits(conduct.machine),
+            bits(conduct.machine),
             keep=conduct.cadence.keep,
             note=conduct.note,
             files=conduct.files,
@@ -276,7 +276,7 @@ class _Clock:
         return by_steps or (self.cadence.seconds is not None and self.last - self.committed >= self.cadence.seconds)
 
 
-def _bits(machine: Machine) -> dict[str, Any]:
+def bits(machine: Machine) -> dict[str, Any]:
     """What of a machine changes bits, though not the mathematics."""
     return {
         "device": machine.device,
