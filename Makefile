@@ -23,7 +23,7 @@ demo: $(VENV)/.core
 	$(RUN)camelid demo
 
 test: $(VENV)/.test
-	$(RUN)python -m pytest -n $(JOBS) --dist worksteal
+	OMP_NUM_THREADS=1 $(RUN)python -m pytest -n $(JOBS) --dist worksteal
 
 check: $(VENV)/.test
 	$(RUN)ruff format --check .

@@ -19,7 +19,7 @@ from camelid.errors import Problem, UsageError, did_you_mean
 from camelid.evaluate.claim import Arm, ClaimCard, card, verdict
 from camelid.journal import Narrator
 from camelid.machine import Machine, describe
-from camelid.recipe import Finetune, Pretrain, Recipe, Size, Tokens
+from camelid.recipe import DeskInstructions, Finetune, Pretrain, Recipe, Size, Tokens
 from camelid.recipes import MEMBERS
 from camelid.request import Request
 from camelid.run import Work
@@ -59,6 +59,7 @@ class Tools:
     def score(self, recipe: Recipe, prompt_of: Recipe) -> float:
         """Share of held-out instructions answered rightly, asked in the template of `prompt_of`."""
         last = cast(Finetune, prompt_of.last)
+        assert isinstance(last.data, DeskInstructions)
         return desk_score(self.grown(recipe), last.prompt, last.data, self.machine).overall.share
 
 
@@ -96,7 +97,7 @@ def read_more(base: Recipe, tuned: Recipe, tools: Tools) -> Recipe:
 def tokens_seen(folder: Path) -> int:
     """Tokens a stage was trained on, from the provenance of its model."""
     told = json.loads((folder / "camelid.json").read_text())
-    return int(told["provenance"]["tokens"])
+    return int(told["provenance"]["training"]["tokens"])
 
 
 def _alpaca(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:

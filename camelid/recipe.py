@@ -46,6 +46,7 @@ __all__ = [
     "Steps",
     "Table",
     "Template",
+    "Text",
     "Tokens",
     "TrainTokenizer",
     "replace",

@@ -28,6 +28,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: left; padding: .38rem .7rem .38rem 0; border-bottom: 1px solid var(--line); vertical-align: top }
 th { font-weight: 600; font-size: .88rem; color: var(--soft) } td.n, th.n { text-align: right }
 tr.total td { font-weight: 700; border-bottom: 0 } .bar { display: block; height: 5px; border-radius: 3px; background: var(--good) }
+td.soft:first-child { width: 10rem }
 .answer { white-space: pre-wrap } .right { color: var(--good); font-weight: 600 } svg { width: 100%; height: auto; display: block }
 """
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
-from functools import cached_property
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,22 +27,27 @@ from camelid.recipe import (
     DeskText,
     Finetune,
     Folder,
-    Mixture,
+    Message,
     Pretrain,
     Recipe,
-    SelfInstruct,
     Table,
+    Text,
     TrainTokenizer,
     reference,
 )
 from camelid.recipes import MEMBERS
 from camelid.request import Request
-from camelid.store import Store
+from camelid.store import PROVENANCE, Store
 
 if TYPE_CHECKING:
-    from camelid.evaluate.desk import Scores
+    from camelid.data.corpus import Corpus, Report
+    from camelid.report import Sample, Score
+    from camelid.tokenizers.protocol import Tokenizer
+    from camelid.train.loop import Conduct
 
 MARK = "camelid stage 1"  # changes when a stage function changes what the same text means
+DESK = 1  # changes when the desk world tells other texts: tests/test_run.py knows their digest
+SAMPLE_BYTES = 1_000_000  # of text that a vocabulary is learned from
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,16 @@ class Made:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of growing a member."""
+    """What came of growing a member: every stage of the line, scores and samples side by side, the page, what next."""
 
     request: Request
     recipe: Recipe
     made: tuple[Made, ...]
-    scores: tuple[tuple[str, Scores], ...]
+    scores: tuple[tuple[str, tuple[Score, ...]], ...]
+    samples: tuple[Sample, ...]
+    commands: tuple[tuple[str, str], ...]
     page: Path
+    tokens: int
     seconds: float
 
     @property
@@ -74,6 +82,9 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """For programs: where everything lies, and the scores."""
+        stages = [
+            {"name": m.stage.name, "path": str(m.path), "fresh": m.fresh, "seconds": m.seconds} for m in self.made
+        ]
         return {
             "member": self.request.member,
             "title": self.recipe.title,
@@ -81,32 +92,9 @@ class Outcome:
             "run": str(self.made[-1].run),
             "report": str(self.page),
             "seconds": self.seconds,
-            "stages": [
-                {"name": m.stage.name, "path": str(m.path), "fresh": m.fresh, "seconds": m.seconds} for m in self.made
-            ],
-            "scores": {title: scores.data() for title, scores in self.scores},
+            "stages": stages,
+            "scores": {title: [to_data(score) for score in scores] for title, scores in self.scores},
         }
-
-
-def grow(
-    request: Request,
-    recipe: Recipe,
-    *,
-    store: Store,
-    machine: Machine,
-    narrator: Narrator,
-    seconds: float = 60.0,
-) -> Outcome:
-    """Make every stage of the recipe and of its ancestors, score what can be scored, and write the report."""
-    began = time.monotonic()
-    store.root.mkdir(parents=True, exist_ok=True)
-    work = Work(request, recipe, store, machine, narrator, seconds)
-    made = tuple(work.make(owner, stage) for owner, stage in work.stages())
-    from camelid.scoring import score_line, write_page
-
-    scores, samples = score_line(work, made)
-    page = write_page(work, made, scores, samples)
-    return Outcome(request, recipe, made, scores, page, time.monotonic() - began)
 
 
 class Work:
@@ -117,6 +105,11 @@ class Work:
     ) -> None:
         self.request, self.recipe, self.store, self.machine = request, recipe, store, machine
         self.narrator, self.seconds = narrator, seconds
+
+    @property
+    def grown_as_declared(self) -> bool:
+        """Whether the newest model of the member's name is the one that this request grows."""
+        return not (self.request.start or self.request.data or self.request.settings) and self.request.size == "desk"
 
     def stages(self) -> Iterator[tuple[Recipe, AnyStage]]:
         """Every stage to make, ancestors first, each with the recipe it belongs to."""
@@ -135,11 +128,17 @@ class Work:
             self.narrator.say(f"[dim]{owner.title}: {stage.name} is in the store[/] {target}")
             return Made(owner.title, stage, target, run, False, 0.0)
         began = time.monotonic()
-        with durable.locked(run.with_name(run.name + ".making")):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with durable.locked(target):
             run.mkdir(parents=True, exist_ok=True)
-            self.request.write(run) if owner is self.recipe else None
-            STAGES[type(stage)](self, owner, stage, target, run)
+            self.request.write(run)
+            self.narrator.say(f"[bold]{owner.title}[/]: {stage.name}  [dim]{run}[/]")
+            self.carry_out(owner, stage, target, run)
         return Made(owner.title, stage, target, run, True, time.monotonic() - began)
+
+    def carry_out(self, owner: Recipe, stage: TrainTokenizer | Pretrain | Finetune, target: Path, run: Path) -> None:
+        """Run the function of the stage's type."""
+        STAGES[type(stage)](self, owner, stage, target, run)
 
     # --- marks -------------------------------------------------------------------------------------------------------
 
@@ -162,15 +161,14 @@ class Work:
         if isinstance(value, Table):
             return {"table": file_digest(Path(value.path)), "first": value.first, "bad_rows": value.bad_rows}
         if isinstance(value, DeskText | DeskInstructions):
-            from camelid import desk
-
-            return {"desk": desk.VERSION, "data": to_data(value)}
+            return {"desk": DESK, "data": to_data(value)}
         return to_data(value)
 
     def folder_digest(self, path: str) -> str:
         from camelid.checkpoints import directory
 
-        return directory.load(Path(path)).digest
+        checkpoint = directory.load(Path(path), check="lengths")
+        return checkpoint.digest + checkpoint.tokenizer.digest()
 
     # --- parents -----------------------------------------------------------------------------------------------------
 
@@ -180,6 +178,96 @@ class Work:
             return Path(start.path)
         stage = start.last if isinstance(start, Recipe) else start
         return self.store.stage(stage.name, self.mark(stage))
+
+    # --- data --------------------------------------------------------------------------------------------------------
+
+    def texts(self, data: Text, most: int | None = None) -> dict[str, Iterator[str]]:
+        """The texts of a stage by source, all of them or about `most` bytes in the sources' proportions."""
+        if isinstance(data, DeskText):
+            from camelid import desk
+
+            found = desk.sources(desk.world(data.world, data.seed))
+            amount = min(data.bytes, most or data.bytes)
+            return {
+                name: (told.text for told in source.documents(bytes=int(amount * source.weight / 100), seed=data.seed))
+                for name, source in found.items()
+            }
+        if isinstance(data, Table):
+            from camelid.data.source import documents
+
+            texts = documents(data.path, first=data.first, bad_rows=data.bad_rows)
+            return {Path(data.path).name: iter(texts) if most is None else first_bytes(texts, most)}
+        raise UsageError([Problem("data", "the published mixture is not supplied", "name your texts with --data")])
+
+    def corpora(self, data: Text, tokenizer: Tokenizer) -> dict[str, Corpus]:
+        """The same as ids: files cached on disk by content, generated text in memory."""
+        if isinstance(data, Table):
+            from camelid.data.cache import from_texts
+
+            corpus, report = from_texts(
+                data.path, tokenizer, self.store.cache, first=data.first, bad_rows=data.bad_rows
+            )
+            for line in report.lines():
+                self.narrator.warn(line)
+            return {Path(data.path).name: corpus}
+        from camelid.data.corpus import tokenise
+
+        return {name: tokenise(texts, tokenizer) for name, texts in self.texts(data).items()}
+
+    def shares(self, data: Text, corpora: Mapping[str, Corpus]) -> dict[str, float]:
+        """The share of each source in the tokens drawn."""
+        if isinstance(data, DeskText):
+            from camelid import desk
+
+            return {name: source.weight for name, source in desk.sources(desk.world(data.world, data.seed)).items()}
+        return dict.fromkeys(corpora, 1.0)
+
+    def dialogues(self, stage: Finetune, tokenizer: Tokenizer) -> tuple[Corpus, Report]:
+        """The records of a stage rendered through its template, and what was lost on the way."""
+        data = stage.data
+        if isinstance(data, Table):
+            from camelid.data.cache import from_dialogues
+
+            return from_dialogues(
+                data.path,
+                stage.prompt,
+                tokenizer,
+                self.store.cache,
+                learn=stage.learn,
+                length=stage.length,
+                over_length=stage.over_length,
+                first=data.first,
+                bad_rows=data.bad_rows,
+            )
+        if not isinstance(data, DeskInstructions):
+            found = f"its teacher {data.teacher} is retired"
+            raise UsageError([Problem(f"{stage.name}.data", found, "supply records with --data")])
+        from camelid import desk
+        from camelid.data.corpus import render_all
+
+        items = desk.instructions(desk.world(data.world, data.seed), "train", data.count, data.seed)
+        told = [[Message("user", i.instruction, i.input), Message("assistant", i.output)] for i in items]
+        return render_all(
+            told, stage.prompt, tokenizer, learn=stage.learn, length=stage.length, over_length=stage.over_length
+        )
+
+    # --- training ----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def training(self, owner: Recipe, stage: Pretrain | Finetune) -> Iterator[Conduct]:
+        """How the run is carried out, with live progress; the process takes the machine's number of threads."""
+        import torch
+
+        from camelid.train.loop import Cadence, Conduct
+
+        torch.set_num_threads(self.machine.threads)
+        with self.narrator.progress(f"{owner.title} {stage.name}", 100, "%") as report:
+
+            def progress(step: int, steps: int, loss: float, speed: float) -> None:
+                report(100 * step / steps, f"step {step} of {steps}, loss {loss:.3f}, {speed:,.0f} tokens/s")
+
+            cadence = Cadence(seconds=self.seconds)
+            yield Conduct(machine=self.machine, cadence=cadence, progress=progress, note=self.narrator.warn)
 
     # --- provenance --------------------------------------------------------------------------------------------------
 
@@ -213,6 +301,94 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-STAGES: Mapping[type, Callable[[Work, Recipe, Any, Path, Path], None]] = {}
+def first_bytes(texts: Iterable[str], most: int) -> Iterator[str]:
+    """Texts from the beginning until together they reach so many bytes."""
+    for text in texts:
+        if most <= 0:
+            return
+        most -= len(text.encode())
+        yield text
 
-__all__ = ["Made", "Mixture", "Outcome", "SelfInstruct", "Work", "cached_property", "grow", "replace"]
+
+# --- the stages -----------------------------------------------------------------------------------------------------
+
+
+def make_tokenizer(work: Work, owner: Recipe, stage: TrainTokenizer, target: Path, run: Path) -> None:
+    """A vocabulary, committed as the files of a Hugging Face folder."""
+    from camelid.tokenizers import byte_bpe, sentencepiece
+
+    sample = [text for texts in work.texts(stage.data, SAMPLE_BYTES).values() for text in texts]
+    train = sentencepiece.train if stage.kind == "sentencepiece" else byte_bpe.train
+    files = train(sample, vocab=stage.vocab).files()
+    provenance = durable.json_bytes({"provenance": work.provenance(owner, stage)})
+
+    def fill(draft: durable.Draft) -> None:
+        for name, data in files.items():
+            draft.write(name, data)
+        draft.write(PROVENANCE, provenance)
+
+    durable.commit(target, fill)
+
+
+def pretrain(work: Work, owner: Recipe, stage: Pretrain, target: Path, run: Path) -> None:
+    """A base model, or one that read more."""
+    from camelid import tokenizers
+    from camelid.data.mixture import Mixture as Mixed
+    from camelid.train.pretrain import pretrain as train
+
+    tokenizer = tokenizers.load(work.folder(stage.tokenizer))
+    corpora = work.corpora(stage.data, tokenizer)
+    shares = work.shares(stage.data, corpora)
+    with work.training(owner, stage) as conduct:
+        train(
+            target,
+            run,
+            shape=stage.shape,
+            tokenizer=tokenizer,
+            mixture=Mixed.by_proportion(corpora, shares, stage.train.count, seed=stage.seed),
+            length=stage.length,
+            batch=stage.batch,
+            optim=stage.optim,
+            schedule=stage.schedule,
+            clip=stage.clip,
+            start=None if stage.start is None else work.folder(stage.start),
+            seed=stage.seed,
+            conduct=conduct,
+            provenance=work.provenance(owner, stage),
+        )
+
+
+def finetune(work: Work, owner: Recipe, stage: Finetune, target: Path, run: Path) -> None:
+    """A model tuned on dialogues, every weight or an adapter."""
+    from camelid import tokenizers
+    from camelid.train.finetune import finetune as train
+
+    start = work.folder(stage.start)
+    corpus, report = work.dialogues(stage, tokenizers.load(start))
+    for line in report.lines():
+        work.narrator.warn(line)
+    with work.training(owner, stage) as conduct:
+        train(
+            target,
+            run,
+            start=start,
+            corpus=corpus,
+            template=stage.prompt,
+            batch=stage.batch,
+            amount=stage.train,
+            optim=stage.optim,
+            schedule=stage.schedule,
+            clip=stage.clip,
+            pad=stage.pad,
+            adapter=stage.adapter,
+            seed=stage.seed,
+            conduct=conduct,
+            provenance=work.provenance(owner, stage, parent=str(start), data=to_data(report)),
+        )
+
+
+STAGES: Mapping[type, Callable[[Work, Recipe, Any, Path, Path], None]] = {
+    TrainTokenizer: make_tokenizer,
+    Pretrain: pretrain,
+    Finetune: finetune,
+}

@@ -50,6 +50,11 @@ class Store:
         return self.root / "runs" / f"{name}-{mark}"
 
     @property
+    def is_default(self) -> bool:
+        """Whether commands find this store without being told."""
+        return self.root == open_store().root
+
+    @property
     def cache(self) -> Path:
         return self.root / "cache"
 

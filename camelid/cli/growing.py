@@ -57,7 +57,7 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
     seconds = asked.number("--save-every", options.get("save_every"), 60.0)
     asked.settle()
     assert recipe and seconds is not None
-    from camelid.run import grow as grown
+    from camelid.grow import grow as grown
     from camelid.summary import tell
 
     narrator = Narrator()
@@ -165,7 +165,7 @@ def demo(asked: Asked, /, **options: Any) -> None:
 @json_option
 @click.pass_obj
 def claims(
-    asked: Asked, member: str | None, seeds: str | None, size: str | None, as_json: bool, **options: Any
+    asked: Asked, /, member: str | None, seeds: str | None, size: str | None, as_json: bool, **options: Any
 ) -> None:
     """Try a member's central claim: an experiment that could refute it, a control, several seeds, an honest verdict."""
     count = asked.whole("--seeds", seeds, 3, least=2)

@@ -37,7 +37,7 @@ DATA: dict[Size, SelfInstruct | DeskInstructions] = {
     "desk": DeskInstructions(world="small", count=3000),  # ours: what half a minute can read three times
     "tiny": DeskInstructions(world="tiny", count=48),  # ours: for tests
 }
-LENGTH: dict[Size, int] = {"7B": 512, "13B": 512, "desk": 256, "tiny": 128}  # README, Fine-tuning table; ours
+LENGTH: dict[Size, int] = {"7B": 512, "13B": 512, "desk": 256, "tiny": 384}  # README, Fine-tuning table; ours
 BATCH: dict[Size, Sequences] = {
     "7B": Sequences(128),  # README, Fine-tuning table
     "13B": Sequences(128),  # README, Fine-tuning table

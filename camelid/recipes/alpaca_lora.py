@@ -19,7 +19,7 @@ LORA: dict[Size, LoRA] = {
 }
 LR: dict[Size, float] = {"7B": 3e-4, "desk": 5e-3, "tiny": 5e-3}  # code: finetune.py; ours
 WARMUP: dict[Size, Steps] = {"7B": Steps(100), "desk": Steps(10), "tiny": Steps(1)}  # code: finetune.py; ours
-LENGTH: dict[Size, int] = {"7B": 256, "desk": 256, "tiny": 128}  # code: finetune.py, cutoff_len; ours
+LENGTH: dict[Size, int] = {"7B": 256, "desk": 256, "tiny": 384}  # code: finetune.py, cutoff_len; ours
 
 
 def alpaca_lora(size: Size = "7B") -> Recipe:

@@ -40,7 +40,7 @@ SHAPES: dict[Size, LlamaShape] = {
         layers=4, width=128, heads=4, kv_heads=4, head_width=32, hidden=352, vocab=768, context=256
     ),  # ours: 1M
     "tiny": LlamaShape(
-        layers=2, width=32, heads=2, kv_heads=2, head_width=16, hidden=64, vocab=400, context=128
+        layers=2, width=32, heads=2, kv_heads=2, head_width=16, hidden=64, vocab=400, context=384
     ),  # ours: tests
 }
 LENGTH: dict[Size, int] = {

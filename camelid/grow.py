@@ -1,0 +1,33 @@
+"""Grows a member: every stage that is not in the store, then scores, then the page."""
+
+from __future__ import annotations
+
+import time
+
+from camelid.journal import Narrator
+from camelid.machine import Machine
+from camelid.recipe import Recipe
+from camelid.request import Request
+from camelid.run import Outcome, Work
+from camelid.scoring import commands, score_line, write_page
+from camelid.store import Store
+
+
+def grow(
+    request: Request,
+    recipe: Recipe,
+    *,
+    store: Store,
+    machine: Machine,
+    narrator: Narrator,
+    seconds: float = 60.0,
+) -> Outcome:
+    """Make every stage of the recipe and of its ancestors, score what can be scored, and write the report."""
+    began = time.monotonic()
+    store.root.mkdir(parents=True, exist_ok=True)
+    work = Work(request, recipe, store, machine, narrator, seconds)
+    made = tuple(work.make(owner, stage) for owner, stage in work.stages())
+    scores, samples = score_line(work, made)
+    told = commands(work, made)
+    page, tokens = write_page(work, made, scores, samples, told, time.monotonic() - began)
+    return Outcome(request, recipe, made, scores, samples, told, page, tokens, time.monotonic() - began)

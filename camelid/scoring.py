@@ -1,0 +1,151 @@
+"""Scores of what was grown at desk scale, and the page that shows them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from camelid.durable import read_json, read_lines, replace_file
+from camelid.machine import Machine, describe
+from camelid.recipe import DeskInstructions, Finetune, Folder, Pretrain
+from camelid.report import Ancestor, Curve, Page, Sample, Score, amount, page
+from camelid.run import Made, Work
+from camelid.store import PROVENANCE
+
+if TYPE_CHECKING:
+    from camelid.dialogue.template import Template
+    from camelid.evaluate.desk import Scores
+
+SHOWN = 3  # sample answers on the terminal and on the page
+OPERATIONS = {"Pretrain": "pre-training", "Finetune": "instruction tuning"}
+
+
+def desk_score(path: Path, template: Template, data: DeskInstructions, machine: Machine) -> Scores:
+    """A model's scores on the held-out instructions of the world that `data` names, asked in `template`."""
+    import torch
+
+    from camelid import desk
+    from camelid.evaluate.desk import score
+    from camelid.generate.loaded import load
+
+    torch.set_num_threads(machine.threads)
+    items = desk.instructions(desk.world(data.world, data.seed), "held_out", seed=data.seed)
+    return score(load(path, device=machine.device), items, template=template)
+
+
+def score_line(
+    work: Work, made: Sequence[Made]
+) -> tuple[tuple[tuple[str, tuple[Score, ...]], ...], tuple[Sample, ...]]:
+    """Scores of the base and of the member on the same held-out instructions, in the member's template; () elsewhere."""
+    last = work.recipe.last
+    if not isinstance(last, Finetune) or not isinstance(last.data, DeskInstructions) or isinstance(last.start, Folder):
+        return (), ()
+    models = [m for m in made if isinstance(m.stage, Pretrain | Finetune)]
+    found: list[tuple[str, Scores]] = []
+    with work.narrator.progress("scoring", len(models), "models") as report:
+        for done, each in enumerate(models):
+            found.append((each.title, desk_score(each.path, last.prompt, last.data, work.machine)))
+            report(done + 1)
+    scores = tuple((title, tuple(_scores(scores))) for title, scores in found)
+    return scores, tuple(_samples(found))
+
+
+def _scores(scores: Scores) -> Iterator[Score]:
+    for score in (*scores.families, scores.overall):
+        yield Score(score.family, score.correct, score.count, score.low, score.high)
+
+
+def _samples(found: Sequence[tuple[str, Scores]]) -> Iterator[Sample]:
+    shown = [scores.samples(SHOWN) for _, scores in found]
+    for answers in zip(*shown, strict=True):
+        asked = answers[0].instruction + (f"\n{answers[0].input}" if answers[0].input else "")
+        said = [(title, answer.answer, answer.right) for (title, _), answer in zip(found, answers, strict=True)]
+        yield Sample(asked, answers[0].wanted, tuple(said))
+
+
+def commands(work: Work, made: Sequence[Made]) -> tuple[tuple[str, str], ...]:
+    """What to do next, as commands to copy."""
+    member = work.request.member
+    where = "" if work.store.is_default else f" --store {work.store.root}"
+    name = member if work.grown_as_declared else str(made[-1].path)
+    told = [("talk with it", f"camelid chat {name}{where}")]
+    if isinstance(work.recipe.last, Finetune):
+        told.append(("the same, your own data", f"camelid grow {member} --start FOLDER --data FILE{where}"))
+    if member == "alpaca":
+        told.append(("adapters only", f"camelid grow alpaca-lora{where}"))
+    return tuple(told)
+
+
+def write_page(
+    work: Work,
+    made: Sequence[Made],
+    scores: Sequence[tuple[str, Sequence[Score]]],
+    samples: Sequence[Sample],
+    told: Sequence[tuple[str, str]],
+    seconds: float,
+) -> tuple[Path, int]:
+    """The report's path, and the tokens seen by the stages that this call made."""
+    trained = [m for m in made if isinstance(m.stage, Pretrain | Finetune)]
+    curves = [curve for each in trained if (curve := _curve(each))]
+    facts = (
+        ("machine", describe()),
+        ("precision", f"{work.machine.dtype} on {work.machine.device}, {work.machine.threads} threads"),
+        ("recipe", f"camelid show {work.request.member} --size {work.request.size or 'published'}"),
+        ("date", time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())),
+    )
+    summary = f"grown on {time.strftime('%Y-%m-%d', time.gmtime())} in {seconds:.0f} s"
+    shown = Page(
+        title=work.recipe.title,
+        summary=summary,
+        ancestry=(*_outside(trained[0]), *(_ancestor(each) for each in trained)),
+        curves=tuple(curves),
+        scores=tuple((title, tuple(rows)) for title, rows in scores),
+        samples=tuple(samples),
+        commands=tuple(told),
+        facts=facts,
+    )
+    path = work.store.root / "reports" / f"{made[-1].path.name}.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, page(shown).encode())
+    fresh = sum(int(_told(each)["training"]["tokens"]) for each in trained if each.fresh)
+    return path, fresh
+
+
+def _outside(first: Made) -> Iterator[Ancestor]:
+    """The folder that the line starts from, where it was not grown here."""
+    start = first.stage.start if isinstance(first.stage, Finetune | Pretrain) else None
+    if isinstance(start, Folder):
+        yield Ancestor(Path(start.path).name, "given", (), start.path)
+
+
+def _told(made: Made) -> dict[str, Any]:
+    told: Any = read_json(made.path / PROVENANCE)
+    found: dict[str, Any] = told["provenance"]
+    return found
+
+
+def _ancestor(made: Made) -> Ancestor:
+    told = _told(made)["training"]
+    config = json.loads((made.path / "config.json").read_text())
+    facts = [
+        f"{config['num_hidden_layers']} layers, width {config['hidden_size']}, vocabulary {config['vocab_size']}",
+        f"{amount(told['tokens'])} tokens seen, {amount(told['supervised'])} of them learned, {told['steps']} steps",
+        f"grown now in {made.seconds:.0f} s" if made.fresh else "was in the store",
+    ]
+    adapted = isinstance(made.stage, Finetune) and made.stage.adapter is not None
+    operation = "adapters" if adapted else OPERATIONS[type(made.stage).__name__]
+    return Ancestor(made.title, operation, tuple(facts), str(made.path))
+
+
+def _curve(made: Made) -> Curve | None:
+    """The run's losses over tokens, from its journal."""
+    journal = made.run / "journal.jsonl"
+    if not journal.is_file():
+        return None
+    lines = [line for _, line in read_lines(journal) if isinstance(line, dict) and line.get("loss") is not None]
+    if not lines:
+        return None
+    return Curve(f"{made.title} {made.stage.name}", tuple(x["seen"] for x in lines), tuple(x["loss"] for x in lines))
