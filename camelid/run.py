@@ -283,6 +283,7 @@ class Work:
             "recipe": text(owner, name_of=lambda value: None if value is owner else reference(value)),
             "stage": stage.name,
             "mark": self.mark(stage),
+            **desk_of(stage),
             **more,
         }
 
@@ -299,6 +300,12 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def desk_of(stage: AnyStage) -> dict[str, Any]:
+    """The desk world that a stage's data comes from, for those who score its model later."""
+    data = getattr(stage, "data", None)
+    return {"desk": {"world": data.world, "seed": data.seed}} if isinstance(data, DeskText | DeskInstructions) else {}
 
 
 def first_bytes(texts: Iterable[str], most: int) -> Iterator[str]:

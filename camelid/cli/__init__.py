@@ -47,7 +47,7 @@ class Family(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(f"camelid.cli.{COMMANDS[cmd_name][0]}")
-        command = getattr(module, cmd_name)
+        command = getattr(module, "eval_command" if cmd_name == "eval" else cmd_name)
         assert isinstance(command, click.Command)
         return command
 

@@ -11,11 +11,13 @@ import click
 
 from camelid.cli.asked import Asked, Command, json_option, machine_options, store_option
 from camelid.cli.keeping import tokenizer_path
-from camelid.errors import Problem, UsageError
+from camelid.errors import BadFile, Problem, UsageError
+from camelid.machine import Machine
 
 if TYPE_CHECKING:
-    from camelid.dialogue.message import Message
-    from camelid.generate.settings import Settings
+    from camelid.generate.loaded import Loaded
+
+TASKS = ("desk",)
 
 
 def sampling_options(function: Any) -> Any:
@@ -31,7 +33,7 @@ def sampling_options(function: Any) -> Any:
     return function
 
 
-def asked_settings(asked: Asked, options: dict[str, Any], **more: Any) -> dict[str, Any]:
+def sampling(asked: Asked, options: dict[str, Any]) -> dict[str, Any]:
     """The sampling settings as values; problems are collected."""
     return {
         "max_tokens": asked.whole("--max-tokens", options["max_tokens"], 256),
@@ -39,8 +41,17 @@ def asked_settings(asked: Asked, options: dict[str, Any], **more: Any) -> dict[s
         "top_p": asked.number("--top-p", options["top_p"], 1.0, least=1e-9, most=1.0),
         "top_k": asked.whole("--top-k", options["top_k"], 0, least=0),
         "seed": asked.whole("--seed", options["seed"], 0, least=0),
-        **more,
     }
+
+
+def opened(folder: Path, machine: Machine, dtype: str | None) -> Loaded:
+    """The model of a folder on a machine, in its stored precision unless another was asked for."""
+    import torch
+
+    from camelid.generate.loaded import load
+
+    torch.set_num_threads(machine.threads)
+    return load(folder, dtype=None if dtype is None else getattr(torch, dtype), device=machine.device)
 
 
 @click.command(cls=Command)
@@ -63,7 +74,7 @@ def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
     finish_reason, and prompt_logprobs where asked for.
     """
     folder = asked.model(options["model"], asked.store(options["store"]))
-    settings = asked_settings(asked, options, stop_texts=options["stop"], prompt_logprobs=options["prompt_logprobs"])
+    settings = sampling(asked, options)
     if options["prompt"] is None:
         asked.problems.add("--prompt", "is missing", "write --prompt TEXT, or --prompt - to read it")
     if any(not text for text in options["stop"]):
@@ -74,24 +85,263 @@ def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
         asked.problems.add("--prompt-logprobs", "is shown with --json only", "add --json")
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
     asked.settle()
-    prompt = sys.stdin.read() if options["prompt"] == "-" else options["prompt"]
-    loaded = opened(folder, machine, dtype_asked=options["dtype"] is not None)
-    prompt_ids, more = loaded.prompt_ids(messages(prompt, options), raw=options["raw"])
+    text = read_input("--prompt") if options["prompt"] == "-" else options["prompt"]
+    loaded = opened(folder, machine, options["dtype"])
+    from camelid.dialogue.message import Message
     from camelid.generate.decode import End, Token
     from camelid.generate.settings import Settings
 
-    made = Settings(**settings)
-    made = with_stops(made, more)
-    for event in loaded.stream(prompt_ids, made):
+    system = [Message("system", options["system"])] if options["system"] else []
+    said = text if options["raw"] else [*system, Message("user", text, options["context"] or "")]
+    own = Settings(**settings, stop_texts=options["stop"], prompt_logprobs=options["prompt_logprobs"])
+    for event in loaded.generate(said, own, raw=options["raw"]):
         if isinstance(event, Token) and not as_json:
             click.echo(event.text, nl=False)
         if isinstance(event, End):
             click.echo(json.dumps(event.completion.data()) if as_json else "")
 
 
-def messages(prompt: str, options: dict[str, Any]) -> list[Message]:
-    """The conversation that a single prompt makes."""
-    from camelid.dialogue.message import Message
+@click.command(cls=Command)
+@click.argument("model", metavar="MODEL", required=False)
+@click.option("--system", metavar="TEXT", help="A system message, where the template has a place for it.")
+@click.option(
+    "--forget", metavar="never|oldest", help="When the context is full: stop (default), or drop oldest turns."
+)
+@sampling_options
+@machine_options
+@store_option
+@click.pass_obj
+def chat(asked: Asked, /, **options: Any) -> None:
+    """Talk with MODEL, a folder or a grown member, in its own template.
 
-    system = [Message("system", options["system"])] if options["system"] else []
-    return [*system, Message("user", prompt, input=options["context"] or "")]
+    /clear begins anew, /exit or the end of input leaves; an interrupt stops the answer.
+    """
+    folder = asked.model(options["model"], asked.store(options["store"]))
+    settings = sampling(asked, options)
+    forget = asked.choice("--forget", options["forget"], ("never", "oldest"), "never")
+    machine = asked.machine(options["device"], options["dtype"], options["threads"])
+    asked.settle()
+    from camelid.generate.chat import Chat
+    from camelid.generate.settings import Settings
+
+    loaded = opened(folder, machine, options["dtype"])
+    if loaded.template is None:
+        click.echo("this model has no template: it continues your text instead of answering", err=True)
+    talk = Chat(
+        loaded,
+        Settings(**settings),
+        system=options["system"] or "",
+        forget="oldest" if forget == "oldest" else "never",
+    )
+    converse(talk, interactive=sys.stdin.isatty())
+
+
+def converse(talk: Any, *, interactive: bool) -> None:
+    """Read turns from standard input until it ends, and stream the answers."""
+    if interactive:
+        click.echo("/clear begins anew, /exit leaves", err=True)
+    while True:
+        if interactive:
+            click.echo("\n> ", nl=False, err=True)
+        try:
+            line = sys.stdin.readline()
+        except KeyboardInterrupt:
+            return
+        said = line.rstrip("\n")
+        if not line or said.strip() == "/exit":
+            return
+        if said.strip() == "/clear":
+            talk.clear()
+        elif said.strip():
+            answer(talk, said)
+
+
+def answer(talk: Any, said: str) -> None:
+    """One turn; what cannot be said is told, and the conversation goes on."""
+    from camelid.errors import BadData
+    from camelid.generate.chat import Forgot
+    from camelid.generate.decode import Token
+
+    try:
+        for event in talk.say(said):
+            if isinstance(event, Forgot):
+                click.echo(f"(forgot the {event.exchanges} oldest exchanges)", err=True)
+            if isinstance(event, Token):
+                click.echo(event.text, nl=False)
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        click.echo(" ...", nl=False)
+    except (UsageError, BadData) as error:
+        click.echo(str(error), err=True, nl=False)
+    click.echo()
+
+
+@click.command(cls=Command)
+@click.argument("model", metavar="MODEL_OR_FILE", required=False)
+@click.option("--decode", is_flag=True, help='Read {"ids": [...]} or a JSON list, and print the text.')
+@store_option
+@json_option
+@click.pass_obj
+def tokenize(asked: Asked, /, model: str | None, decode: bool, store: str | None, as_json: bool) -> None:
+    """Standard input as one text to ids, and back with --decode. Text never yields a control id."""
+    where = tokenizer_path(asked, model, asked.store(store))
+    asked.settle()
+    from camelid import tokenizers
+
+    tokenizer = tokenizers.load(where)
+    text = read_input("standard input")
+    if decode:
+        ids = read_ids(text, tokenizer.size)
+        said = tokenizer.decode(ids)
+        click.echo(json.dumps({"text": said}) if as_json else said)
+        return
+    ids = tokenizer.encode(text)
+    click.echo(json.dumps({"ids": ids}) if as_json else " ".join(f"{id}:{tokenizer.piece(id)!r}" for id in ids))
+
+
+def read_input(where: str) -> str:
+    """All of standard input, byte for byte: no line end is translated. Raises UsageError where it is not UTF-8."""
+    data = sys.stdin.buffer.read()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        found = f"byte {error.start} is not UTF-8 ({error.reason})"
+        raise UsageError([Problem(where, found, "give text in UTF-8")]) from None
+
+
+def parsed(text: str, wanted: str) -> Any:
+    """Standard input as JSON. Raises UsageError."""
+    from camelid.durable import parse_json
+
+    try:
+        return parse_json(text.encode(), Path("standard input"))
+    except BadFile as error:
+        raise UsageError([Problem("standard input", error.found, f"give {wanted}")]) from None
+
+
+def read_ids(text: str, size: int) -> list[int]:
+    """Ids from a JSON list or an object that holds one. Raises UsageError for anything else."""
+    wanted = '{"ids": [...]} with whole numbers'
+    value = parsed(text, wanted)
+    ids = value.get("ids") if isinstance(value, dict) else value
+    if not isinstance(ids, list) or not all(isinstance(id, int) and not isinstance(id, bool) for id in ids):
+        raise UsageError([Problem("standard input", "holds no list of ids", f"give {wanted}")])
+    wrong = [id for id in ids if not 0 <= id < size]
+    if wrong:
+        found = f"id {wrong[0]} is outside this vocabulary of {size}"
+        raise UsageError([Problem("standard input", found, "give ids of this tokenizer")])
+    return ids
+
+
+@click.command(cls=Command)
+@click.argument("model", metavar="MODEL", required=False)
+@click.option("--learn", metavar="WORD", help="response (default), assistant, last or everything.")
+@click.option("--generate", "generating", is_flag=True, help="End where the model is to answer.")
+@store_option
+@json_option
+@click.pass_obj
+def render(
+    asked: Asked, /, model: str | None, learn: str | None, generating: bool, store: str | None, as_json: bool
+) -> None:
+    """A conversation, {"messages": [...]} on standard input, as the model sees it: ids, loss mask, stop ids."""
+    folder = asked.model(model, asked.store(store))
+    word = asked.choice("--learn", learn, ("response", "assistant", "last", "everything"), "response")
+    asked.settle()
+    from camelid.checkpoints import directory
+    from camelid.dialogue.published import PLAIN
+    from camelid.dialogue.template import render as rendered
+
+    messages = read_messages(read_input("standard input"))
+    checkpoint = directory.load(folder)
+    template, tokenizer = checkpoint.template or PLAIN, checkpoint.tokenizer
+    generating = generating or messages[-1].role != "assistant"
+    found = rendered(template, messages, tokenizer, learn=word, generate=generating)  # type: ignore[arg-type]
+    if as_json:
+        told = {"ids": found.ids, "supervised": [int(s) for s in found.supervised], "stop_ids": found.stop_ids}
+        click.echo(json.dumps({name: list(value) for name, value in told.items()}))
+        return
+    for id, learned in zip(found.ids, found.supervised, strict=True):
+        click.echo(f"{id:>7} {'learned' if learned else 'context'} {tokenizer.piece(id)!r}")
+
+
+def read_messages(text: str) -> list[Any]:
+    """The messages of a conversation. Raises UsageError naming every message that is wrong."""
+    from camelid.dialogue.message import Message
+    from camelid.errors import ProblemList
+
+    value = parsed(text, '{"messages": [{"role": "user", "content": "..."}]}')
+    told = value.get("messages") if isinstance(value, dict) else None
+    problems = ProblemList()
+    if not isinstance(told, list) or not told:
+        problems.add("standard input", "holds no messages", 'give {"messages": [{"role": "user", "content": "..."}]}')
+        told = []
+    read = []
+    for index, message in enumerate(told):
+        fields = message if isinstance(message, dict) else {}
+        role, content, more = fields.get("role"), fields.get("content"), fields.get("input", "")
+        if role not in ("system", "user", "assistant") or not isinstance(content, str) or not isinstance(more, str):
+            problems.add(f"messages[{index}]", "is no message", "give role (system, user, assistant) and content, text")
+        else:
+            read.append(Message(role, content, more))
+    problems.raise_usage()
+    return read
+
+
+@click.command(cls=Command, name="eval")
+@click.argument("model", metavar="MODEL", required=False)
+@click.option("--tasks", metavar="TASKS", help="desk: held-out instructions of the desk world.")
+@click.option("--world", metavar="SIZE", help="The world asked about (default: the one the model grew up in).")
+@click.option("--seed", metavar="N", help="The world's seed (default: the model's).")
+@click.option("--split", metavar="SPLIT", help="held_out (default) or held_out_wording.")
+@machine_options
+@store_option
+@json_option
+@click.pass_obj
+def eval_command(asked: Asked, /, as_json: bool, **options: Any) -> None:
+    """Score a model on tasks: shares of right answers by family, with 95 % intervals."""
+    folder = asked.model(options["model"], asked.store(options["store"]))
+    for task in (options["tasks"] or "desk").split(","):
+        asked.choice("--tasks", task, TASKS, "desk")
+    split = asked.choice("--split", options["split"], ("held_out", "held_out_wording"), "held_out")
+    seed = asked.whole("--seed", options["seed"], None, least=0)
+    machine = asked.machine(options["device"], options["dtype"], options["threads"])
+    asked.settle()
+    import torch
+
+    from camelid import desk
+    from camelid.evaluate.desk import score
+    from camelid.recipes.alpaca import PROMPT
+
+    torch.set_num_threads(machine.threads)
+    loaded = opened(folder, machine, options["dtype"])
+    world, grown_seed = world_of(folder)
+    seed = grown_seed if seed is None else seed
+    items = desk.instructions(desk.world(options["world"] or world, seed), split, seed=seed)
+    scores = score(loaded, items, template=loaded.template or PROMPT)
+    if as_json:
+        click.echo(json.dumps({"task": "desk", "model": str(folder), **scores.data(samples=3)}))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 3, 0, 0), header_style="bold")
+    for title in ("family", "right", "of", "share", "95 %"):
+        table.add_column(title, justify="left" if title == "family" else "right")
+    for row in (*scores.families, scores.overall):
+        style = "bold" if row is scores.overall else ""
+        interval = f"{row.low:.1%} to {row.high:.1%}"
+        table.add_row(row.family, str(row.correct), str(row.count), f"{row.share:.1%}", interval, style=style)
+    Console(highlight=False).print(table)
+
+
+def world_of(folder: Path) -> tuple[str, int]:
+    """The desk world that a grown model's data came from, by its provenance; the small one elsewhere."""
+    from camelid.durable import read_json
+    from camelid.store import PROVENANCE
+
+    try:
+        told: Any = read_json(folder / PROVENANCE)
+    except BadFile:
+        return "small", 0
+    desk = told.get("provenance", {}).get("desk") if isinstance(told, dict) else None
+    return (str(desk["world"]), int(desk["seed"])) if isinstance(desk, dict) else ("small", 0)
