@@ -3,8 +3,9 @@
     python benchmarks/step_tiny.py --threads 4 2
     python benchmarks/step_tiny.py --threads 4 --profile
 
-A step is forward, cross-entropy over the learned positions, backward, clipping and fused AdamW. Prints the median and
-the best of the repetitions, and the floating-point rate by the count of models/count.py (padding is not counted as work).
+A step is forward, the trainer's cross-entropy, backward, clipping and fused AdamW. Prints the median and the best of
+the repetitions, the floating-point rate by the count of models/count.py (padding is not counted as work), and processor
+time per step, which says what the step costs where others share the machine.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import time
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from camelid.models.count import training_flops
 from camelid.models.llama import Llama, initialise
 from camelid.models.shape import LlamaShape
 from camelid.randomness import numpy_generator
+from camelid.train.loss import cross_entropy
 
 TINY = LlamaShape(layers=4, width=128, heads=4, kv_heads=4, head_width=32, hidden=352, vocab=1024, context=256)
 
@@ -36,8 +37,7 @@ def batch(documents: int, mean: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def step(model: Llama, optimizer: torch.optim.Optimizer, ids: Tensor, segments: Tensor, targets: Tensor) -> float:
     hidden = model.hidden(ids, segments=segments)
-    logits = F.linear(hidden[0], model.head_weight())
-    loss = F.cross_entropy(logits, targets[0])
+    loss = cross_entropy(hidden[0], model.head_weight(), targets[0]) / targets.numel()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
@@ -53,11 +53,12 @@ def measure(threads: int, documents: int, mean: int, steps: int, profile: bool) 
     ids, segments, targets = batch(documents, mean)
     for _ in range(3):
         step(model, optimizer, ids, segments, targets)
-    times = []
+    times, spent = [], []
     for _ in range(steps):
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         step(model, optimizer, ids, segments, targets)
         times.append(time.perf_counter() - start)
+        spent.append(time.process_time() - busy)
     tokens = ids.numel()
     lengths = torch.bincount(segments[0]).double()
     seen = float((lengths * (lengths + 1) / 2).sum() / lengths.sum())
@@ -67,7 +68,7 @@ def measure(threads: int, documents: int, mean: int, steps: int, profile: bool) 
     print(
         f"{threads} threads: {tokens} tokens ({layout.places} places in {len(layout.groups)} groups), "
         f"median {tokens / median:,.0f} tokens/s ({work / median:.0f} GFLOP/s), "
-        f"best {tokens / best:,.0f} ({work / best:.0f})"
+        f"best {tokens / best:,.0f} ({work / best:.0f}), processor time {min(spent) * 1e3:.0f} ms"
     )
     if profile:
         with torch.profiler.profile() as trace:

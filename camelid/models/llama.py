@@ -181,7 +181,7 @@ class Llama(nn.Module):
 
 # What one more attention call (forward and backward, one layer) costs, counted in weights that could be multiplied and
 # accumulated three times meanwhile. Ours: see benchmarks/step_tiny.py.
-CALL_WORK = 8e6
+CALL_WORK = 2.4e6
 CALL_WORK_GPU = 2e9
 
 

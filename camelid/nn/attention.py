@@ -247,9 +247,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, groups: Sequence[Group]) -> Tensor:
 
 
 def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
-    gqa = q.shape[1] != k.shape[1]
     q, k, v = (_rows(part, group.rows, group.length) for part in (q, k, v))  # [n, H or K, L, E]
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=gqa)
+    shared = q.shape[1] // k.shape[1]
+    if shared > 1 and q.is_cuda and q.dtype == torch.float32:  # its only lean kernel there knows no shared keys
+        k, v, shared = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1), 1
+    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=shared > 1)
     return out.transpose(1, 2).flatten(0, 1)
 
 
@@ -288,7 +290,7 @@ class Attention(nn.Module):
 
     def _project(self, x: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps = (self.q_proj, self.k_proj, self.v_proj)
-        if joined(*maps):  # queries and keys turn as one
+        if joined(x, *maps):  # queries and keys turn as one
             heads = beside(x, *maps).view(len(x), -1, self.head_width)
             turning, v = torch.split(heads, [self.heads + self.kv_heads, self.kv_heads], dim=1)
             q, k = torch.split(rotate(turning, rotations), [self.heads, self.kv_heads], dim=1)

@@ -24,7 +24,7 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(hidden, width, bias=False, dtype=dtype, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
-        if joined(self.gate_proj, self.up_proj):
+        if joined(x, self.gate_proj, self.up_proj):
             inner = gated(beside(x, self.gate_proj, self.up_proj))
         else:
             inner = F.silu(self.gate_proj(x)) * self.up_proj(x)

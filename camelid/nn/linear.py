@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Parameters up to which copying the weights side by side costs less than it saves (ours, see benchmarks/step_tiny.py).
-SMALL = 1 << 20
+# Where copying the weights side by side costs less than it saves (ours): up to so many of them, for so many rows.
+SMALL, MANY = 1 << 20, 64
 
 
-def joined(*maps: nn.Module) -> bool:
-    """Whether `beside` may stand for calling each: small, no bias, no adapter, nobody listening."""
-    return all(map(_plain, maps)) and sum(_weight(part).numel() for part in maps) <= SMALL
+def joined(x: Tensor, *maps: nn.Module) -> bool:
+    """Whether `beside` should stand for calling each: small, for many rows, no bias, no adapter, nobody listening."""
+    return len(x) >= MANY and all(map(_plain, maps)) and sum(_weight(part).numel() for part in maps) <= SMALL
 
 
 def beside(x: Tensor, *maps: nn.Module) -> Tensor:

@@ -81,7 +81,7 @@ class LoRALinear(nn.Linear):
             raise CamelidError(
                 f"{self.name}: dropout has nothing to draw from; call set_randomness(model, seed, step, micro) first"
             )
-        draw = torch_generator("lora dropout", *self.draws.words, self.name, device=x.device.type)
+        draw = torch_generator("lora dropout", *self.draws.words, self.name, device=str(x.device))
         kept = torch.empty_like(x).bernoulli_(1 - self.dropout, generator=draw)
         return x * kept.div_(1 - self.dropout)
 
