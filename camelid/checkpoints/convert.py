@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from camelid.checkpoints import directory
-from camelid.durable import FILES, MANIFEST, Draft, Files, commit, json_bytes, read_bytes, read_json, scratch, verify
+from camelid.durable import FILES, MANIFEST, Draft, Files, commit, json_bytes, read_json, scratch, verify
 from camelid.errors import BadFile, Problem, UsageError
+from camelid.frozen import from_data
 from camelid.tokenizers.protocol import Tokenizer
 
 if TYPE_CHECKING:
     from camelid.checkpoints.names import Cut
     from camelid.checkpoints.safetensors_io import Deferred
+    from camelid.dialogue.template import Template
 
 NOTE = "camelid.json"
 NOTE_FORMAT = "camelid meta model 1"
-MAX_TOKENIZER_BYTES = 64 << 20
 
 
 def convert(
@@ -54,23 +55,36 @@ def convert(
 
 
 def _to_huggingface(source: Path, target: Path, context: int | None, files: Files) -> Path:
+    from camelid.checkpoints.huggingface import generation_from
     from camelid.checkpoints.meta import read_meta, stored_bytes
 
-    noted = _read_note(source)
+    note = _read_note(source)
     with scratch(target, needed=2 * stored_bytes(source), files=files) as room:
-        model = read_meta(source, room, context=context or noted.get("context"))
-        told = {
-            "converted_from": "meta",
-            "shards": model.shards,
-            "embedding": model.embedding,
-            "left_out": list(model.dropped),
+        model = read_meta(source, room, context=context or note.get("context"))
+        provenance = {
+            **note.get("told", {}).get("provenance", {}),
+            "converted_from": {
+                "format": "meta",
+                "shards": model.shards,
+                "embedding": model.embedding,
+                "left_out": list(model.dropped),
+            },
         }
+        generation = note.get("generation")
         return directory.save(
-            target, model.tensors, shape=model.shape, tokenizer=_tokenizer(source), provenance=told, files=files
+            target,
+            model.tensors,
+            shape=model.shape,
+            tokenizer=_tokenizer(source),
+            template=_template(note),
+            generation=None if generation is None else generation_from(generation, source / NOTE),
+            provenance=provenance,
+            files=files,
         )
 
 
 def _to_meta(source: Path, target: Path, shards: int, embedding: Cut | None, files: Files) -> Path:
+    from camelid.checkpoints.huggingface import generation_to
     from camelid.checkpoints.meta import PARAMETERS, params_of, pth_file, shards_of, usual_embedding_cut
     from camelid.checkpoints.safetensors_io import deferred
 
@@ -79,12 +93,18 @@ def _to_meta(source: Path, target: Path, shards: int, embedding: Cut | None, fil
     parameters = params_of(shape)
     tensors: Mapping[str, Deferred] = {name: deferred(tensor) for name, tensor in checkpoint.tensors().items()}
     pieces = shards_of(shape, tensors, shards, embedding or usual_embedding_cut(shape))
-    note = {"format": NOTE_FORMAT, "context": shape.context, "from": checkpoint.digest}
+    note = {  # what Meta's format has no place for
+        "format": NOTE_FORMAT,
+        "context": shape.context,
+        "from": checkpoint.digest,
+        "told": dict(checkpoint.told),
+        "generation": dict(generation_to(checkpoint.generation)),
+    }
 
     def fill(draft: Draft) -> None:
         draft.write(PARAMETERS, json_bytes(parameters))
         draft.write(NOTE, json_bytes(note))
-        for name, data in _vocabulary(source, checkpoint).items():
+        for name, data in _vocabulary(checkpoint).items():
             draft.write(name, data)
         for number, piece in enumerate(pieces):
             draft.write(f"consolidated.{number:02d}.pth", pth_file(piece, f"consolidated.{number:02d}"))
@@ -101,22 +121,37 @@ def _read_note(source: Path) -> dict[str, Any]:
     note = read_json(source / NOTE)
     if not isinstance(note, dict) or note.get("format") != NOTE_FORMAT or type(note.get("context")) is not int:
         raise BadFile(source / NOTE, "", f"is not in the format {NOTE_FORMAT!r}", "read it with what wrote it")
+    if not isinstance(note.get("told"), dict) or not isinstance(note["told"].get("provenance", {}), dict):
+        raise BadFile(source / NOTE, "told", "is no table", "read it with what wrote it")
     return note
+
+
+def _template(note: dict[str, Any]) -> Template | None:
+    if note.get("told", {}).get("template") is None:
+        return None
+    from camelid.dialogue.template import Template
+
+    return from_data(Template, note["told"]["template"], f"{NOTE}: template")
 
 
 def _tokenizer(source: Path) -> Tokenizer | None:
     """The tokenizer in a Meta folder, or beside it, where Meta's first release kept it; None if there is none."""
     from camelid import tokenizers
 
-    for folder in (source, source.parent):
-        if (folder / "tokenizer.model").is_file():
-            return tokenizers.load(folder / "tokenizer.model")
+    if any((source / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
+        return tokenizers.load(source)
+    if (source.parent / "tokenizer.model").is_file():
+        return tokenizers.load(source.parent / "tokenizer.model")
     return None
 
 
-def _vocabulary(source: Path, checkpoint: directory.Checkpoint) -> dict[str, bytes]:
-    """tokenizer.model for a Meta folder, from wherever the Hugging Face folder keeps one."""
-    for place in (source / "tokenizer.model", source / "original" / "tokenizer.model"):
-        if place.is_file():
-            return {"tokenizer.model": read_bytes(place, max_bytes=MAX_TOKENIZER_BYTES)}
-    return {}
+def _vocabulary(checkpoint: directory.Checkpoint) -> dict[str, bytes]:
+    """The tokenizer's files, among them the tokenizer.model that Meta's code reads."""
+    found: dict[str, bytes] = {}
+    if any((checkpoint.path / name).is_file() for name in ("tokenizer.model", "tokenizer.json")):
+        from camelid.tokenizers.byte_bpe import ByteBPETokenizer
+
+        found.update(checkpoint.tokenizer.files())
+        if isinstance(checkpoint.tokenizer, ByteBPETokenizer):
+            found["tokenizer.model"] = checkpoint.tokenizer.model
+    return found

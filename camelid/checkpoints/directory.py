@@ -178,7 +178,7 @@ def _generation_of(tokenizer: Tokenizer | None, template: Template | None) -> Ge
     """The tokenizer's ids; with a template, the ids that end its replies."""
     if tokenizer is None:
         return Generation()
-    ends = () if tokenizer.eos is None else (tokenizer.eos,)
+    ends: tuple[int, ...] = () if tokenizer.eos is None else (tokenizer.eos,)
     if template is not None:
         from camelid.dialogue.template import stop_ids
 

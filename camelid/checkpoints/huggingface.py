@@ -334,7 +334,12 @@ GENERATION_READ = {"bos_token_id", "eos_token_id", "pad_token_id", "temperature"
 
 def read_generation(path: Path) -> Generation:
     """What a generation_config.json says; keys without a meaning here are listed. Raises BadFile."""
-    table = Table(path, read_json(path, max_bytes=MAX_CONFIG_BYTES, max_depth=12))
+    return generation_from(read_json(path, max_bytes=MAX_CONFIG_BYTES, max_depth=12), path)
+
+
+def generation_from(content: object, path: Path) -> Generation:
+    """The same from the JSON value; `path` is for the messages."""
+    table = Table(path, content)
     for key in REFUSED:
         if table.content.get(key) is not None:
             table.complain(key, REFUSED[key])

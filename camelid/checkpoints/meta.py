@@ -91,6 +91,8 @@ def unpack(path: Path, out: Path) -> None:
 
     Raises BadFile for a file that is anything but tensors, StoreError if the disk is full.
     """
+    if not path.is_file():
+        raise BadFile(path, "", "is no regular file", "get it from its publisher")
     try:
         size = path.stat().st_size
         with open(path, "rb") as given, open(out, "xb") as wanted:

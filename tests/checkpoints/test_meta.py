@@ -14,13 +14,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from camelid import tokenizers
 from camelid.checkpoints import directory, meta, pth
 from camelid.checkpoints.convert import convert
 from camelid.checkpoints.names import pairs, to_halves, to_neighbours
 from camelid.checkpoints.safetensors_io import deferred, open_tensors
+from camelid.dialogue.published import LLAMA_2, LLAMA_3
 from camelid.durable import FILES, scratch
 from camelid.errors import BadFile, StoreError, UsageError
 from camelid.models.shape import SIZES, RopeScaling
+from camelid.tokenizers import byte_bpe, sentencepiece
 from tests.checkpoints import malice
 from tests.checkpoints.models import SHAPE, WIDE, same_bits, weights
 from tests.conftest import size
@@ -78,6 +81,27 @@ def test_hugging_face_to_meta_to_hugging_face_is_bit_identical(tmp_path, shards)
     for name in ("config.json", "model.safetensors"):
         assert (tmp_path / "hf" / name).read_bytes() == (tmp_path / "back" / name).read_bytes()
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == [], "nothing temporary is left"
+
+
+@pytest.mark.parametrize("kind", ["pieces", "bytes"])
+def test_tokenizer_template_and_provenance_survive_the_journey(tmp_path, kind):
+    train = sentencepiece.train if kind == "pieces" else byte_bpe.train
+    text = "The camel walked 120 miles to Aswan, where dates were sold. " * 20
+    tokenizer = train([text], vocab=320 if kind == "pieces" else 290)
+    template = LLAMA_2 if kind == "pieces" else LLAMA_3
+    shape = replace(SHAPE, vocab=tokenizer.size)
+    directory.save(
+        tmp_path / "hf", weights(shape), shape=shape, tokenizer=tokenizer, template=template, provenance={"seed": 7}
+    )
+    convert(tmp_path / "hf", tmp_path / "meta", to="meta")
+    convert(tmp_path / "meta", tmp_path / "back", to="hf")
+    before, after = directory.load(tmp_path / "hf"), directory.load(tmp_path / "back")
+    assert after.tokenizer.digest() == tokenizer.digest() and after.template == template
+    assert after.provenance["seed"] == 7 and after.provenance["converted_from"]["format"] == "meta"
+    assert (after.config, after.generation, after.digest) == (before.config, before.generation, before.digest)
+    assert tokenizers.load(tmp_path / "meta" / "tokenizer.model").encode("Aswan") == tokenizer.encode("Aswan")
+    for name, manifest in ((name, before.manifest) for name in before.manifest.files if name != "camelid.json"):
+        assert after.manifest.files[name] == manifest.files[name], name
 
 
 def test_pieces_of_llama_3_whose_embedding_is_cut_by_rows(tmp_path):
