@@ -157,6 +157,7 @@ class Pretrain(Stage):
     optim: AdamW
     schedule: Cosine | Linear | Constant
     clip: float | None = 1.0
+    deviation: float = 0.02
     start: Recipe | Folder | None = None
     seed: int = 0
 

@@ -359,6 +359,7 @@ def pretrain(work: Work, owner: Recipe, stage: Pretrain, target: Path, run: Path
             schedule=stage.schedule,
             clip=stage.clip,
             start=None if stage.start is None else work.folder(stage.start),
+            deviation=stage.deviation,
             seed=stage.seed,
             conduct=conduct,
             provenance=work.provenance(owner, stage),

@@ -185,8 +185,8 @@ CALL_WORK = 2.4e6
 CALL_WORK_GPU = 2e9
 
 
-def initialise(model: Llama, seed: int) -> None:
-    """Draws every weight: norms are one, all other matrices N(0, 0.02), which is ours (LLaMA's is unpublished).
+def initialise(model: Llama, seed: int, *, deviation: float = DEVIATION) -> None:
+    """Draws every weight: norms are one, all other matrices N(0, `deviation`), 0.02 being ours (LLaMA's is unpublished).
 
     Each draw is keyed by the seed and the parameter's name alone and made in float32 on the CPU, so it depends neither
     on the order of parameters nor on device, dtype, or what else the model holds.
@@ -197,7 +197,7 @@ def initialise(model: Llama, seed: int) -> None:
                 parameter.fill_(1.0)
                 continue
             drawn = torch.empty(parameter.shape, dtype=torch.float32)
-            drawn.normal_(0.0, DEVIATION, generator=torch_generator(seed, "initialise", name))
+            drawn.normal_(0.0, deviation, generator=torch_generator(seed, "initialise", name))
             parameter.copy_(drawn)
 
 

@@ -13,7 +13,7 @@ from camelid.data.batch import PretrainingBatches
 from camelid.data.mixture import Mixture
 from camelid.errors import Problem, UsageError
 from camelid.frozen import diff
-from camelid.models.llama import Llama, initialise
+from camelid.models.llama import DEVIATION, Llama, initialise
 from camelid.models.shape import LlamaShape
 from camelid.stage import Tokens
 from camelid.tokenizers.protocol import Tokenizer
@@ -36,6 +36,7 @@ def pretrain(
     schedule: Schedule,
     clip: float | None = 1.0,
     start: Path | None = None,
+    deviation: float = DEVIATION,
     seed: int = 0,
     conduct: Conduct,
     provenance: Mapping[str, Any] | None = None,
@@ -44,7 +45,8 @@ def pretrain(
 
     run      directory of the run: its journal and commits; an interrupted run goes on from there
     length   tokens of a row; `batch` tokens make a step
-    start    folder of a model of the same shape whose weights to begin with; without it they are drawn from `seed`
+    start    folder of a model of the same shape whose weights to begin with; without it they are drawn from `seed`,
+             with this standard deviation
 
     Raises what `train` raises, and UsageError or StoreError before any work where it could not be finished.
     """
@@ -68,8 +70,9 @@ def pretrain(
         optim=optim,
         schedule=schedule,
         clip=clip,
+        deviation=deviation,
     )
-    model = _fresh(shape, seed, conduct.machine.device) if parent is None else _begun(parent, shape, conduct)
+    model = _fresh(shape, seed, deviation, conduct.machine.device) if parent is None else _begun(parent, shape, conduct)
     trained = train(
         model,
         batches,
@@ -92,9 +95,9 @@ def pretrain(
     return trained
 
 
-def _fresh(shape: LlamaShape, seed: int, device: str) -> Llama:
+def _fresh(shape: LlamaShape, seed: int, deviation: float, device: str) -> Llama:
     model = Llama(shape, dtype=torch.float32, device=device)
-    initialise(model, seed)
+    initialise(model, seed, deviation=deviation)
     return model
 
 
