@@ -89,12 +89,11 @@ def formats(data: Mapping[str, object]) -> list[Format]:
 
 
 def _shown(data: Mapping[str, object]) -> str:
+    """The names of the fields, shortened, and quoted where a terminal would obey them."""
     names = [name if len(name) <= 40 else name[:40] + "..." for name in data]
-    return (
-        "fields " + ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
-        if names
-        else "no fields"
-    )
+    names = [name if name.isprintable() else repr(name) for name in names]
+    more = f" and {len(names) - 12} more" if len(names) > 12 else ""
+    return f"fields {', '.join(names[:12])}{more}" if names else "no fields"
 
 
 def _string(data: Mapping[str, object], name: str, where: str = "") -> str:

@@ -197,6 +197,7 @@ REPLY = {"from": "gpt", "value": "Ho"}
         ({}, "no fields: no known format"),
         ({f"field {i}": 1 for i in range(20)}, "field 11 and 8 more: no known format"),
         ({"x" * 99: 1}, "x...: no known format"),
+        ({"\x1b[2J": 1}, "fields '\\x1b[2J': no known format"),
         ({"text": "plain"}, "fields text: text, but the rows before are alpaca; one file, one format"),
         (
             {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
@@ -441,6 +442,8 @@ def test_bad_bytes_in_plain_text_are_placed_to_the_byte(tmp_path: Path) -> None:
     rejected = Rejected()
     assert list(documents(path, bad_rows="skip", rejected=rejected)) == ["first", "third"]
     assert "line 2" in rejected.first[0].where and "byte 0x80 at offset 12" in rejected.first[0].found
+    with pytest.raises(BadData, match="line 1: is not UTF-8: byte 0x80 at offset 5"):
+        list(documents(written(tmp_path, "b.txt", b"\xef\xbb\xbfab\x80\nsecond")))
 
 
 def test_a_line_may_have_exactly_the_longest_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
