@@ -76,7 +76,7 @@ def test_many_forced_answers_together_are_those_given_alone(pairs: list[tuple[st
 
 @pytest.mark.parametrize("starts", [True, False])
 def test_random_ids_of_a_real_tokenizer_stream_as_they_decode(starts: bool) -> None:
-    """Goal D7 on SentencePiece: byte pieces in any order, controls, the blank of the first piece; stops of any place."""
+    """Goal D7 on SentencePiece: byte pieces in any order, controls, the first blank; stops of any place."""
     tokenizer, chance = small_tokenizer(), random.Random(starts)
     for _ in range(size(1000)):
         ids = [chance.randrange(tokenizer.size) for _ in range(chance.randint(1, 24))]
