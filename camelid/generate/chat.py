@@ -37,6 +37,9 @@ class Chat:
     def __init__(
         self, loaded: Loaded, settings: Settings = GREEDY, *, system: str = "", forget: Forget = "never"
     ) -> None:
+        if settings.prompt_logprobs:
+            found = "asked for in a conversation, whose beginning is not read again"
+            raise UsageError([Problem("prompt_logprobs", found, "ask for them of a single prompt")])
         self.loaded, self.settings, self.forget = loaded, settings, forget
         self.messages: list[Message] = [Message("system", system)] if system else []
         self._cache: Cache | None = None

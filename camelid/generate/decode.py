@@ -72,7 +72,7 @@ def generate(
     which is then not read again; it needs room for the prompt and `settings.max_tokens`, and afterwards holds all ids
     but the last. Raises UsageError for a prompt that is empty, names unknown ids or does not fit the context.
     """
-    check_prompts(model.shape, [prompt_ids], settings)
+    check_prompts(model.shape, [prompt_ids], [settings])
     if cache is not None:
         _check_cache(cache, prompt_ids, settings)
     answer = Answer(prompt_ids, settings, tokenizer, room=_room(model.shape, prompt_ids), starts=starts)
@@ -120,7 +120,7 @@ def complete_all(
     if len(each) != len(prompts) or len(begins) != len(prompts):
         found = f"{len(each)} settings and {len(begins)} starts for {len(prompts)} prompts"
         raise UsageError([Problem("settings", found, "give one for all or one for each")])
-    check_prompts(model.shape, prompts, *each)
+    check_prompts(model.shape, prompts, each)
     answers = [
         Answer(prompt, own, tokenizer, room=_room(model.shape, prompt), starts=begin)
         for prompt, own, begin in zip(prompts, each, begins, strict=True)
@@ -139,11 +139,10 @@ def reach(shape: LlamaShape) -> int:
     return int(shape.context * shape.scaling.factor) if stretched and shape.scaling else shape.context
 
 
-def check_prompts(shape: LlamaShape, prompts: Sequence[Sequence[int]], *settings: Settings) -> None:
+def check_prompts(shape: LlamaShape, prompts: Sequence[Sequence[int]], settings: Sequence[Settings]) -> None:
     """Raises UsageError naming each prompt that is empty, has ids the model lacks, or leaves no room for an answer."""
     problems, limit = ProblemList(), reach(shape)
-    answers = any(each.max_tokens for each in settings)
-    for index, prompt in enumerate(prompts):
+    for index, (prompt, own) in enumerate(zip(prompts, settings, strict=True)):
         where = "prompt" if len(prompts) == 1 else f"prompt {index}"
         unknown = [id for id in prompt if not 0 <= id < shape.vocab]
         if not prompt:
@@ -151,7 +150,7 @@ def check_prompts(shape: LlamaShape, prompts: Sequence[Sequence[int]], *settings
         if unknown:
             found = f"id {unknown[0]} outside the model's {shape.vocab} ids"
             problems.add(where, found, "use the tokenizer that the model was trained with")
-        if len(prompt) > limit or (answers and len(prompt) == limit):
+        if len(prompt) > limit or (own.max_tokens and len(prompt) == limit):
             found = f"{len(prompt)} ids leave no room in the model's context of {limit}"
             problems.add(where, found, "shorten the prompt; nothing is cut silently")
     problems.raise_usage()

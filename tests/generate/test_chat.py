@@ -49,6 +49,11 @@ def test_what_was_read_is_not_read_again() -> None:
         assert len(chat.messages) == 2 or read[0] < whole / 2, f"{read[0]} of {whole} ids were read"
 
 
+def test_log_probabilities_of_what_is_not_read_again_are_refused() -> None:
+    with pytest.raises(UsageError, match="prompt_logprobs: asked for in a conversation"):
+        Chat(small(), Settings(prompt_logprobs=True))
+
+
 def test_a_system_message_stays_first_and_survives_clearing() -> None:
     chat = Chat(small(VICUNA_1_1), OWN, system="Be brief.")
     spoken(chat, "Hello")

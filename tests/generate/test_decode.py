@@ -215,6 +215,9 @@ def test_prompts_that_cannot_be_answered_are_all_named_before_any_is_read() -> N
     found = [str(problem) for problem in caught.value.problems]
     assert [text.split(":")[0] for text in found] == ["prompt 1", "prompt 2", "prompt 3", "prompt 4"]
     assert "97 ids leave no room in the model's context of 96" in found[1] and "id 61 outside" in found[2]
+    full = [Settings(max_tokens=tokens, prompt_logprobs=True) for tokens in (0, 1)]
+    with pytest.raises(UsageError, match=r"^prompt 1: 96 ids leave no room.*$"):
+        complete_all(model, [[3] * 96, [3] * 96], full)
     with pytest.raises(UsageError, match=r"97 ids.*context of 96"):
         generate(model, [1] * 97)
     with pytest.raises(UsageError, match="2 settings and 1 starts for 1 prompts"):
