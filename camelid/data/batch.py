@@ -84,8 +84,9 @@ def lay(sequences: Sequence[tuple[Ids, Marks | None]]) -> Batch:
     """Whole documents laid end to end as one batch; each comes with the marks of its learned ids, None for all.
 
     A mark says that the id itself is learned, so it shows one place earlier, where that id is the target. The first id
-    of a document is nobody's target, and its mark has no effect.
+    of a document is nobody's target, and its mark has no effect. Documents without ids leave no trace.
     """
+    sequences = [(ids, marks) for ids, marks in sequences if ids.size]
     lengths = [ids.size for ids, _ in sequences]
     total = sum(lengths)
     flat, targets = np.zeros(total, np.int64), np.zeros(total, np.int64)
@@ -196,6 +197,10 @@ class SequenceBatches:
         longest = int(corpus.lengths.max(initial=0))
         if len(corpus) == 0:
             problems.add("data", "no sequences", "give at least one")
+        if empty := int(np.count_nonzero(corpus.lengths == 0)):
+            problems.add(
+                "data", f"{empty} of {len(corpus)} sequences hold no token", "leave them out, or add BOS and EOS"
+            )
         if per_step < 1:
             problems.add("batch", f"{per_step} sequences a step", "give at least one")
         if not (epochs > 0 and math.isfinite(epochs)):
@@ -204,13 +209,8 @@ class SequenceBatches:
             remedy = f"give at least {longest}, or a smaller length"
             problems.add("micro_tokens", f"{micro_tokens} tokens do not hold the longest sequence, {longest}", remedy)
         problems.raise_usage()
-        self.corpus, self.per_step, self.epochs, self.micro_tokens, self.seed = (
-            corpus,
-            per_step,
-            epochs,
-            micro_tokens,
-            seed,
-        )
+        self.corpus, self.per_step, self.epochs = corpus, per_step, epochs
+        self.micro_tokens, self.seed = micro_tokens, seed
         self.steps_per_epoch = -(-len(corpus) // per_step)
         self.steps = math.ceil(epochs * self.steps_per_epoch)
 

@@ -51,6 +51,12 @@ def test_a_mark_on_an_id_shows_where_that_id_is_the_target() -> None:
     assert batch.supervised == 2
 
 
+def test_documents_without_ids_leave_no_trace() -> None:
+    empty, full = np.zeros(0, np.uint16), np.array([1, 2], np.uint16)
+    batch = lay([(empty, None), (full, None), (empty, None), (full, None)])
+    assert cut(batch) == [([1, 2], [2, 0], [True, False])] * 2
+
+
 # --- pre-training ---------------------------------------------------------------------------------------------------
 
 
@@ -261,6 +267,8 @@ def test_settings_of_sequences_that_do_not_fit_are_named_at_once() -> None:
         SequenceBatches(numbered([600, 3]), per_step=0, epochs=0, micro_tokens=512, seed=0)
     for part in ("batch: 0 sequences a step", "train: 0 epochs", "512 tokens do not hold the longest sequence, 600"):
         assert part in str(error.value)
+    with pytest.raises(UsageError, match="data: 1 of 2 sequences hold no token"):
+        SequenceBatches(numbered([0, 3]), per_step=1, epochs=1, micro_tokens=512, seed=0)
     with pytest.raises(UsageError, match="data: no sequences"):
         SequenceBatches(collect([], 10), per_step=1, epochs=1, micro_tokens=512, seed=0)
 
