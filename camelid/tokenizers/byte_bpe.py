@@ -241,20 +241,20 @@ def check_tokens(tokens: Sequence[bytes], path: Path | str) -> None:
 
 
 def train(texts: Iterable[str], *, vocab: int, controls: Sequence[str] = FEW_CONTROLS) -> ByteBPETokenizer:
-    """A byte-level BPE of at most `vocab` ids (256 bytes and the controls included), learned from the texts.
+    """A byte-level BPE of `vocab` ids, 256 bytes and the controls included, learned from the texts.
 
-    Llama 3's pattern parts the text first. The same texts give the same tokens. Raises UsageError for a vocabulary
-    with no room for bytes and controls.
+    Llama 3's pattern parts the text first. The same texts give the same tokens. Raises UsageError for a vocabulary with
+    no room for bytes and controls, or larger than the texts give.
     """
-    if vocab < 256 + len(controls):
-        problems = ProblemList()
-        problems.add(
-            "vocab",
-            f"found {vocab}",
-            f"256 bytes and {len(controls)} control tokens need at least {256 + len(controls)}",
-        )
-        problems.raise_usage()
-    tokens = _learned(texts, vocab - len(controls))
+    problems = ProblemList()
+    least = 256 + len(controls)
+    tokens = _learned(texts, vocab - len(controls)) if vocab >= least else []
+    if vocab < least:
+        problems.add("vocab", f"found {vocab}", f"256 bytes and {len(controls)} control tokens need at least {least}")
+    elif len(tokens) + len(controls) < vocab:
+        found = f"{vocab} ids cannot be learned from these texts"
+        problems.add("vocab", found, f"set it to a value <= {len(tokens) + len(controls)}, or give more text")
+    problems.raise_usage()
     return ByteBPETokenizer.from_tokens(tokens, controls={name: len(tokens) + n for n, name in enumerate(controls)})
 
 

@@ -72,11 +72,8 @@ class SentencePieceTokenizer:
                 raise BadFile(path, role, f"{name!r} is no control token here", "correct tokenizer_config.json")
             roles[role] = controls.get(name, own if own >= 0 else None)
         tokenizer = cls(model=model, added=dict(added or {}), **roles)
-        tokenizer._remember(parsed)
+        tokenizer.__dict__["_file"] = parsed  # the cached property, filled
         return tokenizer
-
-    def _remember(self, parsed: Model) -> None:
-        object.__setattr__(self, "_parsed", parsed)
 
     # --- the protocol -------------------------------------------------------------------------------------------------
 
@@ -132,8 +129,7 @@ class SentencePieceTokenizer:
 
     @cached_property
     def _file(self) -> Model:
-        known: Model | None = self.__dict__.get("_parsed")
-        return known or parse(self.model, "tokenizer.model")
+        return parse(self.model, "tokenizer.model")
 
     @cached_property
     def _unknown(self) -> int:
@@ -191,8 +187,8 @@ def _bytes(text: str, kind: Kind, byte_fallback: bool) -> bytes:
 
 # --- training ---------------------------------------------------------------------------------------------------------
 
-# The trainer record inside LLaMA's tokenizer file (facts: meta.shared_tokenizer_llama1_2). One thread, so that the
-# same texts give the same bytes. `hard_vocab_limit` is off there as here: few texts may give fewer pieces.
+# The trainer record inside LLaMA's tokenizer file (facts: meta.shared_tokenizer_llama1_2; `hard_vocab_limit` as it
+# stands in the file that came with Llama 2: texts that give fewer pieces than asked for are refused).
 LLAMA_TRAINER: Mapping[str, object] = {
     "model_type": "bpe",
     "character_coverage": 0.99995,
@@ -207,7 +203,7 @@ LLAMA_TRAINER: Mapping[str, object] = {
     "treat_whitespace_as_suffix": False,
     "allow_whitespace_only_pieces": True,
     "vocabulary_output_piece_score": True,
-    "hard_vocab_limit": False,
+    "hard_vocab_limit": True,
     "byte_fallback": True,
     "unk_surface": UNKNOWN_SURFACE,
     "pad_id": -1,
@@ -219,18 +215,19 @@ _RESERVED = re.compile("[\n\0\u2585]")  # the trainer skips a sentence that hold
 
 
 def train(texts: Iterable[str], *, vocab: int, **settings: object) -> SentencePieceTokenizer:
-    """A tokenizer of about `vocab` pieces (control and byte pieces included) learned from the texts.
+    """A tokenizer of `vocab` pieces, control and byte pieces included, learned from the texts.
 
     The settings are LLaMA's unless overridden by the trainer's own names. Lines longer than the trainer's limit, which
-    it would leave out without a word, are cut before a space where there is one. The same texts and settings give the
-    same bytes. Raises UsageError where the trainer cannot do what is asked.
+    it would leave out without a word, are cut, before a space where there is one. One thread: the same texts and
+    settings give the same bytes. Raises UsageError where the trainer cannot do what is asked, and whatever `texts`
+    raises.
     """
     chosen: dict[str, Any] = {**LLAMA_TRAINER, **settings}
-    limit = int(chosen["max_sentence_length"])
+    sentences = _Sentences(texts, int(chosen["max_sentence_length"]))
     written = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=_sentences(texts, limit),
+            sentence_iterator=iter(sentences),
             model_writer=written,
             vocab_size=vocab,
             num_threads=1,
@@ -238,23 +235,37 @@ def train(texts: Iterable[str], *, vocab: int, **settings: object) -> SentencePi
             **chosen,
         )
     except (RuntimeError, OSError) as error:
+        if sentences.failure is not None:
+            raise sentences.failure from None
         problems = ProblemList()
-        remedy = f"a vocabulary needs {3 + 256} control and byte pieces, one for each character, and room for more"
-        problems.add("vocab", f"{vocab} pieces cannot be learned from these texts ({_reason(error)})", remedy)
+        remedy = (
+            "control and byte pieces take 259, each frequent character one; more than texts repeat cannot be learned"
+        )
+        problems.add("vocab", f"{vocab} pieces cannot be learned from these texts: {_reason(error)}", remedy)
         problems.raise_usage()
     return SentencePieceTokenizer.from_bytes(written.getvalue())
 
 
 def _reason(error: Exception) -> str:
-    return " ".join(str(error).split())[-200:]
+    return " ".join(str(error).rsplit("] ", 1)[-1].split())[:200].rstrip(".")
 
 
-def _sentences(texts: Iterable[str], limit: int) -> Iterator[str]:
-    for text in texts:
-        utf8(text)
-        for line in _RESERVED.split(text):
-            if line:
-                yield from _cut(line, limit) if len(line) * 4 > limit else (line,)
+class _Sentences:
+    """The lines of texts, none longer than the trainer takes; keeps what went wrong, which the trainer would garble."""
+
+    def __init__(self, texts: Iterable[str], limit: int) -> None:
+        self._texts, self._limit = texts, limit
+        self.failure: Exception | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            for text in self._texts:
+                utf8(text)
+                for line in filter(None, _RESERVED.split(text)):
+                    yield from _cut(line, self._limit)
+        except Exception as failure:
+            self.failure = failure
+            raise
 
 
 def _cut(line: str, limit: int) -> Iterator[str]:

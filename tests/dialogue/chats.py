@@ -24,7 +24,8 @@ def benign(seed: int, count: int, *, system: bool, input: bool) -> Iterator[list
     draw = random.Random(seed)
 
     def said() -> str:
-        return " ".join(draw.choice(SENTENCES) for _ in range(draw.randint(1, 3)))
+        text = " ".join(draw.choice(SENTENCES) for _ in range(draw.randint(1, 3)))
+        return draw.choice((" ", "  ")) + text + draw.choice((" ", "\n")) if draw.random() < 0.1 else text
 
     for _ in range(count):
         yield _chat(draw, said, system, input)

@@ -187,7 +187,8 @@ def test_masks_are_exact_on_random_chats(request: pytest.FixtureRequest):
                 said = tokenizer.decode(
                     rendered.ids[reply.start : reply.end], starts=name == "plain" and not reply.start
                 )
-                assert TEMPLATES[name].content(said) == message.content.strip() or said == message.content
+                stripped = name in ("llama_2", "llama_3")
+                assert TEMPLATES[name].content(said) == (message.content.strip() if stripped else message.content)
                 assert all(rendered.supervised[reply.start : reply.end])
             assert sum(rendered.supervised) == sum(reply.end - reply.start for reply in rendered.replies)
 

@@ -99,9 +99,9 @@ def test_long_runs_of_whitespace_are_parted_as_the_pattern_parts_them(byte_level
 def test_a_megabyte_of_anything_takes_under_two_seconds(llama_3):
     for unit in (" ", "a", "\n", "é", "🙂", "\0", " \t", "\u3000", "!", "7", "\n\n  ", "<|eot_id|>"):
         text = unit * (1_000_000 // len(unit.encode()))
-        start = time.perf_counter()
+        start = time.process_time()
         ids = llama_3.encode(text)
-        assert time.perf_counter() - start < 2, repr(unit)
+        assert time.process_time() - start < 2, repr(unit)
         assert llama_3.decode(ids) == text
 
 
@@ -127,6 +127,10 @@ def test_training_gives_the_same_tokens_again(byte_level):
         assert byte_level.decode(byte_level.encode(text)) == text
 
 
-def test_a_vocabulary_without_room_for_bytes_is_refused():
+def test_a_vocabulary_that_the_texts_cannot_give_is_refused():
     with pytest.raises(UsageError, match="vocab: found 200; 256 bytes and 6 control tokens need at least 262"):
         train([TALE], vocab=200)
+    with pytest.raises(
+        UsageError, match=r"vocab: 9000 ids cannot be learned from these texts; set it to a value <= \d+,"
+    ):
+        train([TALE], vocab=9_000)
