@@ -444,8 +444,9 @@ def prune(parent: Path, prefix: str, keep: int, *, files: Files = FILES) -> list
                     verify(path, contents=kept == 0)
                     kept += 1
             else:
-                _delete(path, files)
-                removed.append(path)
+                with contextlib.suppress(BlockingIOError, FileNotFoundError):  # another process is deleting it
+                    _delete(path, files)
+                    removed.append(path)
     return removed
 
 
@@ -467,7 +468,7 @@ def sweep(parent: Path, *, files: Files = FILES) -> list[Path]:
     A living writer holds a lock on its draft, which the kernel drops when it dies; only what can be locked is removed.
     """
     removed = []
-    for path in sorted(Path(parent).iterdir()):
+    for path in sorted(Path(parent).iterdir()) if Path(parent).is_dir() else ():
         if not TEMPORARY.fullmatch(path.name) or path.is_symlink():
             continue
         try:
@@ -583,6 +584,7 @@ def replace_file(path: Path, data: Bytes | Iterable[Bytes], *, files: Files = FI
     needed: list[int] = []
     with _translated(path, lambda: 0):
         _make_parents(path.parent, files)
+        sweep(path.parent, files=files)
         part, held = _claim(path, "part", lambda new: files.write(new, b""))
     try:
         for piece in _gathered([data] if isinstance(data, Bytes) else data):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -394,6 +395,30 @@ def test_a_living_writer_is_never_swept(tmp_path):
     assert visible(tmp_path) == ["inner", "outer"] and hidden(tmp_path) == []
 
 
+def test_of_many_writers_to_one_name_exactly_one_wins(tmp_path):
+    def write(number):
+        try:
+            durable.commit(tmp_path / "entry", fill_with({"who": str(number).encode() * 50_000}))
+        except StoreError as error:
+            return str(error)
+        return number
+
+    for _ in range(10):
+        with ThreadPoolExecutor(8) as pool:
+            told = list(pool.map(write, range(8)))
+        (winner,) = [answer for answer in told if isinstance(answer, int)]
+        assert contents(tmp_path / "entry") == {"who": str(winner).encode() * 50_000}
+        assert hidden(tmp_path) == []
+        shutil.rmtree(tmp_path / "entry")
+
+
+def test_many_writers_side_by_side_do_not_sweep_each_other(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: durable.commit(tmp_path / f"step-{n}", fill_with(OLD)), range(60)))
+    assert [path.name for path in durable.commits(tmp_path, "step-")] == [f"step-{n}" for n in range(60)]
+    assert hidden(tmp_path) == []
+
+
 # --- locks ----------------------------------------------------------------------------------------------------------
 
 
@@ -442,8 +467,8 @@ def test_a_replaced_file_is_the_old_or_the_new_whatever_dies(tmp_path):
         with pytest.raises(faults.Killed):
             durable.replace_file(path, b"new" * 1000, files=faults.Stopping(at, 5))
         assert path.read_bytes() in (b"old", b"new" * 1000)
-    durable.sweep(tmp_path)
-    assert hidden(tmp_path) == []
+    durable.replace_file(path, b"again")
+    assert hidden(tmp_path) == [], "the next writer removes what the dead one left"
 
 
 def test_a_torn_journal_is_cut_to_its_last_whole_line(tmp_path):

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from camelid.checkpoints.table import Table, short
+from camelid.checkpoints.table import MAX_SIZE, Table, short
 from camelid.durable import read_json
 from camelid.errors import Problem, UsageError, did_you_mean
 from camelid.models.shape import LlamaShape, RopeScaling
@@ -20,6 +20,8 @@ from camelid.nn.scaling import ntk_theta
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_LAYERS = 4096
+MAX_HEADS = 65_536
+MOST = {"num_hidden_layers": MAX_LAYERS, "num_attention_heads": MAX_HEADS, "num_key_value_heads": MAX_HEADS}
 
 COUNTS = {
     "num_hidden_layers": "layers",
@@ -146,7 +148,7 @@ def config_from(content: object, path: Path) -> Config:
     table = Table(path, content)
     _check_kind(table)
     ignored = _check_keys(table)
-    numbers = {field: table.count(key) for key, field in COUNTS.items()}
+    numbers = {field: table.count(key, most=MOST.get(key, MAX_SIZE)) for key, field in COUNTS.items()}
     eps, theta = table.real("rms_norm_eps"), table.real("rope_theta")
     scaling, theta = _read_rope(table, theta, numbers["context"])
     dtype = table.content.get("dtype") or table.content.get("torch_dtype")
@@ -154,11 +156,9 @@ def config_from(content: object, path: Path) -> Config:
         table.complain("torch_dtype", f"{short(dtype)} is none of {', '.join(DTYPES)}")
     bos, eos, pad = table.id("bos_token_id"), table.ids("eos_token_id"), table.id("pad_token_id")
     tied = bool(table.content.get("tie_word_embeddings", False))
-    for key, field in COUNTS.items():
+    for key in COUNTS:
         if key not in ("num_key_value_heads", "head_dim") and table.content.get(key) is None:
             table.complain(key, "is missing", "give the number that the weights were trained with")
-        elif field == "layers" and (numbers[field] or 0) > MAX_LAYERS:
-            table.complain(key, f"{numbers[field]}, over the limit of {MAX_LAYERS}")
     if eps is None:
         table.complain("rms_norm_eps", "is missing or no number", "published models have 1e-5 or 1e-6")
     if numbers["head_width"] is None and numbers["width"] and numbers["heads"] and numbers["width"] % numbers["heads"]:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from camelid.checkpoints import pth
-from camelid.checkpoints.huggingface import MAX_LAYERS
+from camelid.checkpoints.huggingface import MAX_HEADS, MAX_LAYERS
 from camelid.checkpoints.names import (
     META_EMBEDDING,
     META_FREQUENCIES,
@@ -169,7 +169,7 @@ def _read_parameters(path: Path) -> dict[str, Any]:
     for key in ("dim", "n_layers", "n_heads", "n_kv_heads", "multiple_of", "vocab_size"):
         value, needed = told.get(key), key in ("dim", "n_layers", "n_heads")
         least = -1 if key == "vocab_size" else 1
-        most = MAX_LAYERS if key == "n_layers" else MAX_SIZE
+        most = {"n_layers": MAX_LAYERS, "n_heads": MAX_HEADS, "n_kv_heads": MAX_HEADS}.get(key, MAX_SIZE)
         if (value is None and needed) or (value is not None and not (type(value) is int and least <= value <= most)):
             wrong.append(f"{key}: needs a whole number from {least} to {most}")
     for key in ("norm_eps", "rope_theta", "ffn_dim_multiplier", "rope_scaling_factor"):

@@ -25,12 +25,12 @@ class Table:
             more = f"; and {len(self.wrong) - 8} more" if len(self.wrong) > 8 else ""
             raise BadFile(self.path, "", "; ".join(self.wrong[:8]) + more, "correct the file, or use another folder")
 
-    def count(self, key: str, *, least: int = 1) -> int | None:
+    def count(self, key: str, *, least: int = 1, most: int = MAX_SIZE) -> int | None:
         value = self.content.get(key)
         if value is None:
             return None
-        if type(value) is not int or not least <= value <= MAX_SIZE:
-            self.complain(key, f"{short(value)} is no whole number from {least} to {MAX_SIZE}")
+        if type(value) is not int or not least <= value <= most:
+            self.complain(key, f"{short(value)} is no whole number from {least} to {most}")
             return None
         return value
 

@@ -14,6 +14,7 @@ import io
 import json
 import random
 import resource
+import signal
 import struct
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from pathlib import Path
 
 LIMIT_SECONDS = 0.1
 LIMIT_GROWTH = 64 << 20
+HANG_SECONDS = 2.0
 NUMBERS = [0, 1, 2, 7, 8, 255, 256, 65_535, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63 - 1, 2**63, 2**64 - 1, -1]
 
 
@@ -233,6 +235,14 @@ class Json:
 KINDS = {"safetensors": Safetensors, "pth": Pth, "json": Json}
 
 
+class Hung(BaseException):
+    """A mutant kept its reader busy for HANG_SECONDS."""
+
+
+def _stop(*_) -> None:
+    raise Hung
+
+
 def bound_memory() -> None:
     """From here on the process may grow by LIMIT_GROWTH and no more."""
     now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -245,6 +255,7 @@ def run(kind: str, n: int, seed: int) -> dict:
     from camelid.errors import BadFile
 
     told = {"kind": kind, "n": n, "seed": seed, "refused": 0, "read": 0, "slowest_ms": 0.0, "failures": []}
+    signal.signal(signal.SIGPROF, _stop)
     with tempfile.TemporaryDirectory() as folder:
         target = KINDS[kind](Path(folder))
         for number in range(100 + n):
@@ -253,6 +264,7 @@ def run(kind: str, n: int, seed: int) -> dict:
                 bound_memory()
             data = target.mutant(random.Random(f"{kind} {seed} {number}"))
             began = time.process_time()
+            signal.setitimer(signal.ITIMER_PROF, HANG_SECONDS)
             try:
                 target.read(data)
                 told["read"] += 1
@@ -260,6 +272,7 @@ def run(kind: str, n: int, seed: int) -> dict:
                 told["refused"] += 1
             except BaseException:
                 told["failures"].append({"number": number, "error": traceback.format_exc()[-1500:]})
+            signal.setitimer(signal.ITIMER_PROF, 0)
             spent = time.process_time() - began
             if number >= 100:  # the first ones also import
                 told["slowest_ms"] = max(told["slowest_ms"], round(1000 * spent, 1))

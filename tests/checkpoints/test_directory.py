@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -292,6 +295,48 @@ def test_names_in_an_index_are_never_paths(foreign, name):
     rewrite(foreign / directory.INDEX, lambda content: content["weight_map"].update({"model.norm.weight": name}))
     with pytest.raises(BadFile, match="no plain name"):
         directory.load(foreign)
+
+
+OPENING = """
+import json, random, sys
+from pathlib import Path
+from camelid.checkpoints import directory
+from camelid.errors import BadFile
+folder, n = Path(sys.argv[1]), int(sys.argv[2])
+index = folder / directory.INDEX
+good = json.loads(index.read_text())
+draw = random.Random(4)
+parts = ["..", ".", "/", "\\\\", "\\0", "~", "$HOME", "etc", "passwd", "%2e%2e", "CON", "nul", "file:", "http:", "//",
+         "a", "é", "\\u202e", "model-00001-of-00002.safetensors", ".safetensors", " ", "\\n", "x" * 65536, "-", "*",
+         "proc/self/environ"]
+opened = []
+watching = False
+sys.addaudithook(lambda event, args: watching and event in ("open", "os.listdir") and opened.append(str(args[0])))
+accepted = 0
+for _ in range(n):
+    name = "".join(draw.choice(parts) for _ in range(draw.randrange(1, 6)))
+    placed = dict(good["weight_map"], **{draw.choice(list(good["weight_map"])): name})
+    if name in good["weight_map"].values():
+        continue
+    index.write_text(json.dumps({"weight_map": placed}))
+    watching = True
+    try:
+        directory.load(folder)
+        accepted += 1
+    except BadFile:
+        pass
+    watching = False
+outside = [path for path in opened if not path.isdigit() and Path(path).parent != folder]
+print(json.dumps({"accepted": accepted, "outside": outside[:5], "opened": len(opened) > n}))
+"""
+
+
+def test_hostile_shard_names_open_nothing_outside_the_folder(foreign):
+    """Goal F4 for the index, watched by an audit hook."""
+    command = [sys.executable, "-c", OPENING, foreign, str(size(400))]
+    ran = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).resolve().parents[2])
+    assert ran.stdout, ran.stderr[-2000:]
+    assert json.loads(ran.stdout) == {"accepted": 0, "outside": [], "opened": True}
 
 
 def test_an_index_that_does_not_fit_its_files_is_refused(foreign):
