@@ -4,8 +4,9 @@
     python -m tests.kill --n 500 --signal TERM          each must commit within ten seconds, or die before it began
     python -m tests.kill --n 20 --cold 20 --jobs lora   fresh interpreters instead of forks, one kind of run
 
-A server imports PyTorch once and forks a child for every attempt. The moment is uniform over the time that the run takes
-undisturbed. Compared: exact weights, both moments, counters, journal, and the files of the finished model.
+A server imports PyTorch once and forks a child for every attempt. The moment is uniform over the time that the run
+takes undisturbed; after MOST kills a run is left to end. Compared: exact weights, both moments, counters, journal, and
+the files of the finished model.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ import torch
 from camelid import durable
 from camelid.checkpoints.safetensors_io import read_header
 from camelid.errors import CamelidError
-from camelid.train.state import PREFIX
+from camelid.train.state import PREFIX, steps_of
 from tests.train.small_runs import JOBS, ground
 
+MOST, MOST_COLD = 8, 2  # kills that one run suffers
 PATIENCE = 10.0  # seconds within which a run that was asked to stop must have committed (goal R6)
 
 
@@ -103,6 +105,27 @@ def waited(child: int, seconds: float) -> int | None:
         time.sleep(min(left, 0.001))
 
 
+def said(out: Path) -> str:
+    """What an attempt told when it failed."""
+    path = out / "said"
+    return path.read_text() if path.exists() else ""
+
+
+def drafts(out: Path) -> set[Path]:
+    """What half-done commits and half-deleted ones lie about."""
+    return {path for folder in (out, out / "run", out / "run" / "commits") for path in folder.glob(".*.*")}
+
+
+def moment(out: Path, before: set[Path]) -> str:
+    """Where in its life a run was when it was killed."""
+    new = drafts(out) - before
+    if any(path.suffix == ".pruned" for path in new):
+        return "while pruning"
+    if draft := [path for path in new if path.suffix == ".draft"]:
+        return "inside a commit" if draft[0].parent.name == "commits" else "while saving the model"
+    return "between commits" if durable.commits(out / "run" / "commits", PREFIX) else "before the first commit"
+
+
 @dataclass
 class Harness:
     """Kills runs and keeps count."""
@@ -111,51 +134,55 @@ class Harness:
     number: signal.Signals
     draw: random.Random
     wanted: dict[str, str] = field(default_factory=dict)
-    lasts: dict[str, float] = field(default_factory=dict)
+    lasts: dict[tuple[str, bool], float] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     slowest: float = 0.0
     wrong: list[str] = field(default_factory=list)
 
-    def reference(self, name: str) -> None:
+    def begin(self, name: str, out: Path, *, cold: bool) -> int:
+        ground = self.base / "ground"
+        return started(name, ground, out) if cold else forked(lambda: attempt(name, ground, out))
+
+    def reference(self, name: str, *, cold: bool = False) -> None:
         """The end of a run that nobody disturbs, and how long it takes."""
-        out = self.base / f"reference-{name}"
+        out = self.base / f"reference-{name}-{cold}"
         out.mkdir()
         began = time.monotonic()
-        status = waited(forked(lambda: attempt(name, self.base / "ground", out)), 600)
-        assert status == 0, f"{name}: {(out / 'said').read_text() if (out / 'said').exists() else status}"
-        self.lasts[name], self.wanted[name] = time.monotonic() - began, digest(out)
+        status = waited(self.begin(name, out, cold=cold), 600)
+        assert status == 0, f"{name}: {said(out) or status}"
+        self.lasts[name, cold] = time.monotonic() - began
+        if self.wanted.setdefault(name, digest(out)) != digest(out):
+            self.wrong.append(f"{name}: a fresh interpreter ends in other bits than a fork")
 
     def trial(self, name: str, trial: int, *, cold: bool) -> None:
         """One run, killed and resumed until it is done."""
         out = self.base / f"{trial}-{name}"
         out.mkdir()
-        start_up = 0.0
-        while True:
-            began = time.monotonic()
-            if cold:
-                child = started(name, self.base / "ground", out)
-                start_up = 3.0
-            else:
-                child = forked(lambda: attempt(name, self.base / "ground", out))
-            status = waited(child, self.draw.uniform(0, self.lasts[name] + start_up))
+        for turn in range(1000):
+            before = drafts(out)
+            child = self.begin(name, out, cold=cold)
+            spared = turn >= (MOST_COLD if cold else MOST)
+            status = waited(child, 600 if spared else self.draw.uniform(0, self.lasts[name, cold]))
             if status is None:
-                status = self.kill(child, out)
-            if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
+                status = self.kill(child, out, before)
+            if status == 0:
                 break
             if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 128 + self.number:
-                said = (out / "said").read_text() if (out / "said").exists() else ""
-                self.wrong.append(f"{name}, trial {trial}: exit {os.WEXITSTATUS(status)}: {said}")
-                return
-            if time.monotonic() - began > 600:
-                self.wrong.append(f"{name}, trial {trial}: no end")
+                self.wrong.append(f"{name}, trial {trial}: exit {os.WEXITSTATUS(status)}: {said(out)}")
                 return
         self.counts["runs"] += 1
         if digest(out) != self.wanted[name]:
-            self.wrong.append(f"{name}, trial {trial}: ended in other bits; kept in {out}")
-        else:
-            shutil.rmtree(out)
+            self.wrong.append(f"{name}, trial {trial}: ended in other bits than a run left alone")
+        shutil.rmtree(out)
 
-    def kill(self, child: int, out: Path) -> int:
+    def check_committed(self, out: Path) -> None:
+        """A run that stopped on request committed its last step."""
+        commit = durable.newest(out / "run" / "commits", PREFIX)
+        last = max((line["step"] for line in steps_of(out / "run")), default=0)
+        if last and (commit is None or commit.name != f"{PREFIX}{last:08d}"):
+            self.wrong.append(f"{out.name}: stopped after step {last}, last commit {commit and commit.name}")
+
+    def kill(self, child: int, out: Path, before: set[Path]) -> int:
         """Send the signal; the wait status. What a polite signal leaves must be committed in time."""
         began = time.monotonic()
         os.kill(child, self.number)
@@ -165,25 +192,15 @@ class Harness:
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
             return status  # it was done already
         self.counts["kills"] += 1
-        self.counts[self.moment(out)] += 1
+        self.counts[moment(out, before)] += 1
         if self.number != signal.SIGKILL:
             self.slowest = max(self.slowest, took)
             if os.WIFEXITED(status):
                 self.counts["committed"] += 1
+                self.check_committed(out)
             if took > PATIENCE:
                 self.wrong.append(f"{out.name}: took {took:.1f} s to stop")
         return status
-
-    def moment(self, out: Path) -> str:
-        """Where in its life the run was."""
-        commits = out / "run" / "commits"
-        if list(commits.glob(".*.draft")):
-            return "inside a commit"
-        if list(commits.glob(".*.pruned")):
-            return "while pruning"
-        if list(out.glob(".*.draft")) or list((out / "run").glob(".*.draft")):
-            return "while saving the model"
-        return "between commits" if durable.commits(commits, PREFIX) else "before the first commit"
 
 
 def main() -> int:
@@ -204,8 +221,10 @@ def main() -> int:
         harness = Harness(Path(folder), signal.Signals[f"SIG{asked.signal}"], random.Random(asked.seed))
         began = time.monotonic()
         ground(harness.base / "ground")  # here, so that children find everything imported
-        for name in asked.jobs:
+        for turn, name in enumerate(asked.jobs):
             harness.reference(name)
+            if turn < asked.cold:
+                harness.reference(name, cold=True)
         trial = 0
         while (harness.counts["kills"] < asked.n or trial < asked.cold) and not harness.wrong:
             name = asked.jobs[trial % len(asked.jobs)]

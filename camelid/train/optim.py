@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adamw import adamw  # the function: the class would import the compiler, a second and more
 
 from camelid.checkpoints.safetensors_io import content
 from camelid.errors import BadFile, Problem, UsageError
@@ -48,20 +50,13 @@ class Optimizer:
         self._copies = [(p, self.masters[name]) for name, p in self.parameters.items() if self.masters[name] is not p]
         for weight, master in self._copies:
             weight.data = master.detach().to(dtype or weight.dtype)
-        self._adam = torch.optim.AdamW(
-            [
-                {"params": [m for m in self.masters.values() if m.ndim >= 2], "weight_decay": settings.decay},
-                {"params": [m for m in self.masters.values() if m.ndim < 2], "weight_decay": 0.0},
-            ],
-            lr=settings.lr,
-            betas=settings.betas,
-            eps=settings.eps,
-            fused=True,
-        )
-        for master in self.masters.values():
-            step = torch.zeros((), dtype=torch.float32, device=master.device)
-            moments = {"exp_avg": torch.zeros_like(master), "exp_avg_sq": torch.zeros_like(master)}
-            self._adam.state[master] = {"step": step, **{k: m.detach() for k, m in moments.items()}}
+        self._groups = [
+            _Group([name for name, master in self.masters.items() if master.ndim >= 2], settings.decay),
+            _Group([name for name, master in self.masters.items() if master.ndim < 2], 0.0),
+        ]
+        self._means = {name: torch.zeros_like(master, requires_grad=False) for name, master in self.masters.items()}
+        self._squares = {name: torch.zeros_like(mean) for name, mean in self._means.items()}
+        self._turns = {name: torch.zeros((), device=mean.device) for name, mean in self._means.items()}
 
     def collect(self) -> None:
         """Adds what the last backward left to the step's gradient."""
@@ -83,17 +78,36 @@ class Optimizer:
 
     def apply(self, rate: float, norm: float) -> None:
         """One update at the learning rate `rate`, the gradient of this `norm` clipped; the gradient is forgotten."""
-        for group in self._adam.param_groups:
-            group["lr"] = rate
         divisor = norm / self.clip if self.clip is not None and norm > self.clip else 1.0
         device = next(iter(self.masters.values())).device
-        # the fused kernel divides by grad_scale as it reads: clipping costs no pass of its own
-        self._adam.grad_scale = None if divisor == 1.0 else torch.tensor(divisor, device=device)  # type: ignore[attr-defined]
-        self._adam.found_inf = None if divisor == 1.0 else torch.zeros((), device=device)  # type: ignore[attr-defined]
-        self._adam.step()
+        clipping = None if divisor == 1.0 else torch.tensor(divisor, dtype=torch.float32, device=device)
+        with torch.no_grad():
+            for group in self._groups:
+                self._update(group, rate, clipping)
         self.updates += 1
         self.refuse()
         self._publish()
+
+    def _update(self, group: _Group, rate: float, clipping: Tensor | None) -> None:
+        masters = [self.masters[name] for name in group.names]
+        adamw(
+            masters,
+            [master.grad for master in masters if master.grad is not None],
+            [self._means[name] for name in group.names],
+            [self._squares[name] for name in group.names],
+            [],
+            [self._turns[name] for name in group.names],
+            fused=True,
+            grad_scale=clipping,  # the kernel divides by it as it reads: clipping costs no pass of its own
+            found_inf=None if clipping is None else torch.zeros_like(clipping),
+            amsgrad=False,
+            beta1=self.settings.betas[0],
+            beta2=self.settings.betas[1],
+            lr=rate,
+            weight_decay=group.decay,
+            eps=self.settings.eps,
+            maximize=False,
+        )
 
     def refuse(self) -> None:
         """Forgets the gradient; weights and moments stay as they are."""
@@ -110,9 +124,8 @@ class Optimizer:
         """Exact weights and both moments, named "weight.NAME", "mean.NAME" and "square.NAME"; no copies are made."""
         named: dict[str, Tensor] = {}
         for name, master in self.masters.items():
-            moments = self._adam.state[master]
             named[f"weight.{name}"] = master.detach()
-            named[f"mean.{name}"], named[f"square.{name}"] = moments["exp_avg"], moments["exp_avg_sq"]
+            named[f"mean.{name}"], named[f"square.{name}"] = self._means[name], self._squares[name]
         return named
 
     def load(self, state: Mapping[str, Tensor], updates: int, *, where: str = "checkpoint") -> None:
@@ -126,8 +139,8 @@ class Optimizer:
         for name, tensor in own.items():
             tensor.copy_(state[name])
         self.updates = updates
-        for master in self.masters.values():
-            self._adam.state[master]["step"].fill_(updates)
+        for turn in self._turns.values():
+            turn.fill_(updates)
         self._publish()
 
     def bytes(self) -> int:
@@ -145,6 +158,12 @@ class Optimizer:
             sha.update(f"{name} {_described(tensor)}\n".encode())
             sha.update(content(tensor))
         return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class _Group:
+    names: list[str]
+    decay: float
 
 
 def _master(weight: nn.Parameter, dtype: torch.dtype | None) -> Tensor:

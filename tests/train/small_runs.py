@@ -26,7 +26,22 @@ from camelid.train.loop import Cadence, Conduct, Trained
 from camelid.train.pretrain import pretrain
 from camelid.train.settings import AdamW, Cosine, Linear
 
-WORDS = "the camel old Omar owns sells dates and walks to Aswan with water every morning three seven twelve".split()
+WORDS = (
+    "the",
+    "camel",
+    "old",
+    "Omar",
+    "owns",
+    "sells",
+    "dates",
+    "and",
+    "walks",
+    "to",
+    "Aswan",
+    "with",
+    "water",
+    "seven",
+)
 SETTINGS = AdamW(lr=3e-3, betas=(0.9, 0.95), decay=0.1)
 LORA = LoRA(rank=2, alpha=4, dropout=0.1, targets=("q_proj", "v_proj", "down_proj"))
 EVERY = LoRA(

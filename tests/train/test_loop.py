@@ -49,7 +49,9 @@ def test_however_a_batch_is_cut_into_micro_batches_its_gradient_is_the_same_to_1
     worst = 0.0
     for case in range(size(100)):
         generator = np.random.default_rng(case)
-        documents = tiny.documents(generator, int(generator.integers(2, 9)), share=float(generator.choice([0.1, 0.6, 1])))
+        documents = tiny.documents(
+            generator, int(generator.integers(2, 9)), share=float(generator.choice([0.1, 0.6, 1]))
+        )
         documents += [tiny.document(generator, 5, share=0.0), tiny.document(generator, 6, share=1.0)]
         generator.shuffle(documents)
         cuts = np.flatnonzero(generator.random(len(documents) - 1) < 0.5) + 1
@@ -70,7 +72,9 @@ def test_two_machines_that_cut_micro_batches_differently_see_the_same_losses(tmp
     for micros in (8, 3, 1):
         made = tiny.model()
         words = {"conduct": tiny.conduct(micro_tokens=micros)}
-        run = tiny.run(tmp_path / str(micros), made, tiny.optimizer(made, lr=1e-3), Cut(steps=8, micros=micros), **words)
+        run = tiny.run(
+            tmp_path / str(micros), made, tiny.optimizer(made, lr=1e-3), Cut(steps=8, micros=micros), **words
+        )
         losses.append([line["loss"] for line in steps_of(run.directory)])
     assert losses[0][-1] < losses[0][0]
     assert losses[1] == pytest.approx(losses[0], rel=1e-6)
@@ -330,7 +334,10 @@ def test_a_run_of_which_no_commit_is_whole_is_not_begun_anew_in_silence(tmp_path
 
 
 def test_a_journal_that_lost_or_changed_what_a_commit_counts_on_is_refused(tmp_path):
-    for name, hurt in (("short", lambda text: text[:100]), ("changed", lambda text: text.replace(b'"step":1', b'"step":7'))):
+    for name, hurt in (
+        ("short", lambda text: text[:100]),
+        ("changed", lambda text: text.replace(b'"step":1', b'"step":7')),
+    ):
         path = tmp_path / name
         interrupted(path, 3)
         journal = path / "journal.jsonl"
@@ -396,7 +403,7 @@ def test_a_full_disk_at_any_moment_loses_no_commit_and_the_run_goes_on_where_it_
         path = tmp_path / str(case)
         files = FullDisk(int(generator.integers(1, int(2.99 * commit_bytes))))
         made = tiny.model()
-        with pytest.raises(StoreError, match="bytes are needed|No space"):
+        with pytest.raises(StoreError, match="bytes are needed"):
             tiny.run(path, made, tiny.optimizer(made), conduct=tiny.conduct(steps=2, files=files))
         found = durable.newest(path / SAVED, PREFIX)
         reached.add(found.name if found else None)

@@ -19,9 +19,7 @@ from camelid.train.loss import NextToken
 from camelid.train.optim import Optimizer
 from camelid.train.settings import AdamW, Cosine
 
-SHAPE = LlamaShape(
-    layers=2, width=16, heads=2, kv_heads=1, head_width=8, hidden=24, vocab=37, context=32
-)
+SHAPE = LlamaShape(layers=2, width=16, heads=2, kv_heads=1, head_width=8, hidden=24, vocab=37, context=32)
 
 
 def model(seed: int = 0, *, dtype: torch.dtype = torch.float32, shape: LlamaShape = SHAPE) -> Llama:
@@ -30,7 +28,9 @@ def model(seed: int = 0, *, dtype: torch.dtype = torch.float32, shape: LlamaShap
     return made
 
 
-def documents(generator: np.random.Generator, count: int, *, vocab: int = SHAPE.vocab, share: float = 0.6) -> list[Batch]:
+def documents(
+    generator: np.random.Generator, count: int, *, vocab: int = SHAPE.vocab, share: float = 0.6
+) -> list[Batch]:
     """Documents of random lengths, each a batch of its own, a random share of whose targets is learned."""
     return [document(generator, int(generator.integers(1, 14)), vocab=vocab, share=share) for _ in range(count)]
 
