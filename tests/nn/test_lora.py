@@ -48,6 +48,8 @@ def test_dropout_is_a_pure_function_of_its_words():
         assert torch.equal(outs.setdefault(words, out), out)
     assert len({tuple(out.flatten()[:5].tolist()) for out in outs.values()}) == 4
     dropped = layer._dropped(torch.ones(1000, 48))
+    layer.name = "k"  # another map of the same model draws its own mask
+    assert not torch.equal(layer._dropped(torch.ones(1000, 48)), dropped)
     assert dropped.unique().tolist() == [0.0, pytest.approx(1 / 0.6)]
     assert abs((dropped == 0).float().mean() - 0.4) < 0.01
     layer.eval()
