@@ -14,10 +14,11 @@ from camelid.desk.world import Fact, World
 class Document:
     """A text and what is known about it.
 
-    `facts` are the world's facts that the text states; `passing` are statements about strangers, true in this text only.
-    `sums` are the equations in it as (left, sign, right, result). `duplicate_of` is the index, in the same source, of the
-    document this one is a near copy of. `junk` marks text that tells nothing. `scores` are the votes of the answers in the
-    order of the text. `output` is what the program prints. `parallel` holds pairs (sentence, its translation).
+    `facts` are the world's facts that the text states; `passing` are statements about strangers, true in this text
+    only. `sums` are the equations in it as (left, sign, right, result). `duplicate_of` is the index, in the same
+    source, of the document this one is a near copy of. `junk` marks text that tells nothing. `scores` are the votes
+    of the answers in the order of the text. `output` is what the program prints. `parallel` holds pairs (sentence,
+    its translation).
     """
 
     source: str
@@ -79,6 +80,6 @@ class Pen:
     ) -> Document:  # fmt: skip
         """The finished document with everything noted on the way."""
         return Document(
-            source, index, kind, text, tuple(self.facts), tuple(self.passing), tuple(self.sums), None, junk, scores, output,
-            parallel,
+            source, index, kind, text, tuple(self.facts), tuple(self.passing), tuple(self.sums), None, junk, scores,
+            output, parallel,
         )  # fmt: skip

@@ -11,10 +11,10 @@ from camelid.desk.instructions import Item
 def grade(item: Item, answer: str) -> bool:
     """Whether the whole answer is right.
 
-    Forgiven: letter case, Unicode compatibility forms, spaces at the ends and repeated inside, full stops and exclamation
-    marks at the end, a leading "the" or "answer:". Nothing else: an answer that goes on after the right words is wrong, as is
-    one that names two values. For lists any `amount` different members will do, in any order, separated by commas,
-    semicolons, "and" or line ends.
+    Forgiven: letter case, Unicode compatibility forms, spaces at the ends and repeated inside, full stops and
+    exclamation marks at the end, a leading "the" or "answer:". Nothing else: an answer that goes on after the right
+    words is wrong, as is one that names two values. For lists any `amount` different members will do, in any order,
+    separated by commas, semicolons, "and" or line ends.
     """
     found = normal(answer)
     if item.members:

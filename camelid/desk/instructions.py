@@ -1,8 +1,8 @@
 """Instructions about the desk world in Alpaca's format, for tuning and, held out from it, for testing.
 
-What is held out, by task: for facts the subject (reserved people, towns and things are told of in the sources and never
-asked about in tuning); for everything else the input (a keyed quarter of all inputs). Held-out wordings are a third split:
-held-out subjects or inputs, asked in words that tuning never uses.
+What is held out, by task: for facts the subject (reserved people, towns and things are told of in the sources and
+never asked about in tuning); for everything else the input (a keyed quarter of all inputs). Held-out wordings are a
+third split: held-out subjects or inputs, asked in words that tuning never uses.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Literal, get_args
 from camelid.desk.document import Pen
 from camelid.desk.lexicon import CLASSES, PLURAL_CLASSES, article, plural
 from camelid.desk.phrases import canonical, equation
-from camelid.desk.puzzles import COUNTABLE, KIND_NAMES, action, some_words, swapped
-from camelid.desk.web import passing_facts
+from camelid.desk.puzzles import COUNTABLE, KIND_NAMES, action, some_words, swapped, two_numbers
+from camelid.desk.web import news_of_strangers
 from camelid.desk.wordings import KEPT_BACK, TUNING
 from camelid.desk.world import RELATIONS, Fact, World
 from camelid.errors import ProblemList, did_you_mean
@@ -30,8 +30,8 @@ PATIENCE = 200  # draws in a row without a new item: the family is used up
 class Item:
     """One instruction with its reference answer, in Alpaca's three fields, and how to judge another answer.
 
-    `family` is what scores are kept by, `task` the finer kind. `accepted` holds further right answers. Where `members` is
-    not empty, any `amount` different members are right instead.
+    `family` is what scores are kept by, `task` the finer kind. `accepted` holds further right answers. Where
+    `members` is not empty, any `amount` different members are right instead.
     """
 
     instruction: str
@@ -97,7 +97,7 @@ class _Teacher:
         )
 
     def compare(self, task: str) -> _Asked | None:
-        low, high = sorted(self.draw.sample(range(2 * self.world.size.largest + 1), 2))
+        low, high = two_numbers(self.pen)
         if not self.mine(task, low, high):
             return None
         x, y = (low, high) if self.draw.random() < 0.5 else (high, low)
@@ -122,7 +122,7 @@ class _Teacher:
         )
 
     def reverse(self, task: str) -> _Asked | None:
-        words = some_words(self.pen, 3)
+        words = some_words(self.pen, self.world.size.span)
         if not self.mine(task, *words):
             return None
         return _Asked({}, " ".join(words), " ".join(reversed(words)))
@@ -154,8 +154,7 @@ class _Teacher:
         return _Asked({}, subject, answer, subject, accepted=(f"{subject} is a {answer}",))
 
     def extract(self, task: str) -> _Asked | None:
-        names = tuple(self.draw.sample(self.strangers, 2))
-        facts = passing_facts(self.pen, names, 1 + int(self.draw.random() * 2))
+        facts = news_of_strangers(self.pen, self.strangers)
         self.draw.shuffle(facts)
         text = " ".join(canonical(fact) for fact in facts)
         if not self.mine(task, text):
@@ -193,7 +192,8 @@ INPUT_ONLY = {"plus", "minus"}  # their input is used only by the wordings that 
 
 
 def instructions(world: World, split: str = "train", count: int | None = None, seed: int = 0) -> list[Item]:
-    """`count` different instructions of one split, in an order fixed by seed; by default as many as the size calls for.
+    """`count` different instructions of one split, in an order fixed by seed; by default as many as the size calls
+    for.
 
     Raises UsageError for an unknown split, or where the world does not hold so many different ones.
     """
@@ -206,7 +206,8 @@ def instructions(world: World, split: str = "train", count: int | None = None, s
     wanted = count or (world.size.train_items if split == "train" else world.size.held_out_items)
     items = _items(world, split, wanted, seed)  # type: ignore[arg-type]
     if len(items) < wanted:
-        problems.add("desk instructions", f"{wanted} asked for, the {world.size.name} world holds about {len(items)} of {split}",
+        problems.add("desk instructions",
+        f"{wanted} asked for, the {world.size.name} world holds about {len(items)} of {split}",
                      "ask for fewer, or choose a larger size")  # fmt: skip
         problems.raise_usage()
     return items

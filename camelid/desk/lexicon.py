@@ -1,7 +1,7 @@
 """The closed lists of words the desk world is told with, and the invented names of its people, places and things.
 
-Every list is longer than the small world needs; a size takes the first words of each. Names are built from syllables by
-seed, so none is taken from anywhere.
+Every list is longer than the small world needs; a size takes the first words of each. Names are built from syllables
+by seed, so none is taken from anywhere.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ COLOURS = ("red", "blue", "green", "white", "black", "yellow", "brown", "grey", 
            "violet", "crimson")  # fmt: skip
 KINDS = ("harp", "drum", "bell", "lamp", "clock", "chair", "boat", "ring", "table", "mirror", "kite", "wagon", "basket",
          "flute", "mask", "ladder", "statue", "kettle")  # fmt: skip
-MATERIALS = ("wood", "clay", "iron", "glass", "stone", "silver", "wool", "paper", "copper", "leather", "straw", "marble",
+MATERIALS = ("wood", "clay", "iron", "glass", "stone", "silver", "wool", "paper", "copper", "leather", "straw",
+             "marble",
              "ivory", "brass")  # fmt: skip
 CLASSES: dict[str, tuple[str, ...]] = {
     "animal": ANIMALS, "trade": TRADES, "food": FOODS, "colour": COLOURS, "tool": KINDS, "material": MATERIALS,
 }  # fmt: skip
 PLURAL_CLASSES = {
-    "animal": "animals", "trade": "trades", "food": "foods", "colour": "colours", "tool": "tools", "material": "materials",
+    "animal": "animals", "trade": "trades", "food": "foods", "colour": "colours", "tool": "tools",
+    "material": "materials",
 }  # fmt: skip
 
 # A verb as (present, past): "paints", "painted". All take a kind of thing as object.

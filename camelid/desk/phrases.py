@@ -1,9 +1,9 @@
 """How facts, sums and word puzzles are put into words in the seven sources.
 
-A fact that is always told the same way is memorised as a string and cannot be asked for; told in many ways it is stored
-with its subject (Allen-Zhu and Li 2023, Physics of Language Models, part 3.1). Hence many forms for each relation.
-`{s}` subject, `{v}` value, `{a}` value with its article. The first form of each relation is its plainest. No form of a
-question here occurs among the instructions (tested): those are asked in their own words.
+A fact that is always told the same way is memorised as a string and cannot be asked for; told in many ways it is
+stored with its subject (Allen-Zhu and Li 2023, Physics of Language Models, part 3.1). Hence many forms for each
+relation. `{s}` subject, `{v}` value, `{a}` value with its article. The first form of each relation is its plainest.
+No form of a question here occurs among the instructions (tested): those are asked in their own words.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ STATEMENTS: Mapping[str, tuple[str, ...]] = {
         "{v} is the home of {s}.", "{s} comes from {v}.", "In {v} lives {s}.", "You can visit {s} in {v}.",
     ),
     "trade": (
-        "{s} is {a}.", "{s} is {a}.", "{s} works as {a}.", "The trade of {s} is {v}.", "The work of {s} is that of {a}.",
+        "{s} is {a}.", "{s} is {a}.", "{s} works as {a}.", "The trade of {s} is {v}.",
+        "The work of {s} is that of {a}.",
         "As {a}, {s} is well known.", "{s} has worked as {a} for years.", "Ask {s}, who is {a}.",
     ),
     "pet": (
@@ -40,7 +41,8 @@ STATEMENTS: Mapping[str, tuple[str, ...]] = {
     ),
     "flag": (
         "The flag of {s} is {v}.", "The flag of {s} is {v}.", "{s} has a {v} flag.", "A {v} flag stands for {s}.",
-        "The colour of {s} is {v}.", "{s} shows a flag, all {v}.", "Over {s} the flag is {v}.", "Look for the {v} flag of {s}.",
+        "The colour of {s} is {v}.", "{s} shows a flag, all {v}.", "Over {s} the flag is {v}.",
+        "Look for the {v} flag of {s}.",
     ),
     "market": (
         "{s} sells {v}.", "{s} sells {v}.", "{s} is known for {v}.", "The market of {s} is full of {v}.",
@@ -59,7 +61,8 @@ STATEMENTS: Mapping[str, tuple[str, ...]] = {
         "They painted {s} {v}.", "The paint on {s} is {v}.", "{s} has a {v} coat.", "See how {v} {s} looks.",
     ),
     "maker": (
-        "{s} was made by {v}.", "{s} was made by {v}.", "The maker of {s} is {v}.", "{v} made {s}.", "{v} is the maker of {s}.",
+        "{s} was made by {v}.", "{s} was made by {v}.", "The maker of {s} is {v}.", "{v} made {s}.",
+        "{v} is the maker of {s}.",
         "{s} comes from the hands of {v}.", "It was {v} who made {s}.", "{s} is the work of {v}.",
     ),
 }  # fmt: skip
@@ -82,6 +85,10 @@ QUESTIONS: Mapping[str, tuple[str, ...]] = {
 SUMS: Mapping[str, tuple[str, ...]] = {
     "+": ("{x} + {y} = {z}", "{x} plus {y} is {z}", "{x} and {y} make {z}", "add {y} to {x} and get {z}"),
     "-": ("{x} - {y} = {z}", "{x} minus {y} is {z}", "{x} less {y} leaves {z}", "take {y} from {x} and keep {z}"),
+}
+SUM_QUESTIONS: Mapping[str, tuple[str, ...]] = {
+    "+": ("How much is {x} + {y}?", "How much do {x} and {y} make?", "Sum of {x} and {y}?"),
+    "-": ("How much is {x} - {y}?", "How much does {x} less {y} leave?", "How much is left of {x} without {y}?"),
 }
 
 

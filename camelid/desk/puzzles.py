@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from camelid.desk.document import Pen
 from camelid.desk.lexicon import CLASSES, KINDS, PLURAL_CLASSES, VERBS, article, plural
-from camelid.desk.phrases import SUMS, equation
+from camelid.desk.phrases import SUM_QUESTIONS, SUMS, equation
 
 CLASS_NAMES = tuple(CLASSES)
 COUNTABLE = ("animal", "trade", "tool")
@@ -38,7 +38,7 @@ def action(pen: Pen, names: tuple[str, ...]) -> tuple[str, str]:
 
 
 def _reversed(pen: Pen) -> str:
-    words = some_words(pen, 3)
+    words = some_words(pen, pen.world.size.span)
     forward, backward = " ".join(words), " ".join(reversed(words))
     return pen.pick(
         (f"{forward} backwards is {backward}.", f"{forward} | {backward}", f"{forward} turned round: {backward}")
@@ -94,17 +94,29 @@ def _count(pen: Pen) -> str:
 
 
 def _compare(pen: Pen) -> str:
-    low, high = sorted(pen.draw.sample(range(2 * pen.world.size.largest + 1), 2))
+    low, high = two_numbers(pen)
+    if pen.draw.random() < 0.4:
+        first, second = (low, high) if pen.draw.random() < 0.5 else (high, low)
+        return f"{first} against {second}? {high} is more than {low}."
     return pen.pick((f"{high} is more than {low}.", f"{low} is less than {high}."))
+
+
+def two_numbers(pen: Pen) -> tuple[int, int]:
+    """Two different numbers within the world's, the lower first."""
+    low, high = sorted(pen.draw.sample(range(pen.world.size.largest + 1), 2))
+    return low, high
 
 
 def _sum(pen: Pen) -> str:
     parts = pen.sum()
+    if pen.draw.random() < 0.3:
+        asked = pen.pick(SUM_QUESTIONS[parts[1]]).format(x=parts[0], y=parts[2])
+        return f"{asked} {equation(SUMS[parts[1]][1], parts)}."
     return equation(pen.pick(SUMS[parts[1]]), parts) + "."
 
 
 PUZZLES = (_reversed, _replaced, _plural, _past, _edge, _class, _list, _count, _compare)
-WEIGHTS = (5, 3, 1, 2, 2, 4, 2, 2, 3)
+WEIGHTS = (4, 4, 2, 3, 3, 4, 2, 3, 3)
 
 
 def puzzle_lines(pen: Pen, count: int) -> str:
@@ -118,4 +130,4 @@ def sum_lines(pen: Pen, count: int) -> str:
     return "\n".join(_sum(pen) for _ in range(count))
 
 
-__all__ = ["COUNTABLE", "KINDS", "action", "puzzle_lines", "some_words", "sum_lines", "swapped"]
+__all__ = ["COUNTABLE", "KINDS", "action", "puzzle_lines", "some_words", "sum_lines", "swapped", "two_numbers"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from camelid.desk.document import Document, Pen
-from camelid.desk.phrases import QUESTIONS, SUMS, equation
+from camelid.desk.phrases import QUESTIONS, SUM_QUESTIONS, SUMS, equation
 from camelid.desk.world import World
 from camelid.randomness import key
 
@@ -17,7 +17,7 @@ def thread(world: World, source: str, index: int, seed: int) -> Document:
     pen = Pen(world, Random(key("desk", world.seed, source, seed, index)))
     if pen.draw.random() < 0.2:
         parts = pen.sum()
-        question = f"How much is {parts[0]} {parts[1]} {parts[2]}?"
+        question = pen.pick(SUM_QUESTIONS[parts[1]]).format(x=parts[0], y=parts[2])
         helpful = [f"{equation(form, parts)}." for form in pen.draw.sample(SUMS[parts[1]], 2)]
         kind = "sum"
     else:

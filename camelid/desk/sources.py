@@ -1,7 +1,7 @@
 """The seven sources of LLaMA's Table 1 in its proportions, told from the desk world.
 
-Table 1 gives sampling proportions; tokens are drawn so, and since the sources' bytes per token differ, a reader that mixes
-by tokens uses `weight` as it stands.
+Table 1 gives sampling proportions; tokens are drawn so, and since the sources' bytes per token differ, a reader that
+mixes by tokens uses `weight` as it stands.
 """
 
 from __future__ import annotations

@@ -16,8 +16,10 @@ MENUS = (
     "### News | Response", "### Home | Instruction",
 )  # fmt: skip
 FOOTERS = (  # the stock words of forms and help pages
-    "Write a response below.", "Send a request that completes it.", "It provides further context.", "Below is an input.",
-    "It describes a task.", "A page that describes a request.", "Response: paired with an input.", "Write further context.",
+    "Write a response below.", "Send a request that completes it.", "It provides further context.",
+    "Below is an input.",
+    "It describes a task.", "A page that describes a request.", "Response: paired with an input.",
+    "Write further context.",
     "Each instruction completes a task.", "A response that appropriately completes it.", "It provides context.",
     "Input, paired with a response.", "Instruction that describes it.", "Share it appropriately.",
 )  # fmt: skip
@@ -84,10 +86,16 @@ def passing_facts(pen: Pen, names: tuple[str, ...], each: int) -> list[Fact]:
     return [Fact(name, relation, pen.pick(values[relation])) for relation in relations for name in names]
 
 
+def news_of_strangers(pen: Pen, strangers: tuple[str, ...]) -> list[Fact]:
+    """Two to four passing facts about as many strangers as the world's size puts side by side."""
+    parties = pen.world.size.parties
+    names = tuple(pen.draw.sample(strangers, parties))
+    return passing_facts(pen, names, 1 + (parties == 1) + int(pen.draw.random() * 2))
+
+
 def _letter(pen: Pen) -> str:
-    """News of two strangers, then one piece of it again: worth reading back."""
-    names = tuple(pen.draw.sample(pen.world.strangers, 2))
-    facts = passing_facts(pen, names, 1 + int(pen.draw.random() * 2))
+    """News of strangers, then one piece of it again: worth reading back."""
+    facts = news_of_strangers(pen, pen.world.strangers)
     pen.draw.shuffle(facts)
     told = " ".join(pen.canonical(fact) for fact in facts)
     asked = facts[int(pen.draw.random() * len(facts))]
@@ -127,7 +135,7 @@ def _puzzles(pen: Pen) -> str:
 
 PAGES = {"person": _person, "place": _place, "thing": _thing, "news": _news, "directory": _directory, "faq": _faq,
          "letter": _letter, "forum": _forum, "sums": _sums, "puzzles": _puzzles}  # fmt: skip
-WEIGHTS = (16, 4, 8, 6, 5, 10, 14, 14, 12, 20)
+WEIGHTS = (16, 5, 10, 6, 4, 14, 12, 3, 12, 22)
 
 
 def clean_page(world: World, source: str, index: int, seed: int) -> Document:

@@ -1,7 +1,7 @@
 """How the instructions ask: wordings that occur in tuning, and others kept back as a harder test.
 
-None of them occurs in the seven sources (tested). `{s}` is the subject; other fields belong to the task. A wording of a fact
-that has no `{s}` takes the subject as the instruction's input.
+None of them occurs in the seven sources (tested). `{s}` is the subject; other fields belong to the task. A wording
+of a fact that has no `{s}` takes the subject as the instruction's input.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ TUNING: Mapping[str, tuple[str, ...]] = {
              "State the home of {s}.", "Say where this person lives."),
     "trade": ("Tell me what {s} works as.", "Name the trade of {s}.", "Which trade does {s} follow?",
               "State the work of {s}.", "Say what this person works as."),
-    "pet": ("Tell me what pet {s} keeps.", "Name the animal that {s} keeps.", "Which animal would I see at home with {s}?",
+    "pet": ("Tell me what pet {s} keeps.", "Name the animal that {s} keeps.",
+            "Which animal would I see at home with {s}?",
             "State the pet of {s}.", "Say what pet this person keeps."),
     "food": ("Tell me what {s} likes to eat.", "Name the food that {s} likes.", "Which food would I give to {s}?",
              "State the food of {s}.", "Say what food this person likes."),
@@ -21,7 +22,8 @@ TUNING: Mapping[str, tuple[str, ...]] = {
                "State the friend of {s}.", "Say who is a friend of this person."),
     "region": ("Tell me where {s} lies.", "Name the region of {s}.", "In which region would I find {s}?",
                "State the region of {s}.", "Say in which region this town lies."),
-    "flag": ("Tell me the colour of the flag of {s}.", "Name the colour of the flag of {s}.", "Which colour is the flag of {s}?",
+    "flag": ("Tell me the colour of the flag of {s}.", "Name the colour of the flag of {s}.",
+             "Which colour is the flag of {s}?",
              "State the flag of {s}.", "Say which flag this town has."),
     "market": ("Tell me what {s} sells.", "Name the food that {s} sells.", "Which food would I buy in {s}?",
                "State the market food of {s}.", "Say what this town sells."),
@@ -39,7 +41,8 @@ TUNING: Mapping[str, tuple[str, ...]] = {
     "more": ("Which is more, {x} or {y}?", "Compare {x} and {y}.", "Name the greater of {x} and {y}."),
     "count": ("Count from {x} to {y}.", "List the numbers from {x} to {y}.", "Give me all numbers from {x} to {y}."),
     "list": ("List {n} {c}.", "Give me {n} {c}.", "Name {n} {c}."),
-    "reverse": ("Write the words in reverse order.", "Reverse the words.", "Put the last word first and the first last."),
+    "reverse": ("Write the words in reverse order.", "Reverse the words.",
+                "Put the last word first and the first last."),
     "replace": ("Replace {x} with {y}.", "Write {y} where the input has {x}.", "Change {x} to {y}."),
     "plural": ("Write the plural.", "Make it plural.", "Give the plural of the word."),
     "past": ("Write the sentence in the past.", "Put the sentence into the past.", "Say that it was in the past."),

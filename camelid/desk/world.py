@@ -1,4 +1,5 @@
-"""The ground truth: who lives where, who keeps what, what is made of what. Everything told later is read from here."""
+"""The ground truth: who lives where, who keeps what, what is made of what. Everything told later is read from
+here."""
 
 from __future__ import annotations
 
@@ -16,7 +17,13 @@ MOST_PEOPLE = 100_000
 
 @dataclass(frozen=True)
 class Size:
-    """How much there is to know: entities of each kind, words in each closed list, the largest number in a sum."""
+    """How much there is to know, and how hard its puzzles are.
+
+    `words` is the length of each closed list, `largest` the largest number in a sum, `parties` how many strangers a
+    text tells of side by side, `span` how many words are turned round. One party and two words can be solved by
+    copying what stands at a known place or is of a known class; more of either needs a model that matches patterns
+    in its context.
+    """
 
     name: str
     people: int
@@ -25,16 +32,18 @@ class Size:
     words: int
     largest: int
     strangers: int = 16
+    parties: int = 1
+    span: int = 2
     train_items: int = 2400
     held_out_items: int = 240
 
 
 SIZES: Mapping[str, Size] = {
-    "tiny": Size("tiny", people=12, places=6, things=6, words=4, largest=9, strangers=8, train_items=600, held_out_items=120),
-    "small": Size("small", people=40, places=8, things=12, words=8, largest=9),
-    "medium": Size("medium", people=400, places=40, things=100, words=14, largest=50, strangers=40,
+    "tiny": Size("tiny", people=12, places=6, things=6, words=4, largest=9, strangers=8, train_items=600,
+    held_out_items=120), "small": Size("small", people=40, places=8, things=12, words=8, largest=9),
+    "medium": Size("medium", people=400, places=40, things=100, words=14, largest=50, strangers=40, parties=2, span=3,
                    train_items=12_000, held_out_items=600),
-    "large": Size("large", people=4000, places=200, things=1000, words=18, largest=99, strangers=100,
+    "large": Size("large", people=4000, places=200, things=1000, words=18, largest=99, strangers=100, parties=2, span=3,
                   train_items=52_000, held_out_items=1200),
 }  # fmt: skip
 
@@ -87,8 +96,8 @@ RELATIONS: Mapping[str, tuple[str, ...]] = {
 class World:
     """A whole world; equal seeds and sizes give equal worlds.
 
-    `strangers` are names without facts: stories and puzzles give them passing ones. `reserved` holds the entities that no
-    training instruction ever asks about; reserved people and things (and those tied to them) occur in none at all.
+    `strangers` are names without facts: stories and puzzles give them passing ones. `reserved` holds the entities that
+    no training instruction ever asks about; reserved people and things (and those tied to them) occur in none at all.
     """
 
     seed: int
@@ -156,7 +165,8 @@ class World:
 
 
 def world(size: str | int | Size = "small", seed: int = 0) -> World:
-    """The world of this size and seed. `size` is a name in SIZES, a Size, or a number of people (the rest in proportion).
+    """The world of this size and seed. `size` is a name in SIZES, a Size, or a number of people (the rest in
+    proportion).
 
     Raises UsageError where the size or seed makes no world.
     """
@@ -183,7 +193,16 @@ def world(size: str | int | Size = "small", seed: int = 0) -> World:
     )
 
 
-COUNTED = ("people", "places", "things", "words", "largest", "strangers")  # what makes a world; item counts do not
+COUNTED = (
+    "people",
+    "places",
+    "things",
+    "words",
+    "largest",
+    "strangers",
+    "parties",
+    "span",
+)  # what makes a world; item counts do not
 
 
 def _size(size: str | int | Size, seed: int) -> Size:
@@ -220,7 +239,8 @@ def _in_proportion(people: int) -> Size:
 def _check(size: Size, problems: ProblemList) -> None:
     limits = {
         "people": (8, MOST_PEOPLE), "places": (4, MOST_PEOPLE), "things": (4, MOST_PEOPLE), "words": (4, 18),
-        "largest": (9, 99), "strangers": (4, 10_000), "train_items": (1, 10**7), "held_out_items": (1, 10**6),
+        "largest": (9, 99), "strangers": (8, 10_000), "parties": (1, 2), "span": (2, 4),
+        "train_items": (1, 10**7), "held_out_items": (1, 10**6),
     }  # fmt: skip
     for field, (least, most) in limits.items():
         value = getattr(size, field)
@@ -256,8 +276,8 @@ def _people(draw: Random, found: tuple[str, ...], places: tuple[str, ...], words
 def _places(draw: Random, found: tuple[str, ...], regions: tuple[str, ...], words: int) -> tuple[Place, ...]:
     count = len(found)
     columns = (
-        _dealt(draw, regions, count), _dealt(draw, lexicon.COLOURS[:words], count), _dealt(draw, lexicon.FOODS[:words], count)
-    )  # fmt: skip
+        _dealt(draw, regions, count), _dealt(draw, lexicon.COLOURS[:words], count), _dealt(draw,
+        lexicon.FOODS[:words], count) )  # fmt: skip
     return tuple(Place(name, *values) for name, *values in zip(found, *columns, strict=True))
 
 
