@@ -99,14 +99,18 @@ def test_merges_of_their_own_are_followed_exactly(tmp_path):
             assert ids == library.encode(text, add_special_tokens=False).ids
 
 
-def test_no_merge_builds_a_control_token_from_text(pieces, tmp_path):
-    """A file may list merges that spell out "<s>"."""
+def test_no_merge_builds_a_control_or_byte_piece_from_text(pieces, tmp_path):
+    """A file may list merges that spell out "<s>" or "<0x0A>"."""
     document = json.loads(pieces.files()["tokenizer.json"])
-    document["model"]["vocab"] |= {"<": 420, "s>": 421, "<s": 422, ">": 423}
-    document["model"]["merges"] = [["<", "s>"], ["<s", ">"], *document["model"]["merges"]]
+    vocabulary, merges = document["model"]["vocab"], []
+    for left, right in [("<", "s>"), ("<", "0"), ("x", "0"), ("x0", "A"), ("x0A", ">"), ("<0", "x0A>")]:
+        merges.append([left, right])
+        for text in (left, right, left + right):
+            vocabulary.setdefault(text, len(vocabulary))
+    document["model"]["merges"] = [*merges, ["s", ">"], *document["model"]["merges"]]
     (tmp_path / "tokenizer.json").write_text(json.dumps(document), "utf-8")
     tokenizer = load(tmp_path)
-    for text in ("<s>", "a<s>b", "</s>", "<unk>", "<0x0A>"):
+    for text in ("<s>", "a<s>b", "</s>", "<unk>", "<0x0A>", "a<0x0A>"):
         for starts in (True, False):
             ids = tokenizer.encode(text, starts=starts)
             assert set(tokenizer.controls.values()).isdisjoint(ids)
