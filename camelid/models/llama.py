@@ -179,14 +179,15 @@ class Llama(nn.Module):
         return int((CALL_WORK if self.device.type == "cpu" else CALL_WORK_GPU) / weights)
 
 
-# What one more attention call (forward and backward, one layer) costs, counted in weights that could be multiplied and
-# accumulated three times meanwhile. Ours: see benchmarks/step_tiny.py.
+# What one more attention call (forward and backward, one layer) costs, in weights that could be multiplied meanwhile.
+# Ours: on a CPU about 12 places of benchmarks/step_tiny.py (4 to 12 were equally good, 20 to 60 up to 6 % worse); on a
+# GPU not measured, set so that a narrow model makes few calls and a wide one pads little.
 CALL_WORK = 2.4e6
 CALL_WORK_GPU = 2e9
 
 
 def initialise(model: Llama, seed: int, *, deviation: float = DEVIATION) -> None:
-    """Draws every weight: norms are one, all other matrices N(0, `deviation`), 0.02 being ours (LLaMA's is unpublished).
+    """Draws every weight: norms are one, matrices N(0, `deviation`); 0.02 is ours, for LLaMA's is unpublished.
 
     Each draw is keyed by the seed and the parameter's name alone and made in float32 on the CPU, so it depends neither
     on the order of parameters nor on device, dtype, or what else the model holds.
