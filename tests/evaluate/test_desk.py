@@ -66,6 +66,13 @@ def test_an_answer_that_goes_on_after_the_right_words_is_wrong(taught_five: Load
     assert found.overall.correct < 5
 
 
+def test_no_answer_is_right_by_being_cut_off_after_the_right_words() -> None:
+    loaded = small(PROMPT, spread=1)
+    taught(loaded, [replace(ITEMS[0], output=ITEMS[0].output + " Who?")], steps=100)
+    (answered,) = score(loaded, ITEMS[:1]).answers
+    assert answered.answer.startswith(ITEMS[0].output) and not answered.right
+
+
 def test_a_base_is_asked_in_its_childs_words(taught_five: Loaded) -> None:
     base = small(spread=1)
     same = replace(taught_five, template=None)

@@ -49,6 +49,21 @@ def test_what_was_read_is_not_read_again() -> None:
         assert len(chat.messages) == 2 or read[0] < whole / 2, f"{read[0]} of {whole} ids were read"
 
 
+def test_a_last_id_that_was_said_and_never_read_is_read_at_the_next_turn() -> None:
+    met = 0
+    for seed in range(12):
+        loaded = small(PROMPT, context=512, seed=seed)
+        chat = Chat(loaded, Settings(max_tokens=1))
+        (said, _) = chat.say("Hello")
+        assert isinstance(said, Token)
+        held = (*loaded.prompt([Message("user", "Hello")]).ids, said.id)
+        asked = [*chat.messages, Message("user", "And?")]
+        prompt = loaded.prompt(asked)
+        met += prompt.ids[: len(held)] == held  # the reply, rendered, begins with the id as it was said
+        assert spoken(chat, "And?") == loaded.complete(asked, Settings(max_tokens=1)).text
+    assert met
+
+
 def test_log_probabilities_of_what_is_not_read_again_are_refused() -> None:
     with pytest.raises(UsageError, match="prompt_logprobs: asked for in a conversation"):
         Chat(small(), Settings(prompt_logprobs=True))

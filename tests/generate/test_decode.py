@@ -78,6 +78,20 @@ def test_greedy_ids_and_logprobs_are_those_of_transformers(seed: int) -> None:
     assert ours.prompt_logprobs[1:] == pytest.approx(scores, abs=1e-5)
 
 
+def test_penalised_greedy_ids_are_those_of_transformers() -> None:
+    """The prompt and what was answered so far count as said."""
+    model, prompt = grown(4), prompts_of(4, 1, 20)[0]
+    given = torch.tensor([prompt])
+    answer = theirs(model).generate(
+        given, attention_mask=torch.ones_like(given), max_new_tokens=40, do_sample=False, repetition_penalty=1.4
+    )
+    ours = complete(model, prompt, Settings(max_tokens=40, repetition_penalty=1.4))
+    assert list(ours.token_ids) == answer[0, len(prompt) :].tolist()
+    assert ours.token_ids != complete(model, prompt, Settings(max_tokens=40)).token_ids
+    often = complete(model, prompt, Settings(max_tokens=40, frequency=100.0)).token_ids
+    assert len(set(often)) == 40, "no id comes back while others are left"
+
+
 @pytest.mark.parametrize("seed", range(size(40)))
 def test_any_schedule_of_chunks_rollbacks_and_kept_rows_gives_the_logits_of_a_full_forward(seed: int) -> None:
     """Goal N3, at every-commit size: 1e-12 in float64."""
