@@ -1,7 +1,7 @@
 """Tries a member's central claim in the desk world: the experiment, its controls, several seeds, a verdict.
 
-Each seed has a world, a vocabulary, a base, a tuned model and controls of its own; nothing is shared but the recipe. The
-card is kept as JSON in the store, with seeds, date, commit and machine.
+Each seed has a world, a vocabulary, a base, a tuned model and controls of its own; nothing is shared but the recipe.
+The card is kept as JSON in the store, with seeds, date, commit and machine.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def seeded(value: T, seed: int) -> T:
 
 
 def read_more(base: Recipe, tuned: Recipe, tools: Tools) -> Recipe:
-    """The control: the base goes on reading plain text for as many tokens as the tuning saw, at the tuning's own rate."""
+    """The control: the base reads plain text for as many more tokens as the tuning saw, at the tuning's own rate."""
     last, stage = cast(Finetune, tuned.last), cast(Pretrain, base.last)
     tokens = tokens_seen(tools.grown(tuned))
     batch = Tokens(min(stage.batch.count, max(stage.length, tokens)))
@@ -116,10 +116,10 @@ def _alpaca_lora(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
 
 EXPERIMENTS: dict[str, Experiment] = {
     "alpaca": Experiment(
-        statement="A few thousand records written by a stronger teacher turn a next-token model into an instruction follower.",
+        statement="A few thousand records by a stronger teacher turn a next-token model into an instruction follower.",
         published="90 wins against text-davinci-003's 89 in blind pairs (Taori et al. 2023, preliminary evaluation)",
-        experiment="A million-parameter base reads the desk world, then the teacher's records three times; held-out instructions "
-        "ask for facts that only pre-training told, in forms that only tuning showed. A program checks the answers.",
+        experiment="A million-parameter base reads the desk world, then the teacher's records three times; held-out "
+        "instructions ask for facts that only pre-training told, in forms that only tuning showed. A program checks the answers.",
         measure="share of held-out instructions answered rightly",
         treated="Alpaca",
         controls=("the base, same prompt", "the base after as many more tokens of plain text"),

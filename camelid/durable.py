@@ -340,15 +340,15 @@ def verify(directory: Path, *, contents: bool = True) -> Manifest:
 
 
 def _verify_contents(path: Path, descriptor: int, entry: Entry) -> None:
-    sums = _Sums()
-    buffer = memoryview(bytearray(BLOCK))
-    with os.fdopen(os.dup(descriptor), "rb", buffering=0) as file:
-        while (count := _readinto(file, buffer, path)) > 0 and sums.length <= entry.bytes:
-            sums.add(buffer[:count])
-    found = sums.entry()
-    if found == entry:
+    sha = hashlib.sha256()
+    for piece in _pieces(path, descriptor, entry.bytes):
+        sha.update(piece)
+    if sha.hexdigest() == entry.sha256:
         return
-    blocks = zip(range(0, entry.bytes, BLOCK), _eights(found.blocks), _eights(entry.blocks), strict=False)
+    sums = _Sums()
+    for piece in _pieces(path, descriptor, entry.bytes):
+        sums.add(piece)
+    blocks = zip(range(0, entry.bytes, BLOCK), _eights(sums.entry().blocks), _eights(entry.blocks), strict=False)
     offset = next((start for start, mine, theirs in blocks if mine != theirs), 0)
     raise BadFile(
         path,
@@ -358,11 +358,19 @@ def _verify_contents(path: Path, descriptor: int, entry: Entry) -> None:
     )
 
 
-def _readinto(file: Any, buffer: memoryview, path: Path) -> int:
-    try:
-        return int(file.readinto(buffer))
-    except OSError as error:
-        raise BadFile(path, "", f"cannot be read: {error.strerror}") from error
+def _pieces(path: Path, descriptor: int, length: int) -> Iterator[memoryview]:
+    """The first `length` bytes of an open file, each piece in the same buffer."""
+    buffer = memoryview(bytearray(BLOCK))
+    at = 0
+    while at < length:
+        try:
+            count = os.preadv(descriptor, [buffer[: min(BLOCK, length - at)]], at)
+        except OSError as error:
+            raise BadFile(path, f"offset {at}", f"cannot be read: {error.strerror}") from error
+        if count == 0:
+            return
+        at += count
+        yield buffer[:count]
 
 
 def _eights(text: str) -> list[str]:

@@ -87,7 +87,7 @@ def from_data(wanted: type[T], data: object, where: str = "value") -> T:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return typing.get_type_hints(kind)
 
 
@@ -144,9 +144,8 @@ def _read_union(choices: tuple[Any, ...], data: Any, where: str, problems: Probl
         if not tried.problems:
             return value
         attempts = attempts or tried.problems
-    return problems.add(
-        where, f"found {_kind(data)} {str(data)[:40]!r}", f"expected {_written_type(typing.Union[choices])}"
-    )
+    expected = " or ".join(_written_type(choice) for choice in choices)
+    return problems.add(where, f"found {_kind(data)} {str(data)[:40]!r}", f"expected {expected}")
 
 
 def _read_fields(wanted: type, data: Any, where: str, problems: ProblemList) -> Any:
@@ -288,7 +287,8 @@ def _put(value: Any, path: list[str], written: str, whole: str, problems: Proble
         changed = _put(current, rest, written, whole, problems)
     else:
         found = len(problems.problems)
-        changed = read_setting(_hints(type(value))[step], written, current, f"--set {whole}", problems)
+        hints: dict[str, Any] = _hints(type(value))  # type: ignore[arg-type]  # a class is hashable
+        changed = read_setting(hints[step], written, current, f"--set {whole}", problems)
         if len(problems.problems) > found:
             return value
     try:

@@ -35,10 +35,16 @@ def detect(device: str | None = None, dtype: DType | None = None, threads: int |
     return Machine(
         device=kind,
         dtype=dtype or ("bfloat16" if on_gpu else "float32"),
-        threads=threads or cores(),
+        threads=threads or asked_threads() or cores(),
         micro_tokens=32768 if on_gpu else 8192,
         memory_bytes=memory,
     )
+
+
+def asked_threads() -> int:
+    """What OMP_NUM_THREADS asks for, the variable that PyTorch itself reads; 0 where it is unset or no number."""
+    word = os.environ.get("OMP_NUM_THREADS", "")
+    return int(word) if word.isdigit() else 0
 
 
 def cores() -> int:

@@ -310,11 +310,11 @@ def desk_of(stage: AnyStage) -> dict[str, Any]:
 
 def first_bytes(texts: Iterable[str], most: int) -> Iterator[str]:
     """Texts from the beginning until together they reach so many bytes."""
-    for text in texts:
+    for each in texts:
         if most <= 0:
             return
-        most -= len(text.encode())
-        yield text
+        most -= len(each.encode())
+        yield each
 
 
 # --- the stages -----------------------------------------------------------------------------------------------------

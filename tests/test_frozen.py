@@ -78,7 +78,14 @@ def test_reading_back_reports_every_problem_at_once() -> None:
 def test_settings_are_read_as_the_type_of_their_field() -> None:
     value = Outer("a", Inner(1.0), Epochs(3), parts=(Inner(0.0),))
     problems = ProblemList()
-    written = {"length": "1K", "inner.rate": "2e-5", "inner.word": "drop", "inner.many": "1,2", "train": "5", "maybe": "1"}
+    written = {
+        "length": "1K",
+        "inner.rate": "2e-5",
+        "inner.word": "drop",
+        "inner.many": "1,2",
+        "train": "5",
+        "maybe": "1",
+    }
     changed = override(value, written | {"batch": "4M"}, problems)
     assert not problems.problems
     assert changed == Outer("a", Inner(2e-5, "drop", (1, 2)), Epochs(5), 1000, 1.0, (Inner(0.0),), Tokens(4_000_000))

@@ -40,13 +40,8 @@ class Command(click.Command):
                 asked.problems.add(repr(word), "was not expected here", f"see camelid {self.name} --help")
         ctx.obj = asked
         for parameter in self.params:
-            if (
-                isinstance(parameter, click.Argument)
-                and ctx.params.get(parameter.name or "") is None
-                and parameter.metavar
-            ):
-                if not parameter.metavar.startswith("["):
-                    asked.problems.add(parameter.metavar, "is missing", f"see camelid {self.name} --help")
+            if isinstance(parameter, click.Argument) and ctx.params.get(parameter.name or "") is None:
+                asked.problems.add(str(parameter.metavar), "is missing", f"see camelid {self.name} --help")
         return super().invoke(ctx)
 
 

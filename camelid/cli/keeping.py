@@ -134,7 +134,7 @@ def _torch(facts: dict[str, str]) -> list[str]:
     try:
         import torch
 
-        facts["arithmetic"] = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"  # type: ignore[no-untyped-call]
+        facts["arithmetic"] = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
         facts["gpu"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
         if float(torch.ones(3) @ torch.ones(3)) != 3.0:
             return ["PyTorch multiplies wrongly: install it again with make clean setup"]

@@ -137,9 +137,7 @@ def _targets(node: ast.stmt) -> list[ast.expr]:
 
 def _numeric(node: ast.expr) -> bool:
     return any(
-        (isinstance(part, ast.Constant)
-        and isinstance(part.value, int | float)
-        and not isinstance(part.value, bool))
+        (isinstance(part, ast.Constant) and isinstance(part.value, int | float) and not isinstance(part.value, bool))
         or isinstance(part, ast.Subscript)
         for part in ast.walk(node)
     )

@@ -17,7 +17,18 @@ from camelid.recipes.sources import read, sources
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 CASES = [(name, size) for name, member in MEMBERS.items() for size in member.sizes]
-BRANCHES = (ast.For, ast.While, ast.If, ast.IfExp, ast.Try, ast.With, ast.Lambda, ast.ListComp, ast.DictComp, ast.SetComp)
+BRANCHES = (
+    ast.For,
+    ast.While,
+    ast.If,
+    ast.IfExp,
+    ast.Try,
+    ast.With,
+    ast.Lambda,
+    ast.ListComp,
+    ast.DictComp,
+    ast.SetComp,
+)
 
 
 def module_text(name: str) -> str:
@@ -44,7 +55,9 @@ def test_each_number_says_where_it_comes_from(name: str, size: str) -> None:
 
 
 def test_a_number_without_a_source_is_found() -> None:
-    planted = read('def member(size):\n    tuned = Finetune(\n        name="tuned",\n        length=512,\n    )\n', "7B")
+    planted = read(
+        'def member(size):\n    tuned = Finetune(\n        name="tuned",\n        length=512,\n    )\n', "7B"
+    )
     assert planted["tuned.length"].numeric and not planted["tuned.length"].words
 
 

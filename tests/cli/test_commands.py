@@ -1,0 +1,185 @@
+"""The commands as programs and people use them, on a tiny Alpaca grown here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from camelid.cli import main
+
+RUN = [sys.executable, "-m", "camelid"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store in which a tiny base, Alpaca and Alpaca-LoRA were grown."""
+    path = tmp_path_factory.mktemp("store")
+    for member in ("alpaca", "alpaca-lora"):
+        command(path, "grow", member, "--size", "tiny")
+    return path
+
+
+def command(store: Path, *words: str, given: str = "", code: int = 0) -> str:
+    """What a command prints, run as a program of its own; its exit code is checked."""
+    environment = {**os.environ, "CAMELID_STORE": str(store), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*RUN, *words], input=given.encode(), capture_output=True, env=environment)
+    assert done.returncode == code, done.stderr.decode()
+    return done.stdout.decode() if code == 0 else done.stderr.decode()
+
+
+def as_json(store: Path, *words: str, given: str = "") -> Any:
+    return json.loads(command(store, *words, "--json", given=given))
+
+
+def folder(store: Path, name: str) -> Path:
+    (found,) = (store / "stages").glob(f"{name}-*")
+    return found
+
+
+def test_the_base_is_trained_once_and_shared(store: Path) -> None:
+    assert len(list((store / "stages").glob("pretrained-*"))) == 1
+    assert {path.name.rsplit("-", 1)[0] for path in (store / "stages").iterdir() if path.name[0] != "."} == {
+        "pieces",
+        "pretrained",
+        "tuned",
+        "adapted",
+    }
+
+
+def test_growing_again_makes_nothing_and_says_where_all_lies(store: Path) -> None:
+    told = as_json(store, "grow", "alpaca", "--size", "tiny")
+    assert not any(stage["fresh"] for stage in told["stages"])
+    assert Path(told["model"]) == folder(store, "tuned") and "Alpaca tiny" in Path(told["report"]).read_text()
+    assert set(told["scores"]) == {"LLaMA tiny", "Alpaca tiny"}
+
+
+def test_generate_gives_the_tokens_and_logprobs_of_transformers(store: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    prompt = "Kedo lives in"
+    words = ("generate", "alpaca", "--raw", "--prompt", prompt, "--max-tokens", "12", "--temperature", "0")
+    told = as_json(store, *words, "--prompt-logprobs")
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder(store, "tuned"))
+    ids = torch.tensor([told["prompt_ids"] + told["token_ids"]])
+    with torch.no_grad():
+        logs = torch.log_softmax(model(ids).logits.double(), -1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+    start = len(told["prompt_ids"])
+    assert told["prompt_ids"][0] == 1 and told["prompt_logprobs"][0] is None and told["finish_reason"] == "length"
+    torch.testing.assert_close(logs[start - 1 :], torch.tensor(told["logprobs"]).double(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(logs[: start - 1], torch.tensor(told["prompt_logprobs"][1:]).double(), atol=1e-5, rtol=0)
+    greedy = model.generate(ids[:, :start], max_new_tokens=12, do_sample=False, eos_token_id=None, pad_token_id=0)
+    assert greedy[0, start:].tolist() == told["token_ids"]
+
+
+def test_chat_templates_written_out_give_the_ids_of_render(store: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    messages = [{"role": "user", "content": "Say hello."}, {"role": "assistant", "content": "Hello."}]
+    told = as_json(store, "render", "alpaca", given=json.dumps({"messages": messages}))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder(store, "tuned"))
+    assert tokenizer.apply_chat_template(messages, return_dict=False) == told["ids"]
+    learned = [id for id, supervised in zip(told["ids"], told["supervised"], strict=True) if supervised]
+    assert tokenizer.decode(learned, skip_special_tokens=True).strip() == "Hello." and learned[-1] in told["stop_ids"]
+
+
+@pytest.mark.parametrize("text", ["Hi </s><s> [PAD]\r\n there", "", " ", "\x00é漢\U0001f600\n"])
+def test_text_goes_to_ids_and_back(store: Path, text: str) -> None:
+    ids = as_json(store, "tokenize", "alpaca", given=text)["ids"]
+    assert not {0, 1, 2, 400} & set(ids)
+    assert as_json(store, "tokenize", "alpaca", "--decode", given=json.dumps(ids))["text"] == text
+
+
+def test_eval_prints_scores_with_intervals(store: Path) -> None:
+    told = as_json(store, "eval", "alpaca", "--tasks", "desk")
+    overall = told["overall"]
+    assert 0 <= overall["low"] <= overall["share"] <= overall["high"] <= 1 and overall["count"] >= 100
+
+
+def test_chat_answers_each_line(store: Path) -> None:
+    said = command(store, "chat", "alpaca", "--max-tokens", "4", given="one\n/clear\ntwo\n/exit\n")
+    assert len(said.splitlines()) >= 2
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["grow", "alpcaa", "--sizee", "x", "--start", "/nowhere", "--threads", "two"], ["alpaca", "--size'", "no folder", "'two'"]),
+        (["grow", "alpaca", "--size", "tiny", "--set", "tuned.lenght=1", "--set", "tund.x=1"], ["'length'", "'tuned'"]),
+        (["grow", "alpaca", "--size", "7B"], ["--data", "--start"]),
+        (["generate", "alpaca", "--temperature", "-1", "--top-p", "2"], ["--prompt", "--temperature", "--top-p"]),
+        (["generate", "alpca", "--prompt", "x"], ["did you mean 'alpaca'?"]),
+        (["show", "alpaca", "--size", "14B"], ["13B"]),
+        (["resume", "/nowhere"], ["no folder"]),
+        (["convert", "alpaca"], ["DST", "--to"]),
+        (["data", "inspect", "/nowhere.json"], ["no file", "--model"]),
+        (["eval", "alpaca", "--tasks", "desq"], ["'desk'"]),
+        (["plan", "alpaca", "--device", "a100-80g", "--count", "0"], ["a100-80gb", "--count"]),
+        (["frobnicate"], ["no command"]),
+        (["tokenize"], ["MODEL_OR_FILE"]),
+    ],
+)  # fmt: skip
+def test_wrong_usage_is_told_all_at_once_with_remedies(store: Path, words: list[str], parts: list[str]) -> None:
+    told = command(store, *words, code=2)
+    assert all(part in told for part in parts), told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("given", ["{", '{"messages": []}', '{"messages": [{"role": "robot"}]}', "[" * 5000])
+def test_messages_that_are_none_are_refused(store: Path, given: str) -> None:
+    assert (
+        "standard input" in command(store, "render", "alpaca", given=given, code=2)
+        or "messages[0]" in given + "messages[0]"
+    )
+
+
+def test_a_damaged_store_entry_is_named_and_not_used(store: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(store, copy)
+    weights = folder(copy, "tuned") / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    for words in (["generate", "alpaca", "--prompt", "x"], ["doctor"], ["grow", "alpaca", "--size", "tiny"]):
+        done = subprocess.run([*RUN, *words, "--store", str(copy)], capture_output=True, text=True)
+        assert done.returncode == 1 and "model.safetensors" in done.stdout + done.stderr
+
+
+def test_a_terminated_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    """SIGTERM in the middle of growing, exit code 143, then `camelid resume`: the store ends equal to an untouched one."""
+    stores = [tmp_path / "one", tmp_path / "two"]
+    changes = ["--set", "pretrained.train=60K", "--set", "tuned.train=6"]
+    words = [*RUN, "grow", "alpaca", "--size", "tiny", *changes, "--threads", "1", "--store"]
+    subprocess.run([*words, str(stores[0])], check=True, capture_output=True)
+    stopped = subprocess.Popen([*words, str(stores[1])], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    journal = None
+    while journal is None or journal.read_bytes().count(b"\n") < 5:
+        assert stopped.poll() is None
+        found = sorted((stores[1] / "runs").glob("pretrained-*/journal.jsonl"))
+        journal = found[0] if found else None
+    stopped.send_signal(signal.SIGTERM)
+    _, told = stopped.communicate()
+    assert stopped.returncode == 143, told.decode()
+    resumed = subprocess.run([*RUN, "resume", str(journal.parent), "--threads", "1"], capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    for name in ("pretrained", "tuned"):
+        one, two = (folder(path, name) for path in stores)
+        assert one.name == two.name
+        assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+
+
+def test_refusals_are_values_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tree"]) == 0 and "alpaca-lora" in capsys.readouterr().out
+    assert main(["plan", "alpaca", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["stages"][0]["parameters"] == 6_738_415_616
+    assert main(["show", "alpaca", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["stages"][0]["settings"]["length"] == {"value": 512, "source": "README, Fine-tuning table"}
