@@ -359,18 +359,17 @@ def _verify_contents(path: Path, descriptor: int, entry: Entry) -> None:
 
 
 def _pieces(path: Path, descriptor: int, length: int) -> Iterator[memoryview]:
-    """The first `length` bytes of an open file, each piece in the same buffer."""
-    buffer = memoryview(bytearray(BLOCK))
+    """The first `length` bytes of an open file, a block at a time; fewer if the file ends."""
     at = 0
     while at < length:
         try:
-            count = os.preadv(descriptor, [buffer[: min(BLOCK, length - at)]], at)
+            piece = os.pread(descriptor, min(BLOCK, length - at), at)
         except OSError as error:
             raise BadFile(path, f"offset {at}", f"cannot be read: {error.strerror}") from error
-        if count == 0:
+        if not piece:
             return
-        at += count
-        yield buffer[:count]
+        at += len(piece)
+        yield memoryview(piece)
 
 
 def _eights(text: str) -> list[str]:

@@ -205,7 +205,7 @@ def _check_keys(table: Table) -> tuple[str, ...]:
         if key in REFUSED:
             if value is not None:
                 table.complain(key, REFUSED[key])
-        elif key in HARMLESS:
+        elif key in HARMLESS or (key not in READ and value is None):
             ignored.append(key)
         elif key not in READ:
             table.complain(key, "is not a known key and may change what the model computes", did_you_mean(key, READ))

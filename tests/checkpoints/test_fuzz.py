@@ -54,5 +54,5 @@ def test_the_harness_itself_catches_a_crash_a_hang_and_a_slow_reader(monkeypatch
     monkeypatch.setattr(fuzz, "HANG_SECONDS", 0.3)
     found = fuzz.run("planted", 5, 0)
     gc.unfreeze()
-    assert [failure["number"] for failure in found["failures"]][0] == 104
+    assert found["failures"][0]["number"] == 104
     assert told in found["failures"][0]["error"]

@@ -63,8 +63,8 @@ def test_what_old_files_leave_out_has_transformers_defaults(tmp_path):
 
 
 def test_harmless_keys_are_listed_and_minus_one_is_no_id(tmp_path):
-    found = read_config(written(tmp_path / "c", plain(use_cache=True, transformers_version="4.1", pad_token_id=-1)))
-    assert found.ignored == ("transformers_version", "use_cache") and found.pad is None
+    found = read_config(written(tmp_path / "c", plain(use_cache=True, sep_token_id=None, pad_token_id=-1)))
+    assert found.ignored == ("sep_token_id", "use_cache") and found.pad is None
 
 
 REFUSALS = {

@@ -187,6 +187,30 @@ def test_a_state_dict_with_its_versions_and_shared_storage_is_read(tmp_path):
     assert same_bits(open_tensors(tmp_path / "out"), dict(state))
 
 
+def test_tables_that_follow_from_the_shape_are_left_out_and_said_to_be(tmp_path):
+    def add_frequencies(tables, parameters):
+        for table in tables:
+            table["rope.freqs"] = torch.ones(SHAPE.head_width // 2)
+
+    meta_folder(tmp_path / "meta", SHAPE, 2, edit=add_frequencies)
+    convert(tmp_path / "meta", tmp_path / "hf", to="hf")
+    assert directory.load(tmp_path / "hf").provenance["converted_from"]["left_out"] == ["rope.freqs"]
+
+
+def test_a_head_that_meta_did_not_store_is_tied(tmp_path):
+    def drop_head(tables, parameters):
+        for table in tables:
+            del table["output.weight"]
+
+    whole = meta_folder(tmp_path / "meta", SHAPE, 2, edit=drop_head)
+    convert(tmp_path / "meta", tmp_path / "hf", to="hf")
+    found = directory.load(tmp_path / "hf")
+    assert found.shape == replace(SHAPE, tied=True, context=2048)
+    convert(tmp_path / "hf", tmp_path / "back", to="meta", shards=2)
+    pieces = [table["output.weight"] for table in pth_tables(tmp_path / "back").values()]
+    assert torch.equal(torch.cat(pieces), whole["tok_embeddings.weight"])
+
+
 # --- wrong folders ----------------------------------------------------------------------------------------------------
 
 
