@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from camelid.dialogue.part import Control, Trusted
-from camelid.dialogue.pattern import Piece, pieces
+from camelid.dialogue.pattern import Piece, control_ids, pieces
 from camelid.tokenizers.protocol import Tokenizer
 
 if TYPE_CHECKING:
@@ -28,10 +28,8 @@ def jinja(template: Template, tokenizer: Tokenizer, *, masks: bool = False) -> s
     stands between Hugging Face's generation marks, which other readers of chat templates do not know.
     Raises UsageError where the tokenizer lacks a control token.
     """
-    from camelid.dialogue.template import control_ids
-
     named = {id: name for name, id in tokenizer.controls.items()}
-    names = {name: named[id] for name, id in control_ids(template, tokenizer).items()}
+    names = {name: named[id] for name, id in control_ids(template.patterns, tokenizer).items()}
     lines = [*_beginning(template, names), "{%- for message in turns -%}"]
     lines += _refusals(template)
     lines += ["{%- if message['role'] == 'user' -%}", *_user(template, names), "{%- else -%}"]

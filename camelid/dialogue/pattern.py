@@ -10,13 +10,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 from camelid.dialogue.part import Control, Trusted
 from camelid.errors import ProblemList, did_you_mean
+from camelid.tokenizers.protocol import Tokenizer
 
 Strip = Literal["", "strip", "lstrip", "rstrip"]
 STRIPS: dict[str, Strip] = {"": "", "strip": "strip", "lstrip": "lstrip", "rstrip": "rstrip"}
@@ -95,3 +96,22 @@ def check(where: str, written: str, slots: Collection[str], problems: ProblemLis
         count = sum(isinstance(piece, Slot) and piece.field == slot for piece in pieces(written))
         if count != 1:
             problems.add(where, f"uses {{{slot}}} {count} times", "use it once")
+
+
+def control_ids(patterns: Iterable[str], tokenizer: Tokenizer) -> dict[str, int]:
+    """The ids of the control tokens in the patterns, by the names that stand there.
+
+    Raises UsageError with all that the tokenizer lacks.
+    """
+    found: dict[str, int] = {}
+    problems = ProblemList()
+    names = (piece.name for written in patterns for piece in pieces(written) if isinstance(piece, Control))
+    for name in dict.fromkeys(names):
+        id = {"bos": tokenizer.bos, "eos": tokenizer.eos}.get(name, tokenizer.controls.get(name))
+        if id is None:
+            remedy = did_you_mean(name, tokenizer.controls) or "take another template or tokenizer"
+            problems.add("template", f"uses the control token {name!r}, which this tokenizer lacks", remedy)
+        else:
+            found[name] = id
+    problems.raise_usage()
+    return found

@@ -15,7 +15,7 @@ from typing import Literal
 from camelid.dialogue.jinja import jinja
 from camelid.dialogue.message import Message
 from camelid.dialogue.part import Control, Part, Trusted, Untrusted
-from camelid.dialogue.pattern import around, check, pieces
+from camelid.dialogue.pattern import around, check, control_ids, pieces
 from camelid.errors import ProblemList, did_you_mean
 from camelid.tokenizers.protocol import Tokenizer
 
@@ -28,7 +28,6 @@ __all__ = [
     "Template",
     "Trusted",
     "Untrusted",
-    "control_ids",
     "jinja",
     "parts",
     "render",
@@ -100,6 +99,11 @@ class Template:
     def takes_system(self) -> bool:
         """Whether a dialogue may begin with a system message."""
         return bool(self.system or self.user_with_system)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """Every pattern as written, those of the stops among them."""
+        return (*(getattr(self, name) for name in PATTERNS), *self.stops)
 
     def folds(self, messages: Sequence[Message], index: int) -> bool:
         """Whether the message at `index` is the user turn that the system message is folded into."""
@@ -237,7 +241,7 @@ def render(
         problems = ProblemList()
         problems.add("learn", f"found {learn!r}", did_you_mean(str(learn), LEARN))
         problems.raise_usage()
-    controls = control_ids(template, tokenizer)
+    controls = control_ids(template.patterns, tokenizer)
     whole = parts(template, messages, generate=generate)
     ids: list[int] = []
     replies: list[Reply] = []
@@ -256,7 +260,7 @@ def render(
             start = replies.pop().start if joined else start
             replies.append(Reply(first.message, start, len(ids)))
     supervised = _supervised(len(ids), replies, learn)
-    return Rendered(ids, supervised, stop_ids(template, tokenizer), template.stop_texts, tuple(replies), starts)
+    return Rendered(ids, supervised, _stops(template, controls), template.stop_texts, tuple(replies), starts)
 
 
 def _runs(whole: Sequence[Part]) -> Iterator[list[Part]]:
@@ -281,32 +285,13 @@ def _supervised(count: int, replies: Sequence[Reply], learn: Learn) -> list[bool
     return supervised
 
 
-# --- control tokens -------------------------------------------------------------------------------------------------
-
-
-def control_ids(template: Template, tokenizer: Tokenizer) -> dict[str, int]:
-    """The ids of the control tokens that a template uses, by the names it uses.
-
-    Raises UsageError with all that the tokenizer lacks.
-    """
-    written = [*(getattr(template, name) for name in PATTERNS), *template.stops]
-    names = {piece.name: None for text in written for piece in pieces(text) if isinstance(piece, Control)}
-    problems = ProblemList()
-    found: dict[str, int] = {}
-    for name in names:
-        id = {"bos": tokenizer.bos, "eos": tokenizer.eos}.get(name, tokenizer.controls.get(name))
-        if id is None:
-            remedy = did_you_mean(name, tokenizer.controls) or "take another template or tokenizer"
-            problems.add("template", f"uses the control token {name!r}, which this tokenizer lacks", remedy)
-        else:
-            found[name] = id
-    problems.raise_usage()
-    return found
-
-
 def stop_ids(template: Template, tokenizer: Tokenizer) -> tuple[int, ...]:
     """The control ids that end a reply: those that close the assistant's turn, then the template's further stops."""
-    controls = control_ids(template, tokenizer)
+    controls = control_ids(template.patterns, tokenizer)
+    return _stops(template, controls)
+
+
+def _stops(template: Template, controls: Mapping[str, int]) -> tuple[int, ...]:
     _, _, after = around(template.assistant, "reply")
     ends = [*after, *(piece for stop in template.stops for piece in pieces(stop))]
     return tuple(dict.fromkeys(controls[piece.name] for piece in ends if isinstance(piece, Control)))
