@@ -17,7 +17,7 @@ import subprocess
 import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -136,8 +136,8 @@ def _run_reader(given: int, wanted: int, size: int) -> tuple[int, dict[str, Any]
 def read_meta(folder: Path, scratch: Path, *, context: int | None = None) -> MetaModel:
     """The model in a folder of Meta's. The .pth files are unpacked into `scratch`, which must outlive the tensors.
 
-    context  tokens the weights were trained with, which the format does not say; by default the published models' own,
-             told apart by theta and scaling: 2048 without either (Llama 2 has 4096: say so)
+    context  tokens the weights were trained with, which the format does not say; by default those of the published
+             model with these numbers, or else what theta and scaling suggest (2048 without either)
 
     Raises BadFile naming everything missing, too much or of the wrong shape.
     """
@@ -205,9 +205,8 @@ def _shape(folder: Path, told: dict[str, Any], shards: list[TensorFile], context
         raise BadFile(folder / PARAMETERS, "", "; ".join(wrong), "the two belong to different models")
     theta = float(told.get("rope_theta", 1e4))
     scaling = _scaling(told) if told.get("use_scaled_rope") else None
-    published = 131_072 if scaling else 8192 if theta == 5e5 else 16_384 if theta == 1e6 else 2048
     try:
-        return LlamaShape(
+        shape = LlamaShape(
             layers=told["n_layers"],
             width=told["dim"],
             heads=heads,
@@ -215,7 +214,7 @@ def _shape(folder: Path, told: dict[str, Any], shards: list[TensorFile], context
             head_width=told["dim"] // heads,
             hidden=hidden,
             vocab=vocab,
-            context=context or published,
+            context=context or (131_072 if scaling else 8192 if theta == 5e5 else 16_384 if theta == 1e6 else 2048),
             theta=theta,
             eps=float(told.get("norm_eps", 1e-5)),  # the reference code's default
             tied=META_HEAD not in first,
@@ -223,6 +222,17 @@ def _shape(folder: Path, told: dict[str, Any], shards: list[TensorFile], context
         )
     except UsageError as error:
         raise BadFile(folder / PARAMETERS, "", str(error).replace("\n", "; "), "correct the file") from error
+    return shape if context else replace(shape, context=published_context(shape) or shape.context)
+
+
+def published_context(shape: LlamaShape) -> int | None:
+    """The context of the one published model with these numbers; LLaMA and Llama 2 differ in their norms' eps."""
+    found = {
+        size.context
+        for size in SIZES.values()
+        if replace(size, vocab=shape.vocab, context=shape.context, tied=shape.tied) == shape
+    }
+    return found.pop() if len(found) == 1 else None
 
 
 def _scaling(told: dict[str, Any]) -> RopeScaling:

@@ -316,6 +316,12 @@ def test_the_feed_forward_of_every_published_size_has_its_words(name):
         assert "rope_scaling_factor" not in told and meta._scaling(told) == shape.scaling
 
 
+@pytest.mark.parametrize("name", SIZES)
+def test_the_context_of_every_published_size_is_known_from_its_numbers(name):
+    assert meta.published_context(replace(SIZES[name], context=1)) == SIZES[name].context
+    assert meta.published_context(replace(SIZES[name], layers=7)) is None
+
+
 def test_any_feed_forward_width_has_its_words():
     for hidden in (1, 2, 7, 85, 86, 1000, 5000):
         told = meta.params_of(replace(SHAPE, hidden=hidden))
