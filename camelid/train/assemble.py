@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from camelid.errors import ProblemList
+from camelid.errors import ProblemList, StoreError
 from camelid.frozen import to_data
 from camelid.models.llama import Llama
 from camelid.models.shape import LlamaShape
@@ -16,6 +18,12 @@ from camelid.train import schedule as schedules
 from camelid.train.loop import Batches, Conduct, Trained, bits
 from camelid.train.optim import Optimizer
 from camelid.train.settings import AdamW, Schedule
+
+
+def check_free(target: Path) -> None:
+    """Raises StoreError if something stands where the finished model is to go, before any work is done for it."""
+    if os.path.lexists(target):
+        raise StoreError(f"{target}: exists already; choose another name or remove it first")
 
 
 def check(

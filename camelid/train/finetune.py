@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from camelid.checkpoints import adapter as adapters
@@ -14,14 +15,14 @@ from camelid.checkpoints import directory
 from camelid.data.batch import SequenceBatches
 from camelid.data.corpus import Corpus
 from camelid.dialogue.template import Template
-from camelid.errors import Problem, UsageError
+from camelid.errors import BadData, Problem, StoreError, UsageError
 from camelid.models.adapt import adapter_state, add_lora, fold, set_randomness
 from camelid.models.llama import Llama
 from camelid.models.shape import LoRA
 from camelid.stage import Epochs, Sequences, Steps
 from camelid.tokenizers.extend import with_pad
 from camelid.tokenizers.protocol import Tokenizer
-from camelid.train.assemble import check, dtype_of, identity, optimizer_for, told
+from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, told
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
 from camelid.train.optim import Optimizer
@@ -58,6 +59,7 @@ def finetune(
 
     Raises what `train` raises, and UsageError or StoreError before any work where it could not be finished.
     """
+    check_free(target)
     parent = directory.load(start)
     tokenizer = _padded(parent.tokenizer, pad)
     rows = max(parent.shape.vocab, tokenizer.size)
@@ -74,6 +76,7 @@ def finetune(
         shape=parent.shape,
         ids=int(corpus.ids.max(initial=0)) + 1,
     )
+    check_learned(batches)
     facts = identity(
         "finetune",
         shape=parent.shape,
@@ -126,6 +129,24 @@ def _batches(corpus: Corpus, batch: Sequences, amount: Epochs | Steps, conduct: 
     return SequenceBatches(corpus, per_step=batch.count, epochs=epochs, micro_tokens=micro_tokens, seed=seed)
 
 
+def check_learned(batches: SequenceBatches) -> None:
+    """Raises BadData if some step would have no learned token at all, before any step is done."""
+    corpus = batches.corpus
+    if corpus.learned is None:
+        return
+    learned = np.concatenate([[0], np.cumsum(corpus.learned, dtype=np.int64)])
+    begins = np.minimum(corpus.starts[:-1] + 1, corpus.starts[1:])  # the first id of a sequence is nobody's target
+    empty = learned[corpus.starts[1:]] == learned[begins]
+    smallest = min(batches.per_step, len(corpus) % batches.per_step or batches.per_step)
+    if np.count_nonzero(empty) < smallest:
+        return
+    bare = [step for step in range(batches.steps) if empty[batches.chosen(step)].all()]
+    if bare:
+        found = f"{len(bare)} of {batches.steps} steps, first step {bare[0] + 1}, hold no learned token"
+        remedy = "leave out sequences with nothing to learn, allow longer ones, or take more into a step"
+        raise BadData([Problem("data", found, remedy)])
+
+
 def _prepared(
     parent: directory.Checkpoint,
     rows: int,
@@ -152,12 +173,15 @@ def _save_adapter(
     history: Mapping[str, Any],
     conduct: Conduct,
 ) -> None:
-    if path.exists():  # saved before the run was killed; a run that is over cannot give another
-        adapters.load(path, parent)
+    state = adapter_state(model)
+    if path.exists():  # saved before the run was killed
+        saved = adapters.load(path, parent).tensors()
+        if saved.keys() != state.keys() or not all(torch.equal(saved[name], state[name].cpu()) for name in state):
+            raise StoreError(f"{path}: holds another run's adapter; remove it, then resume")
         return
     adapters.save(
         path,
-        adapter_state(model),
+        state,
         lora=adapter,
         shape=parent.shape,
         base=parent.digest,

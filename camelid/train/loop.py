@@ -8,7 +8,7 @@
 Bits. With equal settings, threads, micro_tokens, dtype, device and PyTorch, a run and every interrupted and resumed
 copy of it end in the same bits of weights, moments and journal. Threads and micro_tokens change the order in which
 floats are added, and micro_tokens also the dropout masks; a run that goes on under others says so and writes it into
-its journal. When commits are made changes nothing.
+its journal. When commits are made changes nothing. All this is shown on the CPU; some GPU kernels add in no fixed order.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from camelid.train.loss import Loss
 from camelid.train.optim import LARGEST, Optimizer
 from camelid.train.schedule import rate
 from camelid.train.settings import Schedule
-from camelid.train.state import Counters, Store, journal
+from camelid.train.state import Counters, Store, journal, steps_of
 
 if TYPE_CHECKING:
     from camelid.data.batch import Batch
@@ -158,7 +158,8 @@ def train(
             store.commit(counters, optimizer)
         if request.signal is not None:
             raise Interrupted(request.signal, directory, counters.step, batches.steps)
-    return Trained(directory, counters.step, counters.skipped, counters.tokens, counters.supervised, line.get("loss"))
+    last = line or deque(steps_of(directory), maxlen=1).pop()
+    return Trained(directory, counters.step, counters.skipped, counters.tokens, counters.supervised, last["loss"])
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from camelid.models.llama import DEVIATION, Llama, initialise
 from camelid.models.shape import LlamaShape
 from camelid.stage import Tokens
 from camelid.tokenizers.protocol import Tokenizer
-from camelid.train.assemble import check, dtype_of, identity, optimizer_for, told
+from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, told
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
 from camelid.train.settings import AdamW, Schedule
@@ -50,6 +50,7 @@ def pretrain(
 
     Raises what `train` raises, and UsageError or StoreError before any work where it could not be finished.
     """
+    check_free(target)
     micro_tokens = max(length, conduct.machine.micro_tokens)
     batches = PretrainingBatches(mixture, length=length, tokens_per_step=batch.count, micro_tokens=micro_tokens)
     check(

@@ -74,7 +74,8 @@ class Store:
 
     def _start(self) -> None:
         for path in (self.journal, self.timings):
-            path.unlink(missing_ok=True)
+            if path.exists():
+                self.files.remove(path)
         self.write({"run": FORMAT, "identity": self.identity, "machine": self.machine})
 
     def _resume(self, commit: Path, optimizer: Optimizer) -> Counters:

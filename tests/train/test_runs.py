@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from camelid.checkpoints import directory
+from camelid.data.batch import SequenceBatches
+from camelid.data.corpus import collect
 from camelid.durable import verify
-from camelid.errors import UsageError
+from camelid.errors import BadData, StoreError, UsageError
 from camelid.stage import Steps
+from camelid.train.finetune import check_learned
 from camelid.train.settings import AdamW
 from camelid.train.state import steps_of
 from tests.train import small_runs
@@ -79,6 +82,30 @@ def test_the_merged_model_is_the_base_with_its_adapter_as_peft_puts_it_on(ground
         merged = directory.load_model(tmp_path / "model")(ids)
     torch.testing.assert_close(merged, worn, rtol=1e-5, atol=1e-5)
     assert (worn - plain).abs().max() > 1e-4
+
+
+def test_steps_with_nothing_to_learn_are_counted_before_the_first_one():
+    marks = [[0, 1, 1], [1, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0]]  # the second's only mark is on nobody's target
+    corpus = collect([(range(len(each)), each) for each in marks], 10)
+    check_learned(SequenceBatches(corpus, per_step=5, epochs=1, micro_tokens=99, seed=0))
+    with pytest.raises(BadData, match=r"6 of 10 steps, first step .*, hold no learned token"):
+        check_learned(SequenceBatches(corpus, per_step=1, epochs=2, micro_tokens=99, seed=0))
+
+
+def test_nothing_that_stands_already_is_trained_for_or_mistaken_for_a_result(ground, tmp_path):
+    tuning(ground, tmp_path / "a", adapter=LORA)
+    with pytest.raises(StoreError, match="model: exists already"):
+        tuning(ground, tmp_path / "a", adapter=LORA)
+    before = digest(tmp_path / "a")
+    (tmp_path / "a" / "model").rename(tmp_path / "elsewhere")
+    again = tuning(ground, tmp_path / "a", adapter=LORA)  # the run is over: only its result is saved again
+    assert digest(tmp_path / "a") == before and again.loss == list(steps_of(again.directory))[-1]["loss"]
+    tuning(ground, tmp_path / "b", adapter=LORA, seed=1)
+    (tmp_path / "b" / "model").rename(tmp_path / "other")
+    (tmp_path / "b" / "run" / "adapter").rename(tmp_path / "its adapter")
+    (tmp_path / "a" / "run" / "adapter").rename(tmp_path / "b" / "run" / "adapter")
+    with pytest.raises(StoreError, match="holds another run's adapter"):
+        tuning(ground, tmp_path / "b", adapter=LORA, seed=1)
 
 
 def test_an_adapter_leaves_every_other_weight_as_it_was(ground, tmp_path):
