@@ -11,7 +11,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +131,7 @@ class Work:
         target.parent.mkdir(parents=True, exist_ok=True)
         with durable.locked(target):
             run.mkdir(parents=True, exist_ok=True)
-            self.request.write(run)
+            replace(self.request, store=str(self.store.root)).write(run)
             self.narrator.say(f"[bold]{owner.title}[/]: {stage.name}  [dim]{run}[/]")
             self.carry_out(owner, stage, target, run)
         return Made(owner.title, stage, target, run, True, time.monotonic() - began)

@@ -18,17 +18,16 @@ LAYERS: list[set[str]] = [
     {"train", "evaluate"},
     {"recipe"},
     {"plan", "recipes"},
-    {"store", "request", "report"},
+    {"request", "store", "report"},
     {"run"},
     {"scoring"},
-    {"stages"},
+    {"grow"},
     {"summary", "claims"},
     {"cli"},
     {"__main__"},
 ]
 LAYER = {name: depth for depth, names in enumerate(LAYERS) for name in names}
 DOORS = {"camelid.tokenizers.protocol"}  # types that every room may name
-SETTINGS = {"camelid.errors"}
 
 
 def rooms() -> list[str]:
