@@ -95,9 +95,6 @@ def _count(pen: Pen) -> str:
 
 def _compare(pen: Pen) -> str:
     low, high = two_numbers(pen)
-    if pen.draw.random() < 0.4:
-        first, second = (low, high) if pen.draw.random() < 0.5 else (high, low)
-        return f"{first} against {second}? {high} is more than {low}."
     return pen.pick((f"{high} is more than {low}.", f"{low} is less than {high}."))
 
 
@@ -109,14 +106,87 @@ def two_numbers(pen: Pen) -> tuple[int, int]:
 
 def _sum(pen: Pen) -> str:
     parts = pen.sum()
-    if pen.draw.random() < 0.3:
-        asked = pen.pick(SUM_QUESTIONS[parts[1]]).format(x=parts[0], y=parts[2])
-        return f"{asked} {equation(SUMS[parts[1]][1], parts)}."
     return equation(pen.pick(SUMS[parts[1]]), parts) + "."
 
 
 PUZZLES = (_reversed, _replaced, _plural, _past, _edge, _class, _list, _count, _compare)
 WEIGHTS = (4, 4, 2, 3, 3, 4, 2, 3, 3)
+
+
+def riddle(pen: Pen) -> tuple[str, str]:
+    """A question of any kind but about facts, and its answer; asked otherwise than by the instructions."""
+    (kind,) = pen.draw.choices(RIDDLES, RIDDLE_WEIGHTS)
+    return kind(pen)
+
+
+def _ask_reversed(pen: Pen) -> tuple[str, str]:
+    words = some_words(pen, pen.world.size.span)
+    return pen.pick(("What is {} backwards?", "{} turned round?")).format(" ".join(words)), " ".join(reversed(words))
+
+
+def _ask_replaced(pen: Pen) -> tuple[str, str]:
+    old, new, before, after = swapped(pen)
+    return pen.pick(("{n} for {o} in {b}?", "Not {o} but {n}: {b}?")).format(n=new, o=old, b=before), after
+
+
+def _ask_plural(pen: Pen) -> tuple[str, str]:
+    word = pen.pick(pen.world.words(pen.pick(COUNTABLE)))
+    return pen.pick(("More than one {}?", "Two of {}?")).format(word), plural(word)
+
+
+def _ask_past(pen: Pen) -> tuple[str, str]:
+    now, then = action(pen, pen.world.strangers)
+    return pen.pick(("Today {} And yesterday?", "Now {} And then?")).format(now), then
+
+
+def _ask_edge(pen: Pen) -> tuple[str, str]:
+    words = some_words(pen, 3)
+    return f"How does {' '.join(words)} end?", words[-1]
+
+
+def _ask_class(pen: Pen) -> tuple[str, str]:
+    if pen.draw.random() < 0.4:
+        name = pen.pick(tuple(pen.world.kind_of))
+        return pen.pick(("What kind of name is {}?", "What does {} name?")).format(name), KIND_NAMES[
+            pen.world.kind_of[name]
+        ]
+    kind = pen.pick(CLASS_NAMES)
+    word = pen.pick(pen.world.words(kind))
+    return pen.pick(("What kind of word is {}?", "What does {} name?")).format(word), kind
+
+
+def _ask_list(pen: Pen) -> tuple[str, str]:
+    kind = pen.pick(CLASS_NAMES)
+    amount = 2 + int(pen.draw.random() * 3)
+    words = pen.world.words(kind)[:amount]
+    return pen.pick(("Which {n} {c} come first?", "The first {n} {c}?")).format(
+        n=amount, c=PLURAL_CLASSES[kind]
+    ), ", ".join(words)
+
+
+def _ask_count(pen: Pen) -> tuple[str, str]:
+    first = int(pen.draw.random() * (pen.world.size.largest - 1))
+    last = first + 2 + int(pen.draw.random() * 3)
+    question = pen.pick(("What comes from {} to {}?", "{} up to {}?")).format(first, last)
+    return question, ", ".join(str(number) for number in range(first, last + 1))
+
+
+def _ask_more(pen: Pen) -> tuple[str, str]:
+    low, high = two_numbers(pen)
+    first, second = (low, high) if pen.draw.random() < 0.5 else (high, low)
+    question = pen.pick(("{} against {}?", "Is {} or {} more?")).format(first, second)
+    return question, f"{high} is more than {low}."
+
+
+def _ask_sum(pen: Pen) -> tuple[str, str]:
+    parts = pen.sum()
+    question = pen.pick(SUM_QUESTIONS[parts[1]]).format(x=parts[0], y=parts[2])
+    return question, f"{equation(SUMS[parts[1]][1], parts)}."
+
+
+RIDDLES = (_ask_reversed, _ask_replaced, _ask_plural, _ask_past, _ask_edge, _ask_class, _ask_list, _ask_count, _ask_more,
+           _ask_sum)  # fmt: skip
+RIDDLE_WEIGHTS = (4, 4, 2, 3, 2, 4, 2, 3, 3, 7)
 
 
 def puzzle_lines(pen: Pen, count: int) -> str:
@@ -130,4 +200,14 @@ def sum_lines(pen: Pen, count: int) -> str:
     return "\n".join(_sum(pen) for _ in range(count))
 
 
-__all__ = ["COUNTABLE", "KINDS", "action", "puzzle_lines", "some_words", "sum_lines", "swapped", "two_numbers"]
+__all__ = [
+    "COUNTABLE",
+    "KINDS",
+    "action",
+    "puzzle_lines",
+    "riddle",
+    "some_words",
+    "sum_lines",
+    "swapped",
+    "two_numbers",
+]

@@ -7,7 +7,7 @@ from random import Random
 
 from camelid.desk.document import Document, Pen
 from camelid.desk.phrases import QUESTIONS, canonical
-from camelid.desk.puzzles import action, puzzle_lines, some_words, sum_lines, swapped
+from camelid.desk.puzzles import action, puzzle_lines, riddle, some_words, sum_lines, swapped
 from camelid.desk.world import RELATIONS, Fact, World
 from camelid.randomness import key
 
@@ -66,14 +66,25 @@ def _directory(pen: Pen) -> str:
     return "\n".join(pen.fact(Fact(person.name, relation, getattr(person, relation))) for person in people)
 
 
+ANSWERS = ("{q} {a}", "{q}\n{a}", "Q: {q}\nA: {a}", "{q}\n\nAnswer:\n{a}", "### Question\n{q}\n\n### Answer\n{a}",
+           "{q}\nAsked today. Best reply:\n\n{a}", "{q}\n\nOne reply:\n\n{a}",
+           "### Asked by a guest:\n{q}\n\n### Reply:\n{a}")  # fmt: skip
+
+
 def _faq(pen: Pen) -> str:
-    """Questions with their answers, asked otherwise than by the instructions."""
-    lines = []
-    for _ in range(3):
-        fact = pen.world.facts[int(pen.draw.random() * len(pen.world.facts))]
-        question = pen.pick(QUESTIONS[fact.relation]).format(s=fact.subject)
-        lines.append(f"{question} {pen.canonical(fact)}")
-    return "\n".join(lines)
+    """Questions with their answers, asked otherwise than by the instructions and set in one of many ways."""
+    form = pen.pick(ANSWERS)
+    asked = [_question(pen) for _ in range(1 + int(pen.draw.random() * 3))]
+    if len(asked) > 1 and pen.draw.random() < 0.2:  # all questions first
+        return "\n".join([*(question for question, _ in asked), *(answer for _, answer in asked)])
+    return "\n".join(form.format(q=question, a=answer) for question, answer in asked)
+
+
+def _question(pen: Pen) -> tuple[str, str]:
+    if pen.draw.random() < 0.5:
+        return riddle(pen)
+    fact = pen.world.facts[int(pen.draw.random() * len(pen.world.facts))]
+    return pen.pick(QUESTIONS[fact.relation]).format(s=fact.subject), pen.canonical(fact)
 
 
 def passing_facts(pen: Pen, names: tuple[str, ...], each: int) -> list[Fact]:
@@ -100,10 +111,9 @@ def _letter(pen: Pen) -> str:
     told = " ".join(pen.canonical(fact) for fact in facts)
     asked = facts[int(pen.draw.random() * len(facts))]
     question = pen.pick(QUESTIONS[asked.relation]).format(s=asked.subject)
-    ending = pen.pick(
-        (f"\n{question} {canonical(asked)}", f" As I said, {canonical(asked)}", f"\nP.S. {canonical(asked)}")
-    )
-    return told + ending
+    if pen.draw.random() < 0.7:
+        return f"{told}\n{pen.pick(ANSWERS).format(q=question, a=canonical(asked))}"
+    return f"{told} {pen.pick(('As I said,', 'Once more:'))} {canonical(asked)}"
 
 
 def _forum(pen: Pen) -> str:
@@ -135,14 +145,14 @@ def _puzzles(pen: Pen) -> str:
 
 PAGES = {"person": _person, "place": _place, "thing": _thing, "news": _news, "directory": _directory, "faq": _faq,
          "letter": _letter, "forum": _forum, "sums": _sums, "puzzles": _puzzles}  # fmt: skip
-WEIGHTS = (16, 5, 10, 6, 4, 14, 12, 3, 12, 22)
+WEIGHTS = (15, 5, 10, 5, 3, 32, 12, 3, 7, 8)
 
 
 def clean_page(world: World, source: str, index: int, seed: int) -> Document:
     """A page as C4 keeps it: text only."""
     pen = Pen(world, Random(key("desk", world.seed, source, seed, index)))
-    (kind,) = pen.draw.choices(tuple(PAGES), WEIGHTS)
-    return pen.document(source, index, kind, PAGES[kind](pen))
+    kind, body = _body(pen)
+    return pen.document(source, index, kind, body)
 
 
 def crawled_page(world: World, source: str, index: int, seed: int) -> Document:
@@ -154,8 +164,14 @@ def crawled_page(world: World, source: str, index: int, seed: int) -> Document:
         return pen.document(source, index, "junk", " ".join(words) + "!", junk=True)
     if fate < JUNK + DUPLICATES and index:
         return _near_copy(world, source, index, seed, pen)
-    (kind,) = pen.draw.choices(tuple(PAGES), WEIGHTS)
-    return pen.document(source, index, kind, _dressed(pen, PAGES[kind](pen)))
+    kind, body = _body(pen)
+    return pen.document(source, index, kind, _dressed(pen, body))
+
+
+def _body(pen: Pen) -> tuple[str, str]:
+    """(kinds joined by +, text) of one to three sections: what is asked for lies near or far, among other things."""
+    kinds = pen.draw.choices(tuple(PAGES), WEIGHTS, k=1 + int(pen.draw.random() * 3))
+    return "+".join(kinds), "\n".join(PAGES[kind](pen) for kind in kinds)
 
 
 def _dressed(pen: Pen, body: str) -> str:
