@@ -34,14 +34,14 @@ TEACHER = SelfInstruct(
 DATA: dict[Size, SelfInstruct | DeskInstructions] = {
     "7B": TEACHER,
     "13B": TEACHER,
-    "desk": DeskInstructions(world="small", count=3000),  # ours: what half a minute can read three times
+    "desk": DeskInstructions(world="small", count=2400),  # ours: what half a minute can read three times
     "tiny": DeskInstructions(world="tiny", count=48),  # ours: for tests
 }
 LENGTH: dict[Size, int] = {"7B": 512, "13B": 512, "desk": 256, "tiny": 384}  # README, Fine-tuning table; ours
 BATCH: dict[Size, Sequences] = {
     "7B": Sequences(128),  # README, Fine-tuning table
     "13B": Sequences(128),  # README, Fine-tuning table
-    "desk": Sequences(32),  # ours: as many steps as the published run, on fewer records
+    "desk": Sequences(16),  # ours: as many steps as the published run, on fewer records
     "tiny": Sequences(16),  # ours: for tests
 }
 EPOCHS: dict[Size, Epochs] = {
