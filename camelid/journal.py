@@ -39,7 +39,7 @@ class Narrator:
 
     def warn(self, text: str) -> None:
         """One line that must be seen."""
-        self.console.print(f"[yellow]warning[/] {text}", soft_wrap=True)
+        self.console.print("warning", text, style="yellow", soft_wrap=True, markup=False)
 
     @contextmanager
     def progress(self, title: str, total: float, unit: str = "steps") -> Iterator[Report]:

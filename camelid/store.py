@@ -65,9 +65,13 @@ class Store:
         verify(directory)
         return True
 
+    def entries(self) -> list[Path]:
+        """The directory of every finished stage; drafts, whose names begin with a dot, are none."""
+        return [path for path in sorted((self.root / "stages").glob("*-*")) if STAGE.fullmatch(path.name)]
+
     def models(self) -> list[Grown]:
         """Every finished model, newest first. Entries that cannot be read are left to `doctor`."""
-        found = [grown for path in sorted((self.root / "stages").glob("*-*")) if (grown := _grown(path))]
+        found = [grown for path in self.entries() if (grown := _grown(path))]
         return sorted(found, key=lambda grown: grown.made, reverse=True)
 
 

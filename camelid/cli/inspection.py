@@ -56,7 +56,7 @@ def _show(corpus: Corpus, report: Report, tokenizer: Tokenizer, samples: int, le
     for low, high, count in found.histogram:
         console.print(f"  {low:>6}-{high:<6} {count:>8,} {'█' * round(40 * count / most)}")
     for line in report.lines():
-        console.print(f"[yellow]{line}[/]")
+        console.print(line, style="yellow", markup=False)
     for index in range(min(samples, len(corpus))):
         place = index * max(1, len(corpus) // max(1, samples))
         console.print(f"\n[bold]sequence {place + 1}[/]  [dim]context[/] [bold green]learned[/] [reverse]control[/]")

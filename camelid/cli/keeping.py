@@ -121,7 +121,7 @@ def examined(store: Store) -> tuple[dict[str, str], list[str]]:
     facts["store"] = f"{store.root}, {_room(store.root)}"
     models = store.models() if store.root.exists() else []
     facts["grown"] = ", ".join(f"{grown.title} {grown.path.name}" for grown in models) or "nothing yet: camelid demo"
-    for path in sorted((store.root / "stages").glob("*-*")) if store.root.exists() else []:
+    for path in store.entries():
         try:
             verify(path)
         except BadFile as error:
