@@ -68,18 +68,18 @@ STATEMENTS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 QUESTIONS: Mapping[str, tuple[str, ...]] = {
-    "home": ("Where does {s} live?", "Where is the house of {s}?", "Who knows the home of {s}?"),
-    "trade": ("What does {s} do?", "What is the work of {s}?", "Who knows the trade of {s}?"),
-    "pet": ("What animal does {s} keep?", "What is the pet of {s}?", "Who knows the animal of {s}?"),
-    "food": ("What does {s} like to eat?", "What is the food of {s}?", "Who knows what {s} likes?"),
-    "friend": ("Who is a friend of {s}?", "Whom does {s} know well?", "Who knows the friend of {s}?"),
-    "region": ("Where is {s}?", "Where does {s} lie?", "Who knows the region of {s}?"),
-    "flag": ("What flag has {s}?", "What is the colour of {s}?", "Who knows the flag of {s}?"),
-    "market": ("What does {s} sell?", "What do they sell in {s}?", "Who knows the market of {s}?"),
-    "kind": ("What is {s}?", "What do they call {s}?", "Who knows what {s} is?"),
-    "material": ("What is {s} made of?", "What was {s} cut from?", "Who knows the material of {s}?"),
-    "colour": ("How is {s} painted?", "How does {s} look?", "Who knows the colour of {s}?"),
-    "maker": ("Who made {s}?", "Whose work is {s}?", "Who knows the maker of {s}?"),
+    "home": ("What is the home of {s}?", "Where is the house of {s}?", "Who knows the home of {s}?"),
+    "trade": ("What is the trade of {s}?", "What is the work of {s}?", "Who knows the trade of {s}?"),
+    "pet": ("What is the pet of {s}?", "Which animal belongs to {s}?", "Who knows the pet of {s}?"),
+    "food": ("What is the food of {s}?", "What should I cook for {s}?", "Who knows the food of {s}?"),
+    "friend": ("Who is the friend of {s}?", "Who is close to {s}?", "Who knows the friend of {s}?"),
+    "region": ("What is the region of {s}?", "Where on the map is {s}?", "Who knows the region of {s}?"),
+    "flag": ("What is the flag of {s}?", "Which flag flies over {s}?", "Who knows the flag of {s}?"),
+    "market": ("What is the market food of {s}?", "What do they sell in {s}?", "Who knows the market food of {s}?"),
+    "kind": ("What is the kind of {s}?", "What do they call {s}?", "Who knows the kind of {s}?"),
+    "material": ("What is the material of {s}?", "What was used for {s}?", "Who knows the material of {s}?"),
+    "colour": ("What is the paint of {s}?", "What is the colour of {s}?", "Who knows the paint of {s}?"),
+    "maker": ("Who is the maker of {s}?", "Who is behind {s}?", "Who knows the maker of {s}?"),
 }
 
 SUMS: Mapping[str, tuple[str, ...]] = {

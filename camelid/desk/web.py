@@ -66,9 +66,7 @@ def _directory(pen: Pen) -> str:
     return "\n".join(pen.fact(Fact(person.name, relation, getattr(person, relation))) for person in people)
 
 
-ANSWERS = ("{q} {a}", "{q}\n{a}", "Q: {q}\nA: {a}", "{q}\n\nAnswer:\n{a}", "### Question\n{q}\n\n### Answer\n{a}",
-           "{q}\nAsked today. Best reply:\n\n{a}", "{q}\n\nOne reply:\n\n{a}",
-           "### Asked by a guest:\n{q}\n\n### Reply:\n{a}")  # fmt: skip
+ANSWERS = ("{q} {a}", "{q}\n{a}", "### Question:\n{q}\n\n### Answer:\n{a}")
 
 
 def _faq(pen: Pen) -> str:
@@ -169,8 +167,8 @@ def crawled_page(world: World, source: str, index: int, seed: int) -> Document:
 
 
 def _body(pen: Pen) -> tuple[str, str]:
-    """(kinds joined by +, text) of one to three sections: what is asked for lies near or far, among other things."""
-    kinds = pen.draw.choices(tuple(PAGES), WEIGHTS, k=1 + int(pen.draw.random() * 3))
+    """(kinds joined by +, text) of one section, now and then two."""
+    kinds = pen.draw.choices(tuple(PAGES), WEIGHTS, k=1 + (pen.draw.random() < 0.15))
     return "+".join(kinds), "\n".join(PAGES[kind](pen) for kind in kinds)
 
 

@@ -40,7 +40,7 @@ class Size:
 
 SIZES: Mapping[str, Size] = {
     "tiny": Size("tiny", people=12, places=6, things=6, words=4, largest=9, strangers=8, train_items=600,
-    held_out_items=120), "small": Size("small", people=40, places=8, things=12, words=8, largest=9),
+    held_out_items=120), "small": Size("small", people=48, places=8, things=16, words=8, largest=9, strangers=32),
     "medium": Size("medium", people=400, places=40, things=100, words=14, largest=50, strangers=40, parties=2, span=3,
                    train_items=12_000, held_out_items=600),
     "large": Size("large", people=4000, places=200, things=1000, words=18, largest=99, strangers=100, parties=2, span=3,
@@ -251,8 +251,8 @@ def _check(size: Size, problems: ProblemList) -> None:
 
 
 def _reserve(found: tuple[str, ...]) -> frozenset[str]:
-    """The last two fifths, an even number of them, so that pairs of friends stay on one side."""
-    count = len(found) * 2 // 5 // 2 * 2
+    """The last quarter, an even number of them, so that pairs of friends stay on one side."""
+    count = max(2, len(found) // 4 // 2 * 2)
     return frozenset(found[len(found) - count :])
 
 
