@@ -25,11 +25,14 @@ with listening() as request:
 @pytest.mark.parametrize("number", SIGNALS)
 def test_the_first_signal_is_noted_and_the_second_ends_the_process_at_once(number):
     with subprocess.Popen([sys.executable, "-c", LISTENER], stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdout.readline() == "listening\n"
-        child.send_signal(number)
-        assert child.stdout.readline() == f"{int(number)}\n"
-        child.send_signal(number)
-        assert child.wait(timeout=10) == -number
+        try:
+            assert child.stdout.readline() == "listening\n"
+            child.send_signal(number)
+            assert child.stdout.readline() == f"{int(number)}\n"
+            child.send_signal(number)
+            assert child.wait(timeout=10) == -number
+        finally:
+            child.kill()
 
 
 def test_handlers_are_put_back_on_leaving():
