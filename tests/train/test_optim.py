@@ -22,7 +22,8 @@ def parameters(dtype=torch.float64):
 
 def step(optimizer, gradients, rate=1e-2):
     for name, gradient in gradients.items():
-        optimizer.parameters[name].grad = gradient.to(optimizer.parameters[name].dtype)
+        # a copy: clipping writes into the gradient it is given
+        optimizer.parameters[name].grad = gradient.to(optimizer.parameters[name].dtype, copy=True)
     optimizer.collect()
     optimizer.apply(rate, float(optimizer.norm()))
 
