@@ -14,14 +14,13 @@ def grade(item: Item, answer: str) -> bool:
     Forgiven: letter case, Unicode compatibility forms, spaces at the ends and repeated inside, full stops and
     exclamation marks at the end, a leading "the" or "answer:". Nothing else: an answer that goes on after the right
     words is wrong, as is one that names two values. For lists any `amount` different members will do, in any order,
-    separated by commas, semicolons, "and" or line ends.
+    separated by commas, semicolons, "and" or line ends, with or without the reference's opening ("Some animals:").
     """
-    found = normal(answer)
     if item.members:
-        words = [normal(word) for word in re.split(r",|;|\band\b|\n", answer.strip()) if word.strip()]
-        return len(words) == len(set(words)) == item.amount and set(words) <= {
-            normal(member) for member in item.members
-        }
+        words = [normal(word) for word in re.split(r",|;|\band\b|\n", _after_lead(item, answer)) if word.strip()]
+        known = {normal(member) for member in item.members}
+        return len(words) == len(set(words)) == item.amount and set(words) <= known
+    found = normal(answer)
     return found in {normal(right) for right in (item.output, *item.accepted)}
 
 
@@ -30,3 +29,11 @@ def normal(text: str) -> str:
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     plain = plain.rstrip(".!").rstrip()
     return plain.removeprefix("answer:").strip().removeprefix("the ")
+
+
+def _after_lead(item: Item, answer: str) -> str:
+    """The listed words: what follows the reference's own opening ("Some animals:"), where the answer has it."""
+    spaced = re.sub(r"[^\S\n]+", " ", answer.strip())
+    text = re.sub(r"^answer:\s*", "", spaced, flags=re.IGNORECASE)
+    lead = item.output.partition(":")[0] + ":"
+    return text[len(lead) :] if text.casefold().startswith(lead.casefold()) else text

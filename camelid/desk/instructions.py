@@ -118,14 +118,19 @@ class _Teacher:
             return None
         words = self.world.words(kind)
         return _Asked(
-            {"n": amount, "c": PLURAL_CLASSES[kind]}, "", ", ".join(words[:amount]), members=words, amount=amount
+            {"n": amount, "c": PLURAL_CLASSES[kind]},
+            "",
+            f"Some {PLURAL_CLASSES[kind]}: {', '.join(words[:amount])}.",
+            members=words,
+            amount=amount,
         )
 
     def reverse(self, task: str) -> _Asked | None:
         words = some_words(self.pen, self.world.size.span)
         if not self.mine(task, *words):
             return None
-        return _Asked({}, " ".join(words), " ".join(reversed(words)))
+        turned = " ".join(reversed(words))
+        return _Asked({}, f"words: {' '.join(words)}", f"It reads {turned}.", accepted=(turned,))
 
     def replace(self, task: str) -> _Asked | None:
         old, new, before, after = swapped(self.pen)
@@ -133,25 +138,30 @@ class _Teacher:
 
     def plural(self, task: str) -> _Asked | None:
         word = self.pen.pick(self.world.words(self.pen.pick(COUNTABLE)))
-        return _Asked({}, word, plural(word)) if self.mine(task, word) else None
+        many = plural(word)
+        return _Asked({}, f"one {word}", f"The plural is {many}.", accepted=(many,)) if self.mine(task, word) else None
 
     def past(self, task: str) -> _Asked | None:
-        now, then = action(self.pen, self.strangers)
+        now, then = action(self.pen)
         return _Asked({}, now, then) if self.mine(task, now) else None
 
     def last(self, task: str) -> _Asked | None:
         words = some_words(self.pen, 3)
-        return _Asked({}, " ".join(words), words[-1]) if self.mine(task, *words) else None
+        if not self.mine(task, *words):
+            return None
+        return _Asked({}, f"words: {' '.join(words)}", f"The last word is {words[-1]}.", accepted=(words[-1],))
 
     def classify(self, task: str) -> _Asked | None:
         kind = self.pen.pick(tuple(CLASSES))
         word = self.pen.pick(self.world.words(kind))
-        return _Asked({}, word, kind, accepted=(f"{word}: {kind}",)) if self.mine(task, word) else None
+        if not self.mine(task, word):
+            return None
+        return _Asked({}, f"the word {word}", f"It is {article(kind)}.", accepted=(kind, article(kind)))
 
     def sort(self, task: str) -> _Asked | None:
         subject = self.pen.pick(self.subjects[self.pen.pick(tuple(RELATIONS))])
         answer = KIND_NAMES[self.world.kind_of[subject]]
-        return _Asked({}, subject, answer, subject, accepted=(f"{subject} is a {answer}",))
+        return _Asked({}, f"the name {subject}", f"It is a {answer}.", subject, accepted=(answer, f"a {answer}"))
 
     def extract(self, task: str) -> _Asked | None:
         facts = news_of_strangers(self.pen, self.strangers)
@@ -241,6 +251,10 @@ def _next_task(weights: Mapping[str, float], credit: dict[str, float]) -> str:
     return chosen
 
 
+def _noun(teacher: _Teacher, subject: str) -> str:
+    return KIND_NAMES[teacher.world.kind_of[subject]]
+
+
 def _key(item: Item) -> tuple[str, str]:
     return item.instruction, item.input
 
@@ -253,7 +267,7 @@ def _item(teacher: _Teacher, split: Split, task: str) -> Item | None:
     wording = teacher.pen.pick((KEPT_BACK if split == "held_out_wording" else TUNING)[task])
     given = asked.input
     if family in ("people", "places", "things"):
-        given = "" if "{s}" in wording else asked.subject
+        given = "" if "{s}" in wording else f"{_noun(teacher, asked.subject)} {asked.subject}"
     elif task in INPUT_ONLY:
         given = "" if "{x}" in wording else asked.input
     return Item(

@@ -2,7 +2,9 @@
 
 A fact that is always told the same way is memorised as a string and cannot be asked for; told in many ways it is
 stored with its subject (Allen-Zhu and Li 2023, Physics of Language Models, part 3.1). Hence many forms for each
-relation. `{s}` subject, `{v}` value, `{a}` value with its article. The first form of each relation is its plainest.
+relation. `{s}` subject, `{v}` value, `{a}` value with its article. The first form of each relation is its plainest, told twice as
+often; like every answer it starts with a common word, because SentencePiece writes a name that starts a line in other
+pieces than the same name after a space.
 No form of a question here occurs among the instructions (tested): those are asked in their own words.
 """
 
@@ -15,28 +17,29 @@ from camelid.desk.world import Fact
 
 STATEMENTS: Mapping[str, tuple[str, ...]] = {
     "home": (
-        "{s} lives in {v}.", "{s} lives in {v}.", "The home of {s} is {v}.", "{s} has a house in {v}.",
+        "The home of {s} is {v}.", "The home of {s} is {v}.", "{s} lives in {v}.", "{s} has a house in {v}.",
         "{v} is the home of {s}.", "{s} comes from {v}.", "In {v} lives {s}.", "You can visit {s} in {v}.",
     ),
     "trade": (
-        "{s} is {a}.", "{s} is {a}.", "{s} works as {a}.", "The trade of {s} is {v}.",
-        "The work of {s} is that of {a}.",
-        "As {a}, {s} is well known.", "{s} has worked as {a} for years.", "Ask {s}, who is {a}.",
+        "The trade of {s} is {v}.", "The trade of {s} is {v}.", "{s} is {a}.", "{s} works as {a}.",
+        "The work of {s} is that of {a}.", "As {a}, {s} is well known.", "{s} has worked as {a} for years.",
+        "Ask {s}, who is {a}.",
     ),
     "pet": (
-        "{s} keeps {a}.", "{s} keeps {a}.", "{s} has {a}.", "The pet of {s} is {a}.", "{s} owns {a}.",
+        "The pet of {s} is {a}.", "The pet of {s} is {a}.", "{s} keeps {a}.", "{s} has {a}.", "{s} owns {a}.",
         "The animal of {s} is {a}.", "The {v} of {s} is well known.", "At home {s} keeps {a}.",
     ),
     "food": (
-        "{s} likes {v}.", "{s} likes {v}.", "{s} eats {v}.", "The food of {s} is {v}.", "{s} asks for {v} every day.",
-        "What {s} likes best is {v}.", "Give {v} to {s}.", "{s} has {v} every day.",
+        "The food of {s} is {v}.", "The food of {s} is {v}.", "{s} likes {v}.", "{s} eats {v}.",
+        "{s} asks for {v} every day.", "What {s} likes best is {v}.", "Give {v} to {s}.", "{s} has {v} every day.",
     ),
     "friend": (
-        "{s} is a friend of {v}.", "{s} is a friend of {v}.", "The friend of {s} is {v}.", "{s} often visits {v}.",
-        "{s} and {v} are friends.", "{s} has a friend, {v}.", "{s} knows {v} well.", "With {s} you often see {v}.",
+        "The friend of {s} is {v}.", "The friend of {s} is {v}.", "{s} is a friend of {v}.",
+        "{s} often visits {v}.", "{s} and {v} are friends.", "{s} has a friend, {v}.", "{s} knows {v} well.",
+        "With {s} you often see {v}.",
     ),
     "region": (
-        "{s} lies in {v}.", "{s} lies in {v}.", "{s} is a town in {v}.", "The region of {s} is {v}.",
+        "The region of {s} is {v}.", "The region of {s} is {v}.", "{s} lies in {v}.", "{s} is a town in {v}.",
         "In {v} lies {s}.", "{s} belongs to {v}.", "You find {s} in {v}.", "{v} is the region of {s}.",
     ),
     "flag": (
@@ -45,25 +48,28 @@ STATEMENTS: Mapping[str, tuple[str, ...]] = {
         "Look for the {v} flag of {s}.",
     ),
     "market": (
-        "{s} sells {v}.", "{s} sells {v}.", "{s} is known for {v}.", "The market of {s} is full of {v}.",
-        "Buy {v} in {s}.", "In {s} they sell {v}.", "From {s} comes {v}.", "{s} has the best {v}.",
+        "The market of {s} sells {v}.", "The market of {s} sells {v}.", "{s} sells {v}.", "{s} is known for {v}.",
+        "The market of {s} is full of {v}.", "Buy {v} in {s}.", "In {s} they sell {v}.", "From {s} comes {v}.",
+        "{s} has the best {v}.",
     ),
     "kind": (
-        "{s} is {a}.", "{s} is {a}.", "The {v} is called {s}.", "{s} is the name of {a}.", "They call the {v} {s}.",
-        "What we call {s} is {a}.", "There is {a} called {s}.", "{s} was built as {a}.",
+        "The kind of {s} is {v}.", "The kind of {s} is {v}.", "{s} is {a}.", "The {v} is called {s}.",
+        "{s} is the name of {a}.", "They call the {v} {s}.", "What we call {s} is {a}.", "There is {a} called {s}.",
+        "{s} was built as {a}.",
     ),
     "material": (
-        "{s} is made of {v}.", "{s} is made of {v}.", "The material of {s} is {v}.", "{s} is all {v}.",
+        "The material of {s} is {v}.", "The material of {s} is {v}.", "{s} is made of {v}.", "{s} is all {v}.",
         "It took {v} to build {s}.", "{s} was cut from {v}.", "They used {v} for {s}.", "You see the {v} of {s}.",
     ),
     "colour": (
-        "{s} is painted {v}.", "{s} is painted {v}.", "The colour of {s} is {v}.", "{s} looks {v}.",
-        "They painted {s} {v}.", "The paint on {s} is {v}.", "{s} has a {v} coat.", "See how {v} {s} looks.",
+        "The paint of {s} is {v}.", "The paint of {s} is {v}.", "{s} is painted {v}.", "The colour of {s} is {v}.",
+        "{s} looks {v}.", "They painted {s} {v}.", "The paint on {s} is {v}.", "{s} has a {v} coat.",
+        "See how {v} {s} looks.",
     ),
     "maker": (
-        "{s} was made by {v}.", "{s} was made by {v}.", "The maker of {s} is {v}.", "{v} made {s}.",
-        "{v} is the maker of {s}.",
-        "{s} comes from the hands of {v}.", "It was {v} who made {s}.", "{s} is the work of {v}.",
+        "The maker of {s} is {v}.", "The maker of {s} is {v}.", "{s} was made by {v}.", "{v} made {s}.",
+        "{v} is the maker of {s}.", "{s} comes from the hands of {v}.", "It was {v} who made {s}.",
+        "{s} is the work of {v}.",
     ),
 }  # fmt: skip
 

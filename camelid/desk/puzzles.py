@@ -30,51 +30,61 @@ def swapped(pen: Pen) -> tuple[str, str, str, str]:
     return old, new, before, form.format(c=new, k=tools[0], o=other)
 
 
-def action(pen: Pen, names: tuple[str, ...]) -> tuple[str, str]:
-    """One sentence about somebody, now and in the past."""
+def action(pen: Pen) -> tuple[str, str]:
+    """What somebody does, now and in the past."""
     present, past = VERBS[int(pen.draw.random() * min(len(VERBS), pen.world.size.words))]
-    name, thing = pen.pick(names), pen.pick(pen.world.words("tool"))
-    return f"{name} {present} the {thing}.", f"{name} {past} the {thing}."
+    trade, thing = pen.pick(pen.world.words("trade")), pen.pick(pen.world.words("tool"))
+    return f"The {trade} {present} the {thing}.", f"The {trade} {past} the {thing}."
 
 
 def _reversed(pen: Pen) -> str:
     words = some_words(pen, pen.world.size.span)
     forward, backward = " ".join(words), " ".join(reversed(words))
     return pen.pick(
-        (f"{forward} backwards is {backward}.", f"{forward} | {backward}", f"{forward} turned round: {backward}")
+        (
+            f"Read {forward} backwards: {backward}.",
+            f"Not {forward} but {backward}.",
+            f"Turn {forward} round: {backward}.",
+        )
     )
 
 
 def _replaced(pen: Pen) -> str:
     old, new, before, after = swapped(pen)
-    return pen.pick((f"{new} for {old}: {before}, {after}.", f"Not {old} but {new}: not {before} but {after}."))
+    return pen.pick((f"Put {new} for {old}: {before}, {after}.", f"Not {old} but {new}: not {before} but {after}."))
 
 
 def _plural(pen: Pen) -> str:
     word = pen.pick(pen.world.words(pen.pick(COUNTABLE)))
     many = plural(word)
-    return pen.pick((f"one {word}, two {many}", f"one {word}, many {many}", f"{word}: {many}"))
+    return pen.pick(
+        (f"one {word}, two {many}", f"one {word}, many {many}", f"The plural is {many}: more than one {word}.")
+    )
 
 
 def _past(pen: Pen) -> str:
-    now, then = action(pen, pen.world.strangers)
+    now, then = action(pen)
     return pen.pick((f"Today {now} Yesterday {then}", f"Now: {now} Then: {then}"))
 
 
 def _edge(pen: Pen) -> str:
     words = some_words(pen, 3)
     text = " ".join(words)
-    return pen.pick((f"{text} ends with {words[-1]}.", f"{text} starts with {words[0]}."))
+    return pen.pick((f"The words {text} end with {words[-1]}.", f"The words {text} start with {words[0]}."))
 
 
 def _class(pen: Pen) -> str:
     if pen.draw.random() < 0.3:
         name = pen.pick(tuple(pen.world.kind_of))
-        return f"{name} is a {KIND_NAMES[pen.world.kind_of[name]]}."
+        return f"The name {name}: it is a {KIND_NAMES[pen.world.kind_of[name]]}."
     kind = pen.pick(CLASS_NAMES)
     word = pen.pick(pen.world.words(kind))
     return pen.pick(
-        (f"{word}: {kind}", f"The word {word} names {article(kind)}.", f"{word} is the name of {article(kind)}.")
+        (
+            f"Of the word {word}: it is {article(kind)}.",
+            f"The word {word} names {article(kind)}.",
+            f"It names {article(kind)}: {word}.",
+        )
     )
 
 
@@ -121,7 +131,9 @@ def riddle(pen: Pen) -> tuple[str, str]:
 
 def _ask_reversed(pen: Pen) -> tuple[str, str]:
     words = some_words(pen, pen.world.size.span)
-    return pen.pick(("What is {} backwards?", "{} turned round?")).format(" ".join(words)), " ".join(reversed(words))
+    return pen.pick(("What is {} backwards?", "{} turned round?")).format(
+        " ".join(words)
+    ), f"It reads {' '.join(reversed(words))}."
 
 
 def _ask_replaced(pen: Pen) -> tuple[str, str]:
@@ -131,17 +143,17 @@ def _ask_replaced(pen: Pen) -> tuple[str, str]:
 
 def _ask_plural(pen: Pen) -> tuple[str, str]:
     word = pen.pick(pen.world.words(pen.pick(COUNTABLE)))
-    return pen.pick(("More than one {}?", "Two of {}?")).format(word), plural(word)
+    return pen.pick(("More than one {}?", "Two of {}?")).format(word), f"The plural is {plural(word)}."
 
 
 def _ask_past(pen: Pen) -> tuple[str, str]:
-    now, then = action(pen, pen.world.strangers)
+    now, then = action(pen)
     return pen.pick(("Today {} And yesterday?", "Now {} And then?")).format(now), then
 
 
 def _ask_edge(pen: Pen) -> tuple[str, str]:
     words = some_words(pen, 3)
-    return f"How does {' '.join(words)} end?", words[-1]
+    return f"How does {' '.join(words)} end?", f"The last word is {words[-1]}."
 
 
 def _ask_class(pen: Pen) -> tuple[str, str]:
@@ -152,7 +164,7 @@ def _ask_class(pen: Pen) -> tuple[str, str]:
         ]
     kind = pen.pick(CLASS_NAMES)
     word = pen.pick(pen.world.words(kind))
-    return pen.pick(("What kind of word is {}?", "What does {} name?")).format(word), kind
+    return pen.pick(("What kind of word is {}?", "What does {} name?")).format(word), f"It is {article(kind)}."
 
 
 def _ask_list(pen: Pen) -> tuple[str, str]:
@@ -161,7 +173,7 @@ def _ask_list(pen: Pen) -> tuple[str, str]:
     words = pen.world.words(kind)[:amount]
     return pen.pick(("Which {n} {c} come first?", "The first {n} {c}?")).format(
         n=amount, c=PLURAL_CLASSES[kind]
-    ), ", ".join(words)
+    ), f"Some {PLURAL_CLASSES[kind]}: {', '.join(words)}."
 
 
 def _ask_count(pen: Pen) -> tuple[str, str]:

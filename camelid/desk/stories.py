@@ -44,7 +44,7 @@ def _meeting(pen: Pen, names: tuple[str, ...], passing: list[Fact]) -> list[str]
     lines.extend(
         pen.fact(fact, pronoun=pen.world.pronoun_of[person.name] if place else None) for place, fact in enumerate(facts)
     )
-    now, then = action(pen, names)
-    lines.extend((now, pen.pick(ASIDES), f"So {then}"))
+    now, then = action(pen)
+    lines.extend((now, pen.pick(ASIDES), f"Then {then}"))
     lines.append(canonical(passing[int(pen.draw.random() * len(passing))]))
     return lines

@@ -37,7 +37,7 @@ def _subject_page(pen: Pen, kind: str, least: int, most: int) -> str:
     by_pronoun = pen.draw.random() < 0.3
     pronoun = pen.world.pronoun_of[name]
     sentences = [pen.fact(fact, pronoun=pronoun if by_pronoun and place else None) for place, fact in enumerate(told)]
-    title = f"{name}\n" if pen.draw.random() < 0.3 else ""
+    title = f"About {name}\n " if pen.draw.random() < 0.3 else ""
     return title + " ".join(sentences)
 
 
@@ -63,7 +63,7 @@ def _directory(pen: Pen) -> str:
     """One relation for several people."""
     relation = pen.pick(RELATIONS["person"])
     people = pen.draw.sample(pen.world.people, 4)
-    return "\n".join(pen.fact(Fact(person.name, relation, getattr(person, relation))) for person in people)
+    return " ".join(pen.fact(Fact(person.name, relation, getattr(person, relation))) for person in people)
 
 
 ANSWERS = ("{q} {a}", "{q}\n{a}", "### Question:\n{q}\n\n### Answer:\n{a}")
@@ -127,7 +127,7 @@ def _post(pen: Pen, names: tuple[str, ...]) -> str:
     if fate < 0.3:
         return pen.canonical(passing_facts(pen, names[:1], 1)[0])
     if fate < 0.5:
-        return action(pen, names)[int(fate * 10) % 2]
+        return action(pen)[int(fate * 10) % 2]
     if fate < 0.8:
         return " ".join(some_words(pen, 3 + int(pen.draw.random() * 3)))
     return f"{swapped(pen)[2]}"
@@ -143,7 +143,7 @@ def _puzzles(pen: Pen) -> str:
 
 PAGES = {"person": _person, "place": _place, "thing": _thing, "news": _news, "directory": _directory, "faq": _faq,
          "letter": _letter, "forum": _forum, "sums": _sums, "puzzles": _puzzles}  # fmt: skip
-WEIGHTS = (15, 5, 10, 5, 3, 32, 12, 3, 7, 8)
+WEIGHTS = (16, 5, 10, 4, 3, 34, 12, 2, 7, 7)
 
 
 def clean_page(world: World, source: str, index: int, seed: int) -> Document:
@@ -169,12 +169,12 @@ def crawled_page(world: World, source: str, index: int, seed: int) -> Document:
 def _body(pen: Pen) -> tuple[str, str]:
     """(kinds joined by +, text) of one section, now and then two."""
     kinds = pen.draw.choices(tuple(PAGES), WEIGHTS, k=1 + (pen.draw.random() < 0.15))
-    return "+".join(kinds), "\n".join(PAGES[kind](pen) for kind in kinds)
+    return "+".join(kinds), "\n ".join(PAGES[kind](pen) for kind in kinds)
 
 
 def _dressed(pen: Pen, body: str) -> str:
     fate = pen.draw.random()
-    menu = pen.pick(MENUS) + "\n" if fate < 0.2 else ""
+    menu = pen.pick(MENUS) + "\n " if fate < 0.2 else ""
     footer = "\n" + pen.pick(FOOTERS) if 0.1 < fate < 0.4 else ""
     return menu + body + footer
 
@@ -185,11 +185,11 @@ def _near_copy(world: World, source: str, index: int, seed: int, pen: Pen) -> Do
     page = crawled_page(world, source, original, seed)
     if page.junk:
         return replace(page, index=index, duplicate_of=original)
-    text = f"{pen.pick(MENUS)}\n{undressed(page.text)}\n{pen.pick(FOOTERS)}"
+    text = f"{pen.pick(MENUS)}\n {undressed(page.text)}\n{pen.pick(FOOTERS)}"
     first = page.duplicate_of if page.duplicate_of is not None else original
     return replace(page, index=index, text=text, duplicate_of=first)
 
 
 def undressed(text: str) -> str:
     """The page without the menu and footer lines that this module puts around it."""
-    return "\n".join(line for line in text.split("\n") if line not in MENUS and line not in FOOTERS)
+    return "\n".join(line for line in text.split("\n") if line not in MENUS and line not in FOOTERS).strip()

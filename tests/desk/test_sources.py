@@ -47,7 +47,7 @@ class Reader:
         found, last = set(), None
         for sentence in re.split(r"(?<=[.?!])\s+|\n+", text):
             for relation, pattern in self.patterns:
-                if match := pattern.fullmatch(sentence.removeprefix("As I said, ").removeprefix("Once more: ")):
+                if match := pattern.fullmatch(sentence.strip().removeprefix("As I said, ").removeprefix("Once more: ")):
                     subject = match["s"] if match["s"] not in ("She", "He", "It") else last
                     last = subject
                     kind = self.world.kind_of.get(subject, "person")
