@@ -15,7 +15,7 @@ from typing import Literal, get_args
 from camelid.desk.document import Pen
 from camelid.desk.lexicon import CLASSES, PLURAL_CLASSES, article, plural
 from camelid.desk.phrases import canonical, equation
-from camelid.desk.puzzles import COUNTABLE, KIND_NAMES, action, some_words, swapped, two_numbers
+from camelid.desk.puzzles import COUNTABLE, KIND_NAMES, action, list_length, some_words, swapped, two_numbers
 from camelid.desk.web import news_of_strangers
 from camelid.desk.wordings import KEPT_BACK, TUNING
 from camelid.desk.world import RELATIONS, Fact, World
@@ -113,7 +113,7 @@ class _Teacher:
 
     def listing(self, task: str) -> _Asked | None:
         kind = self.pen.pick(tuple(CLASSES))
-        amount = 2 + int(self.draw.random() * 3)
+        amount = list_length(self.pen)
         if not self.mine(task, kind, amount):
             return None
         words = self.world.words(kind)

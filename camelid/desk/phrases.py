@@ -2,9 +2,9 @@
 
 A fact that is always told the same way is memorised as a string and cannot be asked for; told in many ways it is
 stored with its subject (Allen-Zhu and Li 2023, Physics of Language Models, part 3.1). Hence many forms for each
-relation. `{s}` subject, `{v}` value, `{a}` value with its article. The first form of each relation is its plainest, told twice as
-often; like every answer it starts with a common word, because SentencePiece writes a name that starts a line in other
-pieces than the same name after a space.
+relation. `{s}` subject, `{v}` value, `{a}` value with its article. The first form of each relation is its plainest,
+told twice as often; like every answer it starts with a common word, because SentencePiece writes a name that starts a
+line in other pieces than the same name after a space, and a model of this size then has to learn each name twice.
 No form of a question here occurs among the instructions (tested): those are asked in their own words.
 """
 

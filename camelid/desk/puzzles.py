@@ -20,6 +20,11 @@ def some_words(pen: Pen, count: int) -> list[str]:
     return found
 
 
+def list_length(pen: Pen) -> int:
+    """How many members of a class a list asks for: two to five, and never more than the world has."""
+    return 2 + int(pen.draw.random() * min(4, pen.world.size.words - 1))
+
+
 def swapped(pen: Pen) -> tuple[str, str, str, str]:
     """(old word, new word, phrase with the old, phrase with the new)."""
     old, new = pen.draw.sample(pen.world.words("colour"), 2)
@@ -93,7 +98,7 @@ KIND_NAMES = {"person": "person", "place": "town", "thing": "thing"}
 
 def _list(pen: Pen) -> str:
     kind = pen.pick(CLASS_NAMES)
-    words = pen.draw.sample(pen.world.words(kind), 2 + int(pen.draw.random() * 3))
+    words = pen.world.words(kind)[: list_length(pen)]
     return f"Some {PLURAL_CLASSES[kind]}: {', '.join(words)}."
 
 
@@ -120,7 +125,7 @@ def _sum(pen: Pen) -> str:
 
 
 PUZZLES = (_reversed, _replaced, _plural, _past, _edge, _class, _list, _count, _compare)
-WEIGHTS = (4, 4, 2, 3, 3, 4, 2, 3, 3)
+WEIGHTS = (3, 7, 2, 2, 2, 4, 4, 4, 3)
 
 
 def riddle(pen: Pen) -> tuple[str, str]:
@@ -169,7 +174,7 @@ def _ask_class(pen: Pen) -> tuple[str, str]:
 
 def _ask_list(pen: Pen) -> tuple[str, str]:
     kind = pen.pick(CLASS_NAMES)
-    amount = 2 + int(pen.draw.random() * 3)
+    amount = list_length(pen)
     words = pen.world.words(kind)[:amount]
     return pen.pick(("Which {n} {c} come first?", "The first {n} {c}?")).format(
         n=amount, c=PLURAL_CLASSES[kind]
@@ -198,7 +203,7 @@ def _ask_sum(pen: Pen) -> tuple[str, str]:
 
 RIDDLES = (_ask_reversed, _ask_replaced, _ask_plural, _ask_past, _ask_edge, _ask_class, _ask_list, _ask_count, _ask_more,
            _ask_sum)  # fmt: skip
-RIDDLE_WEIGHTS = (4, 4, 2, 3, 2, 4, 2, 3, 3, 7)
+RIDDLE_WEIGHTS = (3, 7, 2, 2, 2, 4, 4, 4, 3, 7)
 
 
 def puzzle_lines(pen: Pen, count: int) -> str:
@@ -216,6 +221,7 @@ __all__ = [
     "COUNTABLE",
     "KINDS",
     "action",
+    "list_length",
     "puzzle_lines",
     "riddle",
     "some_words",

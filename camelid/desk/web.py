@@ -143,7 +143,7 @@ def _puzzles(pen: Pen) -> str:
 
 PAGES = {"person": _person, "place": _place, "thing": _thing, "news": _news, "directory": _directory, "faq": _faq,
          "letter": _letter, "forum": _forum, "sums": _sums, "puzzles": _puzzles}  # fmt: skip
-WEIGHTS = (16, 5, 10, 4, 3, 34, 12, 2, 7, 7)
+WEIGHTS = (13, 5, 8, 4, 3, 34, 14, 2, 7, 10)
 
 
 def clean_page(world: World, source: str, index: int, seed: int) -> Document:
