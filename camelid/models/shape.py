@@ -51,9 +51,11 @@ class LlamaShape:
                 problems.add(f"shape.{name}", f"{value!r} is not a count", "use a whole number of 1 or more")
         if not problems.problems:
             if self.heads % self.kv_heads:
-                fitting = ", ".join(str(n) for n in range(1, self.heads + 1) if self.heads % n == 0)
+                fits = math.gcd(self.heads, self.kv_heads)
                 problems.add(
-                    "shape.kv_heads", f"{self.kv_heads} do not divide {self.heads} heads", f"use one of {fitting}"
+                    "shape.kv_heads",
+                    f"{self.kv_heads} do not divide {self.heads} heads",
+                    f"use a divisor of the heads, such as {fits} or {self.heads}",
                 )
             if self.head_width % 2:
                 problems.add("shape.head_width", f"{self.head_width} is odd", "rotations turn pairs: use an even width")
