@@ -55,7 +55,7 @@ def test_everything_wrong_with_a_shape_is_said_at_once():
     text = str(caught.value)
     for part in ("layers: 0", "heads: True", "hidden: -3", "vocab: 1.5", "theta: 1.0", "eps: 0.0", "'llama3'?"):
         assert part in text
-    with pytest.raises(UsageError, match="use one of 1, 2, 3, 6") as caught:
+    with pytest.raises(UsageError, match="use a divisor of the heads, such as 2 or 6") as caught:
         LlamaShape(1, 64, 6, 4, 7, 8, 9, 10)
     assert "head_width: 7 is odd" in str(caught.value)
     with pytest.raises(UsageError, match="no exponent"):
