@@ -4,9 +4,11 @@
     python -m tests.kill --n 500 --signal TERM          each must commit within ten seconds, or die before it began
     python -m tests.kill --n 20 --cold 20 --jobs lora   fresh interpreters instead of forks, one kind of run
 
-A server imports PyTorch once and forks a child for every attempt. The moment is uniform over the time that the run
-takes undisturbed; after MOST kills a run is left to end. Compared: exact weights, both moments, counters, journal, and
-the files of the finished model.
+A server imports PyTorch once and forks a child for every attempt. Every second signal comes at a moment uniform over
+the time that the run takes undisturbed. The others are aimed: the child sends itself the signal at one step of its file
+layer, in the middle of it where it writes. A run's first attempt is aimed at each of the MOMENTS in turn (a polite
+signal: at those LISTENING), a later one at any step. After MOST signals a run is left to end. Compared: exact
+weights, both moments, counters, journal, and the files of the finished model.
 """
 
 from __future__ import annotations
@@ -26,17 +28,21 @@ import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import torch
 
 from camelid import durable
 from camelid.checkpoints.safetensors_io import read_header
+from camelid.durable import FILES, Files
 from camelid.errors import CamelidError
 from camelid.train.state import PREFIX, steps_of
 from tests.train.small_runs import JOBS, ground
 
 MOST, MOST_COLD = 8, 2  # kills that one run suffers
+MOMENTS = ("before the first commit", "inside a commit", "between commits", "while pruning", "while saving the model")
+LISTENING = ("before the first commit", "inside a commit", "while pruning")  # steps between commits may follow the last
 PATIENCE = 10.0  # seconds within which a run that was asked to stop must have committed (goal R6)
 
 
@@ -59,11 +65,66 @@ def digest(out: Path) -> str:
     return sha.hexdigest()
 
 
-def attempt(name: str, base: Path, out: Path) -> int:
+class Watched(Files):
+    """Counts each thing that is done to a file, and each write inside of it, and sends a signal before one of them."""
+
+    def __init__(self, step: Callable[[], bool], number: signal.Signals, asked: Path) -> None:
+        self.step = step  # whether this is the step to die in
+        self.number, self.asked = number, asked  # `asked` will say when the signal was sent
+
+    def _here(self) -> None:
+        if self.step():
+            self._send()
+
+    def _send(self) -> None:
+        self.asked.write_text(str(time.monotonic()))
+        os.kill(os.getpid(), self.number)
+
+    def write(self, path, data):
+        self._here()
+        super().write(path, data)
+
+    def append(self, path, data):
+        self._here()
+        super().append(path, data)
+
+    def push(self, descriptor, data):
+        if self.step():
+            taken = super().push(descriptor, data[: -(-len(data) // 2)])
+            self._send()
+            return taken
+        return super().push(descriptor, data)
+
+    def truncate(self, path, length):
+        self._here()
+        super().truncate(path, length)
+
+    def fsync(self, path):
+        self._here()
+        super().fsync(path)
+
+    def fsync_dir(self, path):
+        self._here()
+        super().fsync_dir(path)
+
+    def rename(self, a, b):
+        self._here()
+        super().rename(a, b)
+
+    def remove(self, path):
+        self._here()
+        super().remove(path)
+
+    def mkdir(self, path):
+        self._here()
+        super().mkdir(path)
+
+
+def attempt(name: str, base: Path, out: Path, files: Files = FILES) -> int:
     """Do the run, or what is left of it; the exit code that the command line would give."""
     try:
         if not (out / "model").exists():
-            JOBS[name].do(base, out)
+            JOBS[name].do(base, out, files=files)
     except CamelidError as error:
         (out / "said").write_text(str(error))
         return error.exit_code
@@ -126,6 +187,25 @@ def moment(out: Path, before: set[Path]) -> str:
     return "between commits" if durable.commits(out / "run" / "commits", PREFIX) else "before the first commit"
 
 
+def watched(name: str, base: Path, out: Path) -> int:
+    """An attempt that writes down at which moment of the run each step of the file layer comes."""
+    moments: list[str] = []
+
+    def step() -> bool:
+        moments.append(moment(out, set()))
+        return False
+
+    code = attempt(name, base, out, Watched(step, signal.SIGKILL, out / "asked"))
+    (out / "moments").write_text(json.dumps(moments))
+    return code
+
+
+def aimed(name: str, base: Path, out: Path, at: int, number: signal.Signals) -> int:
+    """An attempt that sends itself the signal before step `at` of its file layer is done, if it comes so far."""
+    steps = count()
+    return attempt(name, base, out, Watched(lambda: next(steps) == at, number, out / "asked"))
+
+
 @dataclass
 class Harness:
     """Kills runs and keeps count."""
@@ -135,9 +215,15 @@ class Harness:
     draw: random.Random
     wanted: dict[str, str] = field(default_factory=dict)
     lasts: dict[tuple[str, bool], float] = field(default_factory=dict)
+    steps: dict[str, list[str]] = field(default_factory=dict)  # the moment of each step of an undisturbed run's files
     counts: Counter[str] = field(default_factory=Counter)
     slowest: float = 0.0
     wrong: list[str] = field(default_factory=list)
+
+    @property
+    def moments(self) -> tuple[str, ...]:
+        """Where first attempts are aimed."""
+        return MOMENTS if self.number == signal.SIGKILL else LISTENING
 
     def begin(self, name: str, out: Path, *, cold: bool) -> int:
         ground = self.base / "ground"
@@ -154,17 +240,57 @@ class Harness:
         if self.wanted.setdefault(name, digest(out)) != digest(out):
             self.wrong.append(f"{name}: a fresh interpreter ends in other bits than a fork")
 
+    def watch(self, name: str) -> None:
+        """What an undisturbed run does to files, step by step."""
+        out = self.base / f"watched-{name}"
+        out.mkdir()
+        status = waited(forked(lambda: watched(name, self.base / "ground", out)), 600)
+        assert status == 0, f"{name}: {said(out) or status}"
+        self.steps[name] = json.loads((out / "moments").read_text())
+        missed = set(MOMENTS) - set(self.steps[name])
+        assert not missed, f"{name}: an undisturbed run does nothing {missed}"
+        shutil.rmtree(out)
+
+    def timed(self, name: str, out: Path, *, cold: bool, spared: bool) -> int:
+        """An attempt that is sent the signal after some time, or left alone; the wait status."""
+        before = drafts(out)
+        child = self.begin(name, out, cold=cold)
+        status = waited(child, 600 if spared else self.draw.uniform(0, self.lasts[name, cold]))
+        return self.kill(child, out, before) if status is None else status
+
+    def aimed(self, name: str, out: Path, wanted: str | None) -> int:
+        """An attempt that signals itself at this moment of a fresh run, or at any step of the files; the wait status."""
+        before = drafts(out)
+        at = self.draw.choice([at for at, found in enumerate(self.steps[name]) if wanted in (None, found)])
+        child = forked(lambda: aimed(name, self.base / "ground", out, at, self.number))
+        status = waited(child, 600)
+        assert status is not None
+        asked = out / "asked"
+        if status != 0:
+            self.counts["aimed"] += 1
+            self.count(status, time.monotonic() - float(asked.read_text()) if asked.exists() else 0.0, out, before)
+        if wanted is not None:
+            self.check_aim(status, out, wanted, f"{name}: signalled itself {wanted}, at step {at} of its files, but")
+        asked.unlink(missing_ok=True)
+        return status
+
+    def check_aim(self, status: int, out: Path, wanted: str, where: str) -> None:
+        """A first attempt was hit where it was aimed at; asked politely, it committed."""
+        if self.number == signal.SIGKILL and (status != signal.SIGKILL or moment(out, set()) != wanted):
+            self.wrong.append(f"{where} ended with wait status {status} {moment(out, set())}")
+        if self.number != signal.SIGKILL and not os.WIFEXITED(status):
+            self.wrong.append(f"{where} did not listen")
+
     def trial(self, name: str, trial: int, *, cold: bool) -> None:
         """One run, killed and resumed until it is done."""
         out = self.base / f"{trial}-{name}"
         out.mkdir()
         for turn in range(1000):
-            before = drafts(out)
-            child = self.begin(name, out, cold=cold)
             spared = turn >= (MOST_COLD if cold else MOST)
-            status = waited(child, 600 if spared else self.draw.uniform(0, self.lasts[name, cold]))
-            if status is None:
-                status = self.kill(child, out, before)
+            if cold or spared or turn % 2:
+                status = self.timed(name, out, cold=cold, spared=spared)
+            else:
+                status = self.aimed(name, out, None if turn else self.moments[trial % len(self.moments)])
             if status == 0:
                 break
             if os.WIFEXITED(status) and os.WEXITSTATUS(status) != 128 + self.number:
@@ -189,8 +315,12 @@ class Harness:
         status = waited(child, 600)
         assert status is not None
         took = time.monotonic() - began
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == 0:
-            return status  # it was done already
+        if status != 0:  # else it was done already
+            self.count(status, took, out, before)
+        return status
+
+    def count(self, status: int, took: float, out: Path, before: set[Path]) -> None:
+        """One more signal that ended a run, so many seconds after it was sent."""
         self.counts["kills"] += 1
         self.counts[moment(out, before)] += 1
         if self.number != signal.SIGKILL:
@@ -200,7 +330,6 @@ class Harness:
                 self.check_committed(out)
             if took > PATIENCE:
                 self.wrong.append(f"{out.name}: took {took:.1f} s to stop")
-        return status
 
 
 def main() -> int:
@@ -223,6 +352,7 @@ def main() -> int:
         ground(harness.base / "ground")  # here, so that children find everything imported
         for turn, name in enumerate(asked.jobs):
             harness.reference(name)
+            harness.watch(name)
             if turn < asked.cold:
                 harness.reference(name, cold=True)
         trial = 0

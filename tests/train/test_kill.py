@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from tests.conftest import size
+from tests.kill import MOMENTS
 
 ROOT = Path(__file__).parents[2]
 
@@ -21,10 +22,11 @@ def harness(*words):
 
 def test_runs_killed_at_random_moments_end_in_the_same_bits():
     told = harness("--n", size(50), "--seed", 0, "--cold", 1)
-    assert told["kills"] >= size(50) and told["cold"] == 1
-    assert told["between commits"] and told["inside a commit"] and told["before the first commit"]
+    assert told["kills"] >= size(50) and told["cold"] == 1 and told["aimed"]
+    assert all(told[moment] for moment in MOMENTS), told  # the first kill of each run is aimed at one of them in turn
 
 
 def test_runs_asked_to_stop_commit_in_time_and_end_in_the_same_bits():
     told = harness("--n", size(8), "--seed", 1, "--signal", "TERM", "--jobs", "packed", "lora-accumulated")
-    assert told["committed"] >= size(8) // 3 and told["slowest_stop"] <= 10
+    assert told["committed"] >= told["runs"] >= 1, told  # the first attempt of each run asks itself while it listens
+    assert told["slowest_stop"] <= 10
