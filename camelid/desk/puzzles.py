@@ -203,7 +203,7 @@ def _ask_sum(pen: Pen) -> tuple[str, str]:
 
 RIDDLES = (_ask_reversed, _ask_replaced, _ask_plural, _ask_past, _ask_edge, _ask_class, _ask_list, _ask_count, _ask_more,
            _ask_sum)  # fmt: skip
-RIDDLE_WEIGHTS = (3, 7, 2, 2, 2, 4, 4, 4, 3, 7)
+RIDDLE_WEIGHTS = (3, 6, 2, 2, 2, 4, 5, 6, 6, 9)
 
 
 def puzzle_lines(pen: Pen, count: int) -> str:

@@ -79,7 +79,7 @@ def _faq(pen: Pen) -> str:
 
 
 def _question(pen: Pen) -> tuple[str, str]:
-    if pen.draw.random() < 0.5:
+    if pen.draw.random() < 0.65:
         return riddle(pen)
     fact = pen.world.facts[int(pen.draw.random() * len(pen.world.facts))]
     return pen.pick(QUESTIONS[fact.relation]).format(s=fact.subject), pen.canonical(fact)

@@ -50,7 +50,7 @@ EPOCHS: dict[Size, Epochs] = {
     "desk": Epochs(3),  # README, Fine-tuning table, as 7B
     "tiny": Epochs(3),  # README, Fine-tuning table, as 7B
 }
-LR: dict[Size, float] = {"7B": 2e-5, "13B": 1e-5, "desk": 1e-3, "tiny": 1e-3}  # README, Fine-tuning table; ours
+LR: dict[Size, float] = {"7B": 2e-5, "13B": 1e-5, "desk": 5e-4, "tiny": 1e-3}  # README, Fine-tuning table; ours
 
 
 def alpaca(size: Size = "7B") -> Recipe:

@@ -17,7 +17,7 @@ LORA: dict[Size, LoRA] = {
     "desk": LoRA(rank=16, alpha=32, dropout=0.05, targets=EVERY_LINEAR),  # ours: a narrow model needs more directions
     "tiny": LoRA(rank=4, alpha=8, dropout=0.05, targets=("q_proj", "v_proj")),  # ours: for tests
 }
-LR: dict[Size, float] = {"7B": 3e-4, "desk": 5e-3, "tiny": 5e-3}  # code: finetune.py; ours
+LR: dict[Size, float] = {"7B": 3e-4, "desk": 2e-3, "tiny": 5e-3}  # code: finetune.py; ours
 WARMUP: dict[Size, Steps] = {"7B": Steps(100), "desk": Steps(10), "tiny": Steps(1)}  # code: finetune.py; ours
 LENGTH: dict[Size, int] = {"7B": 256, "desk": 256, "tiny": 384}  # code: finetune.py, cutoff_len; ours
 
