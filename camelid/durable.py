@@ -40,6 +40,7 @@ FORMAT = "camelid manifest 1"
 BLOCK = 1 << 20  # bytes under one checksum: the precision with which damage is located
 NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,199}")  # a name inside a commit: never a path, never hidden
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{16}\.(draft|pruned|part)")
+ORPHANS = 10.0  # seconds that children of a dead process are given to let go of its lock
 MAX_MANIFEST_BYTES = 64 << 20  # about 8 TB of content
 
 Bytes = bytes | bytearray | memoryview
@@ -533,7 +534,8 @@ def locked(path: Path, *, wait: float = 0.0) -> Iterator[None]:
 
     wait  seconds to wait for another writer before giving up
 
-    Raises StoreError that says who holds it: process, host, since when. The kernel frees it when its holder dies.
+    Raises StoreError that says who holds it: process, host, since when. The kernel frees it when its holder dies, and
+    the holder's children with it: those are waited for.
     """
     path = Path(os.path.abspath(path))
     lock = path.parent / f".{path.name}.lock"
@@ -569,10 +571,10 @@ def _acquire(descriptor: int, path: Path, deadline: float) -> None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             break
         except BlockingIOError:
-            if time.monotonic() >= deadline:
-                holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
+            holder = os.pread(descriptor, 200, 0).decode("utf-8", "replace").strip() or "another process"
+            if time.monotonic() >= deadline + (ORPHANS if _is_dead(holder) else 0):
                 raise StoreError(f"{path}: in use by {holder}; wait for it to end, or stop it") from None
-            time.sleep(0.05)
+            time.sleep(0.01)
         except OSError as error:
             raise StoreError(f"{path}: cannot be locked here ({error.strerror}); use a local disk") from error
     since = time.strftime("%Y-%m-%d %H:%M:%S")
@@ -580,6 +582,20 @@ def _acquire(descriptor: int, path: Path, deadline: float) -> None:
     with contextlib.suppress(OSError):  # the note is for people; the lock itself is the kernel's
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, note.encode(), 0)
+
+
+def _is_dead(holder: str) -> bool:
+    """Whether the process of a lock's note ran here and is gone: a child it had just forked holds the lock still."""
+    words = holder.split()
+    if len(words) < 4 or not words[1].isdigit() or words[3] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(words[1]), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 # --- single files and lines -----------------------------------------------------------------------------------------

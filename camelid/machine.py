@@ -16,13 +16,19 @@ GIB = 1024**3
 
 @dataclass(frozen=True)
 class Machine:
-    """Devices and how to use them: threads of a CPU, the precision of the arithmetic, tokens in one micro-batch."""
+    """Devices and how to use them: threads of a CPU, the precision of the arithmetic, tokens in one micro-batch.
+
+    workers  processes, of so many threads each, that share the micro-batches of a step; changes no bit of a run
+    shares   into how many micro-batches of about equal size a step is cut, or a multiple of it, where it holds so much
+    """
 
     device: str = "cpu"
     count: int = 1
     dtype: DType = "float32"
     threads: int = 1
     micro_tokens: int = 8192
+    workers: int = 1
+    shares: int = 1
     memory_bytes: int = 0
 
 

@@ -6,8 +6,12 @@
     segments   0   0    0    0   1    1    1    1       attention stays inside a segment; positions restart in each
 
 Both builders are pure functions of (seed, digest of the data, step): nothing has to be replayed to resume, and the
-cursor of a run is the step alone. A step's micro-batches are its logical shards: their partition depends on the step
-and on `micro_tokens`, never on how many processes share them, and they are listed in a fixed order.
+cursor of a run is the step alone. A step's micro-batches are its logical shards: their partition depends on the step,
+on `micro_tokens` and on `shares`, never on how many processes share them, and they are listed in a fixed order.
+
+    micro_tokens    the most that one may hold
+    shares          with more than one, a step is cut into a multiple of so many of about equal size, as far as it has
+                    rows or sequences: processes that share it are then done at the same time
 """
 
 from __future__ import annotations
@@ -16,6 +20,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, overload
 
 import numpy as np
@@ -120,6 +125,7 @@ class PretrainingBatches:
         length: int,
         tokens_per_step: int,
         micro_tokens: int,
+        shares: int = 1,
         last: Literal["drop", "keep"] = "drop",
     ) -> None:
         problems = ProblemList()
@@ -133,7 +139,7 @@ class PretrainingBatches:
             problems.add("micro_tokens", f"{micro_tokens} tokens hold no row of {length}", f"give at least {length}")
         problems.raise_usage()
         self.mixture, self.length, self.tokens_per_step = mixture, length, tokens_per_step
-        self.rows_per_batch = micro_tokens // length
+        self.rows_per_batch, self.shares = micro_tokens // length, shares
         whole, rest = divmod(mixture.tokens, tokens_per_step)
         self.steps = whole + (1 if rest and last == "keep" else 0)
         self.left_over = 0 if last == "keep" else rest
@@ -158,10 +164,17 @@ class PretrainingBatches:
         start = step * self.tokens_per_step
         stop = min(start + self.tokens_per_step, self.mixture.tokens)
         whole = self._lay(start, stop)
-        width = self.rows_per_batch * self.length
-        batches = tuple(_cut(whole, begin, begin + width) for begin in range(0, stop - start, width))
         rows = -(-(stop - start) // self.length)
+        borders = [row * self.length for row in self._borders(rows)]
+        batches = tuple(_cut(whole, begin, end) for begin, end in pairwise(borders))
         return StepBatches(batches, whole.supervised, rows, stop - start)
+
+    def _borders(self, rows: int) -> list[int]:
+        """The rows before which a step of so many rows is cut, its end included."""
+        if self.shares == 1:
+            return [*range(0, rows, self.rows_per_batch), rows]
+        count = _count(-(-rows // self.rows_per_batch), self.shares, rows)
+        return [rows * index // count for index in range(count + 1)]
 
     def _lay(self, start: int, stop: int) -> Batch:
         total = stop - start
@@ -192,7 +205,9 @@ class SequenceBatches:
     evenly filled as can be: neighbours are of like length, and the split never changes which sequences a step holds.
     """
 
-    def __init__(self, corpus: Corpus, *, per_step: int, epochs: float, micro_tokens: int, seed: int) -> None:
+    def __init__(
+        self, corpus: Corpus, *, per_step: int, epochs: float, micro_tokens: int, seed: int, shares: int = 1
+    ) -> None:
         problems = ProblemList()
         longest = int(corpus.lengths.max(initial=0))
         if len(corpus) == 0:
@@ -210,7 +225,7 @@ class SequenceBatches:
             problems.add("micro_tokens", f"{micro_tokens} tokens do not hold the longest sequence, {longest}", remedy)
         problems.raise_usage()
         self.corpus, self.per_step, self.epochs = corpus, per_step, epochs
-        self.micro_tokens, self.seed = micro_tokens, seed
+        self.micro_tokens, self.seed, self.shares = micro_tokens, seed, shares
         self.steps_per_epoch = -(-len(corpus) // per_step)
         self.steps = math.ceil(epochs * self.steps_per_epoch)
 
@@ -234,7 +249,7 @@ class SequenceBatches:
         chosen = self.chosen(step)
         lengths = self.corpus.starts[np.asarray(chosen) + 1] - self.corpus.starts[np.asarray(chosen)]
         by_length = sorted(range(len(chosen)), key=lambda place: (-int(lengths[place]), place))
-        groups = split([int(lengths[place]) for place in by_length], self.micro_tokens)
+        groups = split([int(lengths[place]) for place in by_length], self.micro_tokens, self.shares)
         batches, at = [], 0
         for count in groups:
             members = [chosen[place] for place in by_length[at : at + count]]
@@ -244,12 +259,13 @@ class SequenceBatches:
         return StepBatches(tuple(batches), supervised, len(chosen), int(lengths.sum()))
 
 
-def split(lengths: Sequence[int], most: int) -> list[int]:
-    """How many neighbours go into each group so that none passes `most`: as few groups as neighbours allow, and among
-    those splits one whose fullest group is the least full. Raises ValueError where one length alone passes `most`."""
+def split(lengths: Sequence[int], most: int, shares: int = 1) -> list[int]:
+    """How many neighbours go into each group so that none passes `most`: as few groups as neighbours allow, then up to
+    the next multiple of `shares`, and among those splits one whose fullest group is the least full. Raises ValueError
+    where one length alone passes `most`."""
     if lengths and max(lengths) > most:
         raise ValueError(f"a length of {max(lengths)} does not fit {most}")
-    fewest = len(_fill(lengths, most))
+    fewest = _count(len(_fill(lengths, most)), shares, len(lengths))
     low, high = max(lengths, default=0), most
     while low < high:
         middle = (low + high) // 2
@@ -258,6 +274,11 @@ def split(lengths: Sequence[int], most: int) -> list[int]:
         else:
             low = middle + 1
     return _fill(lengths, high)
+
+
+def _count(fewest: int, shares: int, items: int) -> int:
+    """How many groups to make of so many items: the next multiple of `shares`, where there are so many items."""
+    return min(-(-fewest // shares) * shares, items)
 
 
 def _fill(lengths: Sequence[int], most: int) -> list[int]:

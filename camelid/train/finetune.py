@@ -126,7 +126,14 @@ def _batches(corpus: Corpus, batch: Sequences, amount: Epochs | Steps, conduct: 
     per_epoch = -(-len(corpus) // max(1, batch.count)) or 1
     epochs = amount.count if isinstance(amount, Epochs) else (amount.count - 0.5) / per_epoch
     micro_tokens = max(int(corpus.lengths.max(initial=0)), conduct.machine.micro_tokens)
-    return SequenceBatches(corpus, per_step=batch.count, epochs=epochs, micro_tokens=micro_tokens, seed=seed)
+    return SequenceBatches(
+        corpus,
+        per_step=batch.count,
+        epochs=epochs,
+        micro_tokens=micro_tokens,
+        seed=seed,
+        shares=conduct.machine.shares,
+    )
 
 
 def check_learned(batches: SequenceBatches) -> None:

@@ -5,10 +5,11 @@
                      measure: losses and gradient norm      refuse the step if one is not finite, else update
                      one line in the journal                commit if it is time, or if asked to stop
 
-Bits. With equal settings, threads, micro_tokens, dtype, device and PyTorch, a run and every interrupted and resumed
-copy of it end in the same bits of weights, moments and journal. Threads and micro_tokens change the order in which
-floats are added, and micro_tokens also the dropout masks; a run that goes on under others says so and writes it into
-its journal. When commits are made changes nothing. All this is shown on the CPU; some GPU kernels add in no fixed order.
+Bits. With equal settings, threads, micro_tokens, shares, dtype, device and PyTorch, a run and every interrupted and
+resumed copy of it end in the same bits of weights, moments and journal. Threads, micro_tokens and shares change the order
+in which floats are added, the last two also the dropout masks; a run that goes on under others says so and writes it into
+its journal. How many processes work on a step (train/workers.py) and when commits are made changes nothing. All this is
+shown on the CPU; some GPU kernels add in no fixed order.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from camelid import durable
 from camelid.durable import FILES, Files
@@ -36,6 +37,8 @@ from camelid.train.optim import LARGEST, Optimizer
 from camelid.train.schedule import rate
 from camelid.train.settings import Schedule
 from camelid.train.state import Counters, Store, journal, steps_of
+from camelid.train.workers import Crew, WorkerFailed, crew
+from camelid.train.workers import check as check_workers
 
 if TYPE_CHECKING:
     from camelid.data.batch import Batch
@@ -120,11 +123,14 @@ def train(
     identity  what decides the result, as JSON values; a directory begun under another identity is refused
     draw      told step and micro-batch before each forward pass, to key the model's own random draws
 
-    Raises NonFinite for a step that was refused (weights and moments stay as they were and are committed), Interrupted
-    after a signal, StoreError if the directory is in use or the disk refuses, UsageError if it holds another run.
+    Raises NonFinite for a step that was refused and WorkerFailed for one that a process did not finish (weights and
+    moments stay as they were and are committed), Interrupted after a signal, StoreError if the directory is in use or
+    the disk refuses, UsageError if it holds another run or the machine cannot be had.
     """
+    check_workers(conduct.machine)
     facts = {"seed": seed, "steps": batches.steps, "data": batches.digest, **identity}
-    run = _Run(model, batches, loss, optimizer, schedule, seed, draw, conduct.skip)
+    work = _Work(model, loss, seed, draw)
+    plan = _Plan(batches, loss)
     with durable.locked(directory), _threads(conduct.machine), listening() as request:
         directory.mkdir(parents=True, exist_ok=True)
         store = Store(
@@ -138,22 +144,25 @@ def train(
         counters = committed = store.begin(optimizer)
         clock, line = _Clock(conduct.cadence), dict[str, Any]()
         model.train()
-        while counters.step < batches.steps and request.signal is None:
-            try:
-                counters, line = run.step(counters)
-            except NonFinite:
-                if counters != committed:
+        several = conduct.machine.workers > 1 and counters.step < batches.steps
+        with crew(conduct.machine, optimizer, plan, work) if several else nullcontext() as workers:
+            run = _Run(work, plan, optimizer, schedule, conduct.skip, workers)
+            while counters.step < batches.steps and request.signal is None:
+                try:
+                    counters, line = run.step(counters)
+                except (NonFinite, WorkerFailed):
+                    if counters != committed:
+                        store.commit(counters, optimizer)
+                    raise
+                speed = clock.tick(line["tokens"])
+                store.write(line, clock.line(line["step"]))
+                if conduct.progress is not None:
+                    loss_now = math.nan if line["loss"] is None else line["loss"]
+                    conduct.progress(counters.step, batches.steps, loss_now, speed)
+                if clock.due(counters.step - committed.step):
                     store.commit(counters, optimizer)
-                raise
-            speed = clock.tick(line["tokens"])
-            store.write(line, clock.line(line["step"]))
-            if conduct.progress is not None:
-                loss_now = math.nan if line["loss"] is None else line["loss"]
-                conduct.progress(counters.step, batches.steps, loss_now, speed)
-            if clock.due(counters.step - committed.step):
-                store.commit(counters, optimizer)
-                committed = counters
-                clock.restart()
+                    committed = counters
+                    clock.restart()
         if counters != committed:
             store.commit(counters, optimizer)
         if request.signal is not None:
@@ -175,33 +184,62 @@ def _threads(machine: Machine) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Work:
+    """What one micro-batch costs: forward and backward, in whatever process."""
+
     model: nn.Module
-    batches: Batches
     loss: Loss
-    optimizer: Optimizer
-    schedule: Schedule
     seed: int
     draw: Callable[[int, int], None]
+
+    def __call__(self, step: int, micro: int, batch: Batch, total: int) -> Tensor:
+        """The sum of its losses, in float64; its gradient, divided by `total`, is left in the model's weights."""
+        torch.manual_seed(key(self.seed, "train", step, micro))  # for whatever draws without a key of its own
+        self.draw(step, micro)
+        part = self.loss(self.model, batch)
+        (part / total).backward()  # type: ignore[no-untyped-call]
+        return part.detach().double()
+
+
+class _Plan:
+    """The micro-batches of a step and what each counts; the last step asked for is remembered."""
+
+    def __init__(self, batches: Batches, loss: Loss) -> None:
+        self.batches, self.loss, self.steps = batches, loss, batches.steps
+        self._known: tuple[int, Sequence[Batch], list[int]] | None = None
+
+    def __call__(self, step: int) -> tuple[Sequence[Batch], list[int]]:
+        if self._known is None or self._known[0] != step:
+            micros = self.batches.at(step)
+            self._known = step, micros, [self.loss.count(batch) for batch in micros]
+        return self._known[1:]
+
+
+@dataclass(frozen=True)
+class _Run:
+    work: _Work
+    plan: _Plan
+    optimizer: Optimizer
+    schedule: Schedule
     skip: int
+    crew: Crew | None = None
 
     def step(self, counters: Counters) -> tuple[Counters, dict[str, Any]]:
         """The counters after one step and its line for the journal. Raises NonFinite with nothing changed."""
         step = counters.step
-        micros = self.batches.at(step)
-        counts = [self.loss.count(batch) for batch in micros]
+        micros, counts = self.plan(step)
         if not sum(counts):
-            where, found = f"step {step + 1} of {self.batches.steps}", f"no learned token in {len(micros)} batches"
+            where, found = f"step {step + 1} of {self.plan.steps}", f"no learned token in {len(micros)} batches"
             raise BadData([Problem(where, found, "leave such rows out of the data")])
         losses, norm = self._gradient(step, micros, counts)
         fault = _fault(losses, norm)
         if fault and counters.skipped >= self.skip:
             self.optimizer.refuse()
             raise NonFinite(
-                f"step {step + 1} of {self.batches.steps}: {fault}; nothing was applied. Lower the learning rate, look "
+                f"step {step + 1} of {self.plan.steps}: {fault}; nothing was applied. Lower the learning rate, look "
                 f"at the step's data, or resume with skip={self.skip + 1} to pass over it"
             )
-        factor = self.optimizer.settings.lr * rate(self.schedule, step, self.batches.steps)
+        factor = self.optimizer.settings.lr * rate(self.schedule, step, self.plan.steps)
         if fault:
             self.optimizer.refuse()
         else:
@@ -227,19 +265,18 @@ class _Run:
 
     def _gradient(self, step: int, micros: Sequence[Batch], counts: Sequence[int]) -> tuple[list[float], float]:
         """The sum of losses of each micro-batch that has any, and the norm of the gradient that the optimizer holds."""
-        total, sums = sum(counts), []
-        for micro, (batch, count) in enumerate(zip(micros, counts, strict=True)):
-            if not count:
-                continue
-            torch.manual_seed(key(self.seed, "train", step, micro))  # for whatever draws without a key of its own
-            self.draw(step, micro)
-            part = self.loss(self.model, batch)
-            (part / total).backward()  # type: ignore[no-untyped-call]
-            self.optimizer.collect()
-            sums.append(part.detach().double())
+        sums = self._collected(step, micros, counts) if self.crew is None else self.crew.gradient(step, counts)
         measured = torch.stack([*sums, self.optimizer.norm().double()])
         *losses, norm = measured.tolist()  # the one place where a step waits for its device
         return losses, norm
+
+    def _collected(self, step: int, micros: Sequence[Batch], counts: Sequence[int]) -> list[Tensor]:
+        total, sums = sum(counts), []
+        for micro, (batch, count) in enumerate(zip(micros, counts, strict=True)):
+            if count:
+                sums.append(self.work(step, micro, batch, total))
+                self.optimizer.collect()
+        return sums
 
 
 def _fault(losses: Sequence[float], norm: float) -> str:
@@ -284,6 +321,7 @@ def bits(machine: Machine) -> dict[str, Any]:
         "dtype": machine.dtype,
         "threads": torch.get_num_threads(),
         "micro_tokens": machine.micro_tokens,
+        "shares": machine.shares,
         "torch": torch.__version__,
         "kernels": torch.backends.cpu.get_cpu_capability(),
     }

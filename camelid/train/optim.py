@@ -69,6 +69,16 @@ class Optimizer:
                 master.grad.add_(weight.grad)
             weight.grad = None
 
+    def receive(self, gradients: Mapping[str, Tensor]) -> None:
+        """Takes the step's gradient as it was collected elsewhere, by name, for as long as the step lasts; no copies."""
+        for name, master in self.masters.items():
+            master.grad = gradients.get(name)
+
+    def move(self, places: Mapping[str, Tensor]) -> None:
+        """Lays the weights that the model computes with into other memory, by name; their values stay."""
+        for name, weight in self.parameters.items():
+            weight.data = places[name].copy_(weight.data)
+
     def norm(self) -> Tensor:
         """The Euclidean norm of the whole gradient, a scalar; a weight without a gradient counts as zero."""
         for master in self.masters.values():

@@ -52,7 +52,13 @@ def pretrain(
     """
     check_free(target)
     micro_tokens = max(length, conduct.machine.micro_tokens)
-    batches = PretrainingBatches(mixture, length=length, tokens_per_step=batch.count, micro_tokens=micro_tokens)
+    batches = PretrainingBatches(
+        mixture,
+        length=length,
+        tokens_per_step=batch.count,
+        micro_tokens=micro_tokens,
+        shares=conduct.machine.shares,
+    )
     check(
         optim=optim,
         schedule=schedule,

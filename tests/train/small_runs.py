@@ -85,8 +85,10 @@ def ground(path: Path) -> None:
     )
 
 
-def conduct(*, micro_tokens: int = 8192, dtype: Any = "float32", steps: int | None = 3, **words: Any) -> Conduct:
-    machine = Machine(threads=1, micro_tokens=micro_tokens, dtype=dtype)
+def conduct(
+    *, micro_tokens: int = 8192, dtype: Any = "float32", workers: int = 1, steps: int | None = 3, **words: Any
+) -> Conduct:
+    machine = Machine(threads=1, micro_tokens=micro_tokens, dtype=dtype, workers=workers)
     return Conduct(machine=machine, cadence=Cadence(steps=steps, seconds=None), **words)
 
 
@@ -142,10 +144,11 @@ def tuning(
 
 @dataclass(frozen=True)
 class Job:
-    """A run by name."""
+    """A run by name; `like` names another that must end in the same bits."""
 
     name: str
-    do: Callable[[Path, Path], object]
+    do: Callable[..., object]
+    like: str = ""
 
 
 JOBS = {
@@ -159,5 +162,7 @@ JOBS = {
         Job("lora", partial(tuning, adapter=LORA)),
         Job("lora-accumulated", partial(tuning, adapter=EVERY, accumulation=4)),
         Job("lora-bfloat16", partial(tuning, adapter=LORA, accumulation=4, dtype="bfloat16")),
+        Job("pretrain-workers", partial(pretraining, accumulation=4, workers=3), like="pretrain-accumulated"),
+        Job("lora-workers", partial(tuning, adapter=EVERY, accumulation=4, workers=2), like="lora-accumulated"),
     )
 }
