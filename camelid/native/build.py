@@ -27,7 +27,16 @@ SOURCES = ("core.c", "lanes.h")
 NAME = "core.so"
 COMPILERS = ("cc", "gcc", "clang")
 # No contraction, no fast mathematics: sums keep their order and NaN stays NaN.
-FLAGS = ("-std=gnu11", "-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fPIC", "-shared", "-pthread")
+FLAGS = (
+    "-std=gnu11",
+    "-O3",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+)
 TUNED = ("-mcpu=native",) if platform.machine() in ("aarch64", "arm64") else ("-march=native",)
 SECONDS = 120  # ours: a compiler that takes longer is taken to hang
 CHECK = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).camelid_check())"

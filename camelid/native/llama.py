@@ -7,7 +7,6 @@ company, in one chunk and in many, on one thread and on eight.
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from camelid.errors import CamelidError, Problem, UsageError
 from camelid.models.llama import Cache, Llama
 from camelid.models.shape import LlamaShape
 from camelid.native.library import BatchStruct, LayerStruct, ModelStruct, library, state
-from camelid.native.matrix import KINDS, Kind, Matrix
+from camelid.native.matrix import KINDS, Kind, Matrix, Room, size_of
 from camelid.native.pace import Pace
 from camelid.nn.cache import KeyValueCache
 from camelid.nn.rope import Rope
@@ -70,32 +69,45 @@ class NativeLlama:
 
     @staticmethod
     def of(model: Llama, weights: Kind | None = None) -> NativeLlama:
-        """The same model through the kernels. Float weights are shared with `model`; others are made from its own.
+        """The same model through the kernels. Weights of its own type are shared with it, others made from them.
 
         Raises UsageError for what the kernels do not do (see `refusal`), and for weights that `weights` cannot hold.
         """
         if told := refusal(model):
             raise UsageError([Problem("model", told, "decode it through PyTorch (CAMELID_NATIVE=off)")])
+        stored: Kind = "float32" if model.dtype == torch.float32 else "bf16"
+        return NativeLlama.load(model.shape, model.state_dict(), weights or stored, share=weights in (None, stored))
+
+    @staticmethod
+    def load(shape: LlamaShape, tensors: Mapping[str, Tensor], weights: Kind, *, share: bool = False) -> NativeLlama:
+        """From tensors by their Hugging Face names, taken one by one, so that no second copy of all is ever held.
+
+        `share` leaves float weights where they are; otherwise they are copied onto huge pages. Raises UsageError,
+        naming the tensor, for weights that `weights` cannot hold.
+        """
         found = library()
         if found is None:
             raise CamelidError(f"native kernels: {state()}")
-        stored: Kind = "float32" if model.dtype == torch.float32 else "bf16"
-        kind = weights or stored
+        sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        total = 0 if share else sum(size_of(*size, weights) for size in sizes.values() if len(size) == 2)
+        room = Room(found, total) if total else None
         matrices, norms = {}, {}
-        for name, weight in model.state_dict().items():
-            if weight.dim() == 1:
-                norms[name] = weight
+        for name, size in sizes.items():
+            if len(size) == 1:
+                norms[name] = tensors[name]
+            elif weights == "q8_0" or weights == "q4_0":
+                matrices[name] = Matrix.quantised(found, tensors[name], weights, room, name)
+            elif room is None:
+                matrices[name] = Matrix.floats(tensors[name])
             else:
-                matrices[name] = packed(found, weight, kind, name)
-        return NativeLlama(model.shape, matrices, norms)
+                matrices[name] = Matrix.copied(tensors[name], weights, room)
+        return NativeLlama(shape, matrices, norms)
 
     def modules(self) -> Iterator[nn.Module]:
         """None: nothing here is in training mode."""
         return iter(())
 
-    def hidden(
-        self, ids: Tensor, *, cache: KeyValueCache | None = None, counts: Sequence[int] | None = None
-    ) -> Tensor:
+    def hidden(self, ids: Tensor, *, cache: KeyValueCache | None = None, counts: Sequence[int] | None = None) -> Tensor:
         """The states [B, T, D] after the final norm, as `Llama.hidden` gives them; padding's states are zeros.
 
         Without a cache every row is a text of its own.
@@ -197,9 +209,7 @@ class NativeLlama:
         cache.advance(counts)
         return states, found
 
-    def _rotations(
-        self, places: NDArray[np.int32], cache: KeyValueCache
-    ) -> tuple[Tensor, NDArray[np.int32]]:
+    def _rotations(self, places: NDArray[np.int32], cache: KeyValueCache) -> tuple[Tensor, NDArray[np.int32]]:
         """Cosines and sines [2, R, 1, E], and the row of each token."""
         if not self.rope.follows_length and (table := self.rope.table(int(places.max()))) is not None:
             return table, places
@@ -220,8 +230,8 @@ class NativeLlama:
 
     def _layer(self, index: int) -> LayerStruct:
         at = f"model.layers.{index}."
-        maps = (f"self_attn.{name}_proj" for name in "qkvo")
-        maps = (*maps, *(f"mlp.{name}_proj" for name in ("gate", "up", "down")))
+        inner = [f"self_attn.{name}_proj" for name in "qkvo"]
+        maps = [*inner, *(f"mlp.{name}_proj" for name in ("gate", "up", "down"))]
         return LayerStruct(
             *(self._held.matrices[f"{at}{name}.weight"].struct for name in maps),
             self._vector(f"{at}input_layernorm.weight"),
@@ -234,13 +244,6 @@ class NativeLlama:
     def _done(self, error: int) -> None:
         if error:
             raise CamelidError("native kernels: no memory for the numbers of one call; close other programs")
-
-
-def packed(library: ctypes.CDLL, weight: Tensor, kind: Kind, name: str) -> Matrix:
-    """A weight [rows, cols] as the kernels read it; floats of the right type are shared, not copied."""
-    if kind in ("q8_0", "q4_0"):
-        return Matrix.quantised(library, weight, kind, name)
-    return Matrix.floats(weight.to(torch.float32 if kind == "float32" else torch.bfloat16))
 
 
 def refusal(model: Llama) -> str | None:
@@ -256,4 +259,4 @@ def refusal(model: Llama) -> str | None:
     return None
 
 
-__all__ = ["KINDS", "Kind", "NativeLlama", "packed", "refusal"]
+__all__ = ["KINDS", "Kind", "NativeLlama", "refusal"]
