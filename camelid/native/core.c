@@ -297,7 +297,7 @@ static void attend(const float *q, const float *keys, const float *values, int64
 #else
 #define PAUSE() ((void)0)
 #endif
-enum { MOST = 256, SPINS = 20000, SHORT = 2000 };  // turns of a waiting loop: between calls, and within one
+enum { MOST = 256, SPINS = 20000, SHORT = 100000 };  // turns of a waiting loop: between calls, and within one
 
 typedef struct { void (*work)(void *, int, int); void *data; int threads; } Job;
 static struct {
@@ -529,10 +529,29 @@ static void attention(const Step *s, int64_t l, int own, int threads) {
     for (int64_t j = i; j < i + chunk && j < to; j++) look(s, l, j / m->heads, j % m->heads, scores);
 }
 
-static void plus(float *x, const float *y, int64_t width, int64_t tokens, int own, int threads) {
+// x += w times `given`, every thread for rows of its own
+static void added(const Step *s, const Matrix *w, const Given *given, int own, int threads) {
+  const int64_t tokens = s->b->tokens, width = w->rows;
   int64_t from, to;
-  share(width * tokens, own, threads, &from, &to);
-  for (int64_t i = from; i < to; i++) x[i] += y[i];
+  share((width + PANEL - 1) / PANEL, own, threads, &from, &to);
+  for (int64_t p = from; p < to; p++) {
+    const int64_t a = p * PANEL, b = a + PANEL < width ? a + PANEL : width;
+    rows_of(w, a, b, given, tokens, s->g, width);
+    for (int64_t t = 0; t < tokens; t++) for (int64_t i = t * width + a; i < t * width + b; i++) s->x[i] += s->g[i];
+  }
+}
+
+// u = silu(gate) * up, every thread for rows of its own
+static void gated(const Step *s, const Layer *layer, const Given *given, int own, int threads) {
+  const int64_t tokens = s->b->tokens, hidden = s->m->hidden;
+  int64_t from, to;
+  share((hidden + PANEL - 1) / PANEL, own, threads, &from, &to);
+  for (int64_t p = from; p < to; p++) {
+    const int64_t a = p * PANEL, b = a + PANEL < hidden ? a + PANEL : hidden;
+    rows_of(&layer->gate, a, b, given, tokens, s->g, hidden);
+    rows_of(&layer->up, a, b, given, tokens, s->u, hidden);
+    for (int64_t t = 0; t < tokens; t++) gate(s->g + t * hidden + a, s->u + t * hidden + a, b - a);
+  }
 }
 
 static void step(void *given, int own, int threads) {
@@ -552,25 +571,17 @@ static void step(void *given, int own, int threads) {
     attention(s, l, own, threads);
     meet(threads);
     x = prepared(s, s->a, m->heads * m->head_width, NULL, layer->out.kind, own, threads);
-    products((Product[]){{&layer->out, s->g}}, 1, &x, tokens, own, threads);
-    meet(threads);
-    plus(s->x, s->g, width, tokens, own, threads);
+    added(s, &layer->out, &x, own, threads);
     meet(threads);
     x = prepared(s, s->x, width, layer->after, layer->gate.kind, own, threads);
-    products((Product[]){{&layer->gate, s->g}, {&layer->up, s->u}}, 2, &x, tokens, own, threads);
-    meet(threads);
-    share(tokens * m->hidden, own, threads, &from, &to);
-    gate(s->g + from, s->u + from, to - from);
+    gated(s, layer, &x, own, threads);
     meet(threads);
     x = prepared(s, s->u, m->hidden, NULL, layer->down.kind, own, threads);
-    products((Product[]){{&layer->down, s->g}}, 1, &x, tokens, own, threads);
-    meet(threads);
-    plus(s->x, s->g, width, tokens, own, threads);
+    added(s, &layer->down, &x, own, threads);
     meet(threads);
   }
   share(tokens, own, threads, &from, &to);
   for (int64_t t = from; t < to; t++) normalise(s->x + t * width, m->norm, width, (float)m->eps, b->states + t * width);
-  meet(threads);
 }
 
 typedef struct { const Matrix *w; const float *x; int64_t tokens; float *y; int8_t *ints; float *scales; int32_t *totals; } Linear;

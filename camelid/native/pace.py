@@ -6,8 +6,9 @@ free cores can be twenty times slower than two. Results do not depend on the num
 
 from __future__ import annotations
 
-SOONEST, LATEST = 16, 1024  # ours: calls between two trials; the pause doubles after each one that was in vain
-SHARE = 0.25  # ours: how much of the last call's time goes into what is remembered
+SOONEST, LATEST = 32, 512  # ours: calls between two trials; the pause doubles after each one that was in vain
+CALLS, SECONDS = 8, 0.05  # ours: a trial ends after so many calls or so much time; one call alone is mostly chance
+SHARE = 1 / 16  # ours: how much of a call's time goes into what is remembered
 
 
 class Pace:
@@ -17,36 +18,47 @@ class Pace:
         self.most = most
         numbers = range(1, most + 1) if most <= 8 else (*(1 << n for n in range(most.bit_length())), most)
         self._numbers = sorted(set(numbers), reverse=True) if tries else [most]
-        self._warm: set[int] = set()
         self._seconds: dict[int, float] = {}
         self._pause, self._calls, self._turn = SOONEST, 0, 0
-        self._trial: int | None = None
+        self._trial: int | None = self._numbers[0] if len(self._numbers) > 1 else None
+        self._spent: list[float] = []
+        self._warm = False
 
     def threads(self) -> int:
-        """The number for the next call: each twice at first, then the fastest, and now and then another."""
-        for number in self._numbers:
-            if number not in self._seconds:
-                return number
-        best = min(self._numbers, key=self._seconds.__getitem__)
-        self._calls += 1
-        if self._calls < self._pause or len(self._numbers) == 1:
-            self._trial = None
-            return best
-        self._calls = 0
-        others = [number for number in self._numbers if number != best]
-        self._turn += 1
-        self._trial = others[self._turn % len(others)]
-        return self._trial
+        """The number for the next call: at first each in turn, then the fastest, and now and then another for a while."""
+        if self._trial is not None:
+            return self._trial
+        return self._best()
 
     def took(self, threads: int, seconds: float) -> None:
-        """Remembers a call; the first with a number warms caches up and does not count."""
-        if threads not in self._warm and len(self._numbers) > 1:
-            self._warm.add(threads)
+        """Remembers a call; the first of all warms caches up and does not count."""
+        if len(self._numbers) == 1:
             return
-        before = self._seconds.get(threads)
-        if threads == self._trial:
-            vain = seconds >= min(self._seconds.values())
-            self._pause = min(2 * self._pause, LATEST) if vain else SOONEST
-            self._seconds[threads] = seconds
+        if not self._warm:
+            self._warm = True
+        elif self._trial is not None:
+            self._spent.append(seconds)
+            if len(self._spent) >= CALLS or sum(self._spent) >= SECONDS:
+                self._judge()
         else:
-            self._seconds[threads] = seconds if before is None else before + SHARE * (seconds - before)
+            self._seconds[threads] += SHARE * (seconds - self._seconds[threads])
+            self._calls += 1
+            if self._calls >= self._pause:
+                self._calls = 0
+                self._turn += 1
+                others = [number for number in self._numbers if number != threads]
+                self._trial = others[self._turn % len(others)]
+
+    def _best(self) -> int:
+        return min(self._seconds, key=self._seconds.__getitem__) if self._seconds else self.most
+
+    def _judge(self) -> None:
+        """Ends a trial; where some numbers were never tried, the next begins."""
+        assert self._trial is not None
+        before = self._best() if self._seconds else None
+        self._seconds[self._trial] = sum(self._spent) / len(self._spent)
+        self._spent = []
+        left = [number for number in self._numbers if number not in self._seconds]
+        self._trial = left[0] if left else None
+        if not left:
+            self._pause = min(2 * self._pause, LATEST) if self._best() == before else SOONEST
