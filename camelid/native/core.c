@@ -88,6 +88,14 @@ INLINE void dots(const Matrix *w, int64_t first, const Given *x, int64_t token, 
       for (int j = 0; j < tokens; j++) acc[i][j] = fma16(a, load_some(given + j * x->stride + k, n), acc[i][j]);
     }
   }
+  if (rows == 4 && tokens == 4) {
+    V turned[16];
+    float all_sums[16];
+    for (int i = 0; i < 4; i++) for (int j = 0; j < 4; j++) turned[4 * j + i] = acc[i][j];
+    store(all_sums, sums(turned));
+    for (int j = 0; j < 4; j++) memcpy(y + j * stride, all_sums + 4 * j, 4 * sizeof(float));
+    return;
+  }
   for (int i = 0; i < rows; i++) for (int j = 0; j < tokens; j++) y[j * stride + i] = sum(acc[i][j]);
 }
 
@@ -260,31 +268,61 @@ static float soften(float *scores, int64_t n) {
   return sum(acc);
 }
 
+// `vectors` of 16 columns of the values, weighted and summed: in `ways` sums side by side, so that none waits for its
+// last addition. The last vector has `last` columns.
+INLINE void mixed(const float *values, int64_t width, int64_t seen, const float *weights, V scale, float *out,
+                  int vectors, int ways, int last) {
+  V acc[4][4];
+  for (int way = 0; way < ways; way++) for (int i = 0; i < vectors; i++) acc[way][i] = zero();
+  for (int64_t s = 0; s < seen; s += ways) {
+    for (int way = 0; way < ways && s + way < seen; way++) {
+      const float *v = values + (s + way) * width;
+      V p = all(weights[s + way]);
+      for (int i = 0; i < vectors - 1; i++) acc[way][i] = fma16(p, load(v + 16 * i), acc[way][i]);
+      const float *end = v + 16 * (vectors - 1);
+      acc[way][vectors - 1] = fma16(p, last == PANEL ? load(end) : load_some(end, last), acc[way][vectors - 1]);
+    }
+  }
+  for (int i = 0; i < vectors; i++) {
+    V total = acc[0][i];
+    for (int way = 1; way < ways; way++) total = add(total, acc[way][i]);
+    total = mul(total, scale);
+    if (i < vectors - 1 || last == PANEL) store(out + 16 * i, total);
+    else store_some(out + 16 * i, total, last);
+  }
+}
+
 // One query head over the first `seen` keys and values [seen, width]; `scores` has room for `seen`
 static void attend(const float *q, const float *keys, const float *values, int64_t seen, int64_t width, float *scores,
                    float *out) {
   float scale = 1.0f / sqrtf((float)width);
-  for (int64_t s = 0; s < seen; s++) scores[s] = dot(q, keys + s * width, width) * scale;
+  int64_t s = 0;
+  for (; s + 16 <= seen; s += 16) {
+    const float *near = keys + s * width;
+    V acc[16];
+    for (int i = 0; i < 16; i++) acc[i] = zero();
+    int64_t k = 0;
+    for (; k + 16 <= width; k += 16) {
+      V a = load(q + k);
+      for (int i = 0; i < 16; i++) acc[i] = fma16(a, load(near + i * width + k), acc[i]);
+    }
+    if (k < width) {
+      V a = load_some(q + k, (int)(width - k));
+      for (int i = 0; i < 16; i++) acc[i] = fma16(a, load_some(near + i * width + k, (int)(width - k)), acc[i]);
+    }
+    store(scores + s, mul(sums(acc), all(scale)));
+  }
+  for (; s < seen; s++) scores[s] = dot(q, keys + s * width, width) * scale;
   float weight = 1.0f / soften(scores, seen);
   int64_t k = 0;
-  for (; k + 64 <= width; k += 64) {
-    V a = zero(), b = zero(), c = zero(), d = zero();
-    for (int64_t s = 0; s < seen; s++) {
-      V p = all(scores[s]);
-      const float *v = values + s * width + k;
-      a = fma16(p, load(v), a), b = fma16(p, load(v + 16), b);
-      c = fma16(p, load(v + 32), c), d = fma16(p, load(v + 48), d);
-    }
-    V w = all(weight);
-    store(out + k, mul(a, w)), store(out + k + 16, mul(b, w));
-    store(out + k + 32, mul(c, w)), store(out + k + 48, mul(d, w));
-  }
-  for (; k < width; k += 16) {
-    int n = width - k < 16 ? (int)(width - k) : 16;
-    V a = zero();
-    for (int64_t s = 0; s < seen; s++) a = fma16(all(scores[s]), load_some(values + s * width + k, n), a);
-    store_some(out + k, mul(a, all(weight)), n);
-  }
+  V w = all(weight);
+  for (; k + 64 <= width; k += 64) mixed(values + k, width, seen, scores, w, out + k, 4, 1, PANEL);
+  int last = (int)(width - k) % PANEL ? (int)(width - k) % PANEL : PANEL;
+  int vectors = (int)(width - k + PANEL - 1) / PANEL;
+  if (vectors == 4) mixed(values + k, width, seen, scores, w, out + k, 4, 1, last);
+  if (vectors == 3) mixed(values + k, width, seen, scores, w, out + k, 3, 1, last);
+  if (vectors == 2) mixed(values + k, width, seen, scores, w, out + k, 2, 2, last);
+  if (vectors == 1) mixed(values + k, width, seen, scores, w, out + k, 1, 4, last);
 }
 
 // --------------------------------------------------------------------------------------------------- the threads

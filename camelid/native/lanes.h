@@ -33,6 +33,19 @@ INLINE float sum(V x) {
   q = _mm_add_ps(q, _mm_movehl_ps(q, q));
   return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
 }
+// The sums of 16 vectors, each by the tree of `sum`
+INLINE V sums(const V *x) {
+  V y[8], z[4], r[2];
+  for (int i = 0; i < 8; i++) {  // vector 4 b + e stands at place 4 e + b, and leaves in order
+    V a = x[(2 * i & 3) * 4 + (2 * i >> 2)], b = x[(2 * i + 1 & 3) * 4 + (2 * i >> 2)];
+    y[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+  }
+  for (int i = 0; i < 4; i++)
+    z[i] = _mm512_add_ps(_mm512_shuffle_f32x4(y[2 * i], y[2 * i + 1], 0x88), _mm512_shuffle_f32x4(y[2 * i], y[2 * i + 1], 0xDD));
+  for (int i = 0; i < 2; i++)
+    r[i] = _mm512_add_ps(_mm512_shuffle_ps(z[2 * i], z[2 * i + 1], 0x44), _mm512_shuffle_ps(z[2 * i], z[2 * i + 1], 0xEE));
+  return _mm512_add_ps(_mm512_shuffle_ps(r[0], r[1], 0x88), _mm512_shuffle_ps(r[0], r[1], 0xDD));
+}
 INLINE I all_int(int32_t x) { return _mm512_set1_epi32(x); }
 INLINE V floats(I x) { return _mm512_cvtepi32_ps(x); }
 INLINE W load_bytes(const uint8_t *p) { return _mm512_loadu_si512(p); }
@@ -146,6 +159,14 @@ INLINE I dot4(I acc, W w, int32_t x) {
   return acc;
 }
 INLINE I dot4_small(I acc, W w, int32_t x) { return dot4(acc, w, x); }
+#endif
+
+#if !defined(__AVX512VNNI__) || !defined(__AVX512BW__) || !defined(__AVX512VL__)
+INLINE V sums(const V *x) {
+  float each[16];
+  for (int i = 0; i < 16; i++) each[i] = sum(x[i]);
+  return load(each);
+}
 #endif
 
 #if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
