@@ -67,7 +67,7 @@ def blocks(scales: NDArray[np.float16], ints: NDArray[np.int8], kind: str) -> ND
         body = ints.view(np.uint8)
     else:
         nibbles = (ints + 8).astype(np.uint8)
-        body = nibbles[..., :16] | nibbles[..., 16:] << 4
+        body = nibbles[..., :16] | nibbles[..., 16:] * np.uint8(16)
     return np.concatenate([heads, body], axis=-1).reshape(len(scales), -1)
 
 
