@@ -2,12 +2,13 @@
 # make test    set up, then run every test
 # make check   formatting, lint, types
 # make bench   measure this machine and this code
+# make bench-infer   decoding on this CPU beside llama.cpp (built here, which takes minutes) and transformers
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV ?= .venv
 RUN = $(VENV)/bin/
 JOBS ?= 2
 
-.PHONY: demo test check bench setup clean
+.PHONY: demo test check bench bench-infer setup clean
 
 setup: $(VENV)/.core
 
@@ -32,6 +33,10 @@ check: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(RUN)python -m benchmarks
+
+bench-infer: $(VENV)/.test
+	CMAKE_ARGS="-DGGML_NATIVE=ON" $(RUN)python -m pip install --quiet -r requirements/bench.txt
+	$(RUN)python benchmarks/infer_cpu.py --out benchmarks/results/infer_cpu.json
 
 clean:
 	rm -rf $(VENV) build *.egg-info

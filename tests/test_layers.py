@@ -13,7 +13,7 @@ LAYERS: list[set[str]] = [
     {"frozen", "randomness", "durable", "stage", "machine", "journal"},
     {"tokenizers", "dialogue", "nn"},
     {"models", "data", "desk"},
-    {"checkpoints"},
+    {"checkpoints", "native"},
     {"generate"},
     {"train", "evaluate"},
     {"recipe"},

@@ -17,6 +17,7 @@ from camelid.cli.asked import Asked, Command, json_option, store_option
 from camelid.durable import verify
 from camelid.errors import BadFile
 from camelid.machine import GIB, describe
+from camelid.native.library import state as native_state
 from camelid.store import Store
 
 
@@ -118,6 +119,7 @@ def examined(store: Store) -> tuple[dict[str, str], list[str]]:
         except metadata.PackageNotFoundError:
             faults.append(f"{package} is not installed; run make setup")
     faults += _torch(facts)
+    facts["native"] = native_state()
     facts["store"] = f"{store.root}, {_room(store.root)}"
     models = store.models() if store.root.exists() else []
     facts["grown"] = ", ".join(f"{grown.title} {grown.path.name}" for grown in models) or "nothing yet: camelid demo"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from camelid.generate.loaded import Loaded
 
 TASKS = ("desk",)
+WEIGHTS = ("float32", "bf16", "q8_0", "q4_0")
 
 
 def sampling_options(function: Any) -> Any:
@@ -44,14 +45,39 @@ def sampling(asked: Asked, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def opened(folder: Path, machine: Machine, dtype: str | None) -> Loaded:
-    """The model of a folder on a machine, in its stored precision unless another was asked for."""
+def engine_options(function: Any) -> Any:
+    """--engine, --weights: what computes."""
+    for option in (
+        click.option("--weights", metavar="TYPE", help="float32, bf16, q8_0 or q4_0, rounded when loaded (CPU)."),
+        click.option("--engine", metavar="NAME", help="native (default on a CPU) or pytorch."),
+    ):
+        function = option(function)
+    return function
+
+
+def engine(asked: Asked, options: dict[str, Any]) -> dict[str, Any]:
+    """The engine and the type of the weights, None where left open; problems are collected."""
+    return {
+        "engine": asked.choice("--engine", options["engine"], ("native", "pytorch"), "") or None,
+        "weights": asked.choice("--weights", options["weights"], WEIGHTS, "") or None,
+    }
+
+
+def opened(folder: Path, machine: Machine, dtype: str | None, wished: dict[str, Any] | None = None) -> Loaded:
+    """The model of a folder on a machine, in its stored precision unless another was asked for.
+
+    Where PyTorch computes although the kernels would serve, the reason is told on standard error.
+    """
     import torch
 
     from camelid.generate.loaded import load
 
     torch.set_num_threads(machine.threads)
-    return load(folder, dtype=None if dtype is None else getattr(torch, dtype), device=machine.device)
+    found = None if dtype is None else getattr(torch, dtype)
+    loaded = load(folder, dtype=found, device=machine.device, **(wished or {}))
+    if "(" in loaded.engine:
+        click.echo(f"engine: {loaded.engine}", err=True)
+    return loaded
 
 
 @click.command(cls=Command)
@@ -63,6 +89,7 @@ def opened(folder: Path, machine: Machine, dtype: str | None) -> Loaded:
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times.")
 @click.option("--prompt-logprobs", is_flag=True, help="With --json: log-probabilities of the prompt's tokens too.")
 @sampling_options
+@engine_options
 @machine_options
 @store_option
 @json_option
@@ -84,9 +111,10 @@ def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
     if options["prompt_logprobs"] and not as_json:
         asked.problems.add("--prompt-logprobs", "is shown with --json only", "add --json")
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
+    wished = engine(asked, options)
     asked.settle()
     text = read_input("--prompt") if options["prompt"] == "-" else options["prompt"]
-    loaded = opened(folder, machine, options["dtype"])
+    loaded = opened(folder, machine, options["dtype"], wished)
     from camelid.dialogue.message import Message
     from camelid.generate.decode import End, Token
     from camelid.generate.settings import Settings
@@ -108,6 +136,7 @@ def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
     "--forget", metavar="never|oldest", help="When the context is full: stop (default), or drop oldest turns."
 )
 @sampling_options
+@engine_options
 @machine_options
 @store_option
 @click.pass_obj
@@ -120,11 +149,12 @@ def chat(asked: Asked, /, **options: Any) -> None:
     settings = sampling(asked, options)
     forget = asked.choice("--forget", options["forget"], ("never", "oldest"), "never")
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
+    wished = engine(asked, options)
     asked.settle()
     from camelid.generate.chat import Chat
     from camelid.generate.settings import Settings
 
-    loaded = opened(folder, machine, options["dtype"])
+    loaded = opened(folder, machine, options["dtype"], wished)
     if loaded.template is None:
         click.echo("this model has no template: it continues your text instead of answering", err=True)
     talk = Chat(
@@ -293,6 +323,7 @@ def read_messages(text: str) -> list[Any]:
 @click.option("--world", metavar="SIZE", help="The world asked about (default: the one the model grew up in).")
 @click.option("--seed", metavar="N", help="The world's seed (default: the model's).")
 @click.option("--split", metavar="SPLIT", help="held_out (default) or held_out_wording.")
+@engine_options
 @machine_options
 @store_option
 @json_option
@@ -305,6 +336,7 @@ def eval_command(asked: Asked, /, as_json: bool, **options: Any) -> None:
     split = asked.choice("--split", options["split"], ("held_out", "held_out_wording"), "held_out")
     seed = asked.whole("--seed", options["seed"], None, least=0)
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
+    wished = engine(asked, options)
     asked.settle()
     import torch
 
@@ -313,7 +345,7 @@ def eval_command(asked: Asked, /, as_json: bool, **options: Any) -> None:
     from camelid.recipes.alpaca import PROMPT
 
     torch.set_num_threads(machine.threads)
-    loaded = opened(folder, machine, options["dtype"])
+    loaded = opened(folder, machine, options["dtype"], wished)
     world, grown_seed = world_of(folder)
     seed = grown_seed if seed is None else seed
     items = desk.instructions(desk.world(options["world"] or world, seed), split, seed=seed)

@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from camelid.errors import Problem, ProblemList, UsageError
-from camelid.generate.decode import quiet, reach, training
+from camelid.generate.decode import Model, quiet, reach, scores, training
 from camelid.generate.loaded import Loaded
-from camelid.generate.sample import log_probability
-from camelid.models.llama import Llama
 
 IDS_AT_ONCE = 8192  # ours: ids of a batch, padding included
 LOGITS_AT_ONCE = 1 << 24  # ours: 64 MiB of logits in float32
@@ -86,7 +84,7 @@ def texts(loaded: Loaded, given: Sequence[str], *, overlap: float = 0.5) -> list
     ]
 
 
-def continuations(model: Llama, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, ...]]:
+def continuations(model: Model, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[tuple[float, ...]]:
     """Natural log-probabilities of the ids of each continuation after its prompt, for choosing among answers.
 
     Raises UsageError naming the pairs with an empty side, and those longer than the context: nothing is cut.
@@ -102,7 +100,7 @@ def continuations(model: Llama, pairs: Sequence[tuple[Sequence[int], Sequence[in
     return scored(model, [([*prompt, *answer], len(prompt)) for prompt, answer in pairs])
 
 
-def scored(model: Llama, windows: Sequence[tuple[Sequence[int], int]]) -> list[tuple[float, ...]]:
+def scored(model: Model, windows: Sequence[tuple[Sequence[int], int]]) -> list[tuple[float, ...]]:
     """For each (ids, first): log-probabilities of ids[first:], each given all ids before it in the window. first >= 1.
 
     Windows of similar length are read together, padded at the end, where causality hides the padding.
@@ -148,7 +146,7 @@ def _groups(lengths: Sequence[int]) -> Iterator[list[int]]:
 
 
 @torch.inference_mode()
-def _read(model: Llama, windows: Sequence[tuple[Sequence[int], int]]) -> list[tuple[float, ...]]:
+def _read(model: Model, windows: Sequence[tuple[Sequence[int], int]]) -> list[tuple[float, ...]]:
     width = max(len(ids) for ids, _ in windows)
     table = torch.tensor([[*ids, *[0] * (width - len(ids))] for ids, _ in windows], device=model.device)
     states = model.hidden(table)  # [B, T, D]
@@ -162,9 +160,8 @@ def _read(model: Llama, windows: Sequence[tuple[Sequence[int], int]]) -> list[tu
     return [tuple(flat[start:end]) for start, end in pairwise(ends)]
 
 
-def _log_probabilities(model: Llama, states: Tensor, ids: Tensor) -> Tensor:
+def _log_probabilities(model: Model, states: Tensor, ids: Tensor) -> Tensor:
     """[N] of ids [N] predicted by states [N, D], through slices of the [N, V] logits."""
-    head = model.head_weight()
-    at_once = max(1, LOGITS_AT_ONCE // len(head))
+    at_once = max(1, LOGITS_AT_ONCE // model.shape.vocab)
     parts = zip(torch.split(states, at_once), torch.split(ids, at_once), strict=True)
-    return torch.cat([log_probability(nn.functional.linear(state, head), id) for state, id in parts])
+    return torch.cat([scores(model, model.logits(state), id) for state, id in parts])

@@ -7,9 +7,10 @@ positions it has alone; rows that are done leave the batch:
              p p p p . .                                         a $
              p p p p p p                                         a a a a a $
 
-A row's numbers do not depend on its neighbours except for rounding: matrix products of other sizes add in another
-order. Measured on random models, log-probabilities then differ by less than 1e-5 in float32 and 1e-12 in float64
-(tested), and ids are equal unless two of them are as close as that.
+Through the native kernels a row's numbers are the same bits alone and in any company (goal N4, tested). Through
+PyTorch they are the same except for rounding: matrix products of other sizes add in another order. Measured on random
+models, log-probabilities then differ by less than 1e-5 in float32 and 1e-12 in float64 (tested), and ids are equal
+unless two of them are as close as that.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from torch import Tensor, nn
 
 from camelid.errors import Problem, ProblemList, UsageError
 from camelid.generate.answer import Answer, Completion
-from camelid.generate.sample import Sampler, log_probability
+from camelid.generate.sample import Sampler, log_probability, not_finite
 from camelid.generate.settings import Settings
 from camelid.models.llama import Cache, Llama
 from camelid.models.shape import LlamaShape
+from camelid.native.llama import NativeLlama
 from camelid.nn.cache import KeyValueCache
 from camelid.tokenizers.protocol import Tokenizer
 
@@ -36,6 +38,7 @@ CACHE_BYTES = 1 << 30  # ours: a batch's cache takes no more, unless one prompt 
 FULL = 0.75  # ours: a batch is packed anew, which copies its cache, when fewer of its rows than this are still going
 
 GREEDY = Settings()
+Model = Llama | NativeLlama
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ Event = Token | End
 
 
 def generate(
-    model: Llama,
+    model: Model,
     prompt_ids: Sequence[int],
     settings: Settings = GREEDY,
     tokenizer: Tokenizer | None = None,
@@ -80,7 +83,7 @@ def generate(
 
 
 def complete(
-    model: Llama,
+    model: Model,
     prompt_ids: Sequence[int],
     settings: Settings = GREEDY,
     tokenizer: Tokenizer | None = None,
@@ -100,7 +103,7 @@ def ended(events: Iterator[Event]) -> Completion:
 
 
 def complete_all(
-    model: Llama,
+    model: Model,
     prompts: Sequence[Sequence[int]],
     settings: Settings | Sequence[Settings] = GREEDY,
     tokenizer: Tokenizer | None = None,
@@ -156,7 +159,7 @@ def check_prompts(shape: LlamaShape, prompts: Sequence[Sequence[int]], settings:
     problems.raise_usage()
 
 
-def training(model: nn.Module) -> list[nn.Module]:
+def training(model: Model) -> list[nn.Module]:
     """The modules of the model that are in training mode; an adapter's may be where the model itself is not."""
     return [module for module in model.modules() if module.training]
 
@@ -188,14 +191,14 @@ def _room(shape: LlamaShape, prompt: Sequence[int]) -> int:
     return reach(shape) - len(prompt)
 
 
-def _stream(model: Llama, answer: Answer, settings: Settings, cache: KeyValueCache | None) -> Iterator[Event]:
+def _stream(model: Model, answer: Answer, settings: Settings, cache: KeyValueCache | None) -> Iterator[Event]:
     batch = _Batch(model, [answer], [settings], cache)
     for _, id, logprob, text in batch.tokens():
         yield Token(id, logprob, text)
     yield End(answer.completion())
 
 
-def _groups(model: Llama, answers: Sequence[Answer], settings: Sequence[Settings], rows: int) -> Iterator[list[int]]:
+def _groups(model: Model, answers: Sequence[Answer], settings: Sequence[Settings], rows: int) -> Iterator[list[int]]:
     """Indices of prompts to decode together: of about equal length, as many as rows and memory allow.
 
     Where rotations follow the length of the text (dynamic NTK), texts beyond the trained context go alone, since all
@@ -229,7 +232,7 @@ class _Batch:
 
     def __init__(
         self,
-        model: Llama,
+        model: Model,
         answers: Sequence[Answer],
         settings: Sequence[Settings],
         cache: KeyValueCache | None = None,
@@ -255,7 +258,7 @@ class _Batch:
         positions = [len(prompt) for prompt in prompts]
         logits = logits[slots]
         while going:
-            ids, logprobs = _pick(sampler, logits, positions)
+            ids, logprobs = _pick(self._model, sampler, logits, positions)
             for row, id, logprob in zip(going, ids, logprobs, strict=True):
                 yield row, id, logprob, self._answers[row].add(id, logprob)
             stay = [index for index, row in enumerate(going) if self._answers[row].finish_reason is None]
@@ -293,18 +296,20 @@ class _Batch:
                         notes[row] += self._scores(states[row, : len(following)], following)
         for answer, own, noted in zip(answers, self._settings, notes, strict=True):
             answer.prompt_logprobs = (None, *noted) if own.prompt_logprobs else None
-        return nn.functional.linear(last, model.head_weight())
+        return model.logits(last)
 
     def _scores(self, states: Tensor, ids: Sequence[int]) -> list[float]:
-        logits = nn.functional.linear(states, self._model.head_weight())
+        logits = self._model.logits(states)
         chosen = torch.tensor(ids, dtype=torch.int64, device=logits.device)
-        return [float(score) for score in log_probability(logits, chosen)]
+        return scores(self._model, logits, chosen).tolist()
 
     @torch.inference_mode()
     def _step(self, slots: list[int], ids: list[int]) -> tuple[list[int], Tensor]:
         """Feeds one id to each answer still going; their slots and logits [n, V] after it."""
         model, cache = self._model, self._cache
         assert cache is not None
+        if isinstance(model, NativeLlama):  # rows that are done cost it nothing
+            return slots, model.step(slots, ids, cache)
         if len(slots) < FULL * cache.batch:
             cache.keep(slots)
             slots = list(range(len(slots)))
@@ -321,10 +326,20 @@ class _Batch:
 
 
 @torch.inference_mode()
-def _pick(sampler: Sampler, logits: Tensor, positions: Sequence[int]) -> tuple[list[int], list[float]]:
+def _pick(model: Model, sampler: Sampler, logits: Tensor, positions: Sequence[int]) -> tuple[list[int], list[float]]:
+    if isinstance(model, NativeLlama) and sampler.greedy:
+        chosen, logprobs, wrong = model.pick(logits)
+        if wrong >= 0:
+            raise not_finite(positions[wrong])
+        return chosen.tolist(), logprobs.tolist()
     chosen = sampler.pick(logits, positions)
     sampler.note(chosen)
-    return chosen.tolist(), log_probability(logits, chosen).tolist()
+    return chosen.tolist(), scores(model, logits, chosen).tolist()
+
+
+def scores(model: Model, logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-probabilities [n] of one id in each row of logits [n, V]."""
+    return model.pick(logits, ids)[1] if isinstance(model, NativeLlama) else log_probability(logits, ids)
 
 
 def _table(parts: Sequence[Sequence[int]], device: torch.device) -> Tensor:

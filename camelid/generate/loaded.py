@@ -13,16 +13,20 @@ from camelid.checkpoints import directory
 from camelid.dialogue.message import Message
 from camelid.dialogue.published import PLAIN
 from camelid.dialogue.template import Rendered, Template, render
-from camelid.errors import Problem, UsageError
+from camelid.errors import Problem, ProblemList, UsageError
 from camelid.generate.answer import Completion
-from camelid.generate.decode import GREEDY, ROWS, Event, complete_all, ended, generate
+from camelid.generate.decode import GREEDY, ROWS, Event, Model, complete_all, ended, generate
 from camelid.generate.settings import Settings
-from camelid.models.llama import Llama
 from camelid.models.shape import LlamaShape
+from camelid.native.build import built, switched_off
+from camelid.native.library import library, state
+from camelid.native.llama import NativeLlama
+from camelid.native.matrix import Kind
 from camelid.nn.cache import KeyValueCache
 from camelid.tokenizers.protocol import Tokenizer
 
 Said = str | Sequence[Message]
+Engine = Literal["native", "pytorch"]
 
 
 @dataclass(frozen=True)
@@ -47,15 +51,17 @@ class Prompt:
 class Loaded:
     """A model, its tokenizer and its template; `template` is None for a base model and for foreign folders.
 
-    `ends` are the ids by which the folder says that a text ends; they stop every answer.
+    `ends` are the ids by which the folder says that a text ends; they stop every answer. `engine` says what computes:
+    "native float32, AVX-512 VNNI", or "PyTorch float32" with the reason where the kernels could not be had.
     """
 
-    model: Llama
+    model: Model
     tokenizer: Tokenizer
     template: Template | None
     shape: LlamaShape
     path: Path
     ends: tuple[int, ...] = ()
+    engine: str = "PyTorch"
 
     def prompt(self, said: Said, *, raw: bool = False, template: Template | None = None) -> Prompt:
         """What the model is given for a text (one user message) or for messages.
@@ -143,15 +149,55 @@ def load(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     check: Literal["contents", "lengths"] = "contents",
+    weights: Kind | None = None,
+    engine: Engine | None = None,
 ) -> Loaded:
     """The model in a folder, ours or Hugging Face's, ready to answer. `dtype` is that of the stored weights by default.
 
-    Raises BadFile naming everything that is wrong with the folder, before any weight is read.
+    engine   "native" (the kernels of camelid/native: CPU, float32 activations) or "pytorch"; by default native where
+             it can be had and the weights are float32 or bfloat16. `Loaded.engine` says which it became, and why.
+    weights  how the native kernels hold the weights: as stored by default; q8_0 and q4_0 are rounded here, at once
+
+    Raises BadFile naming everything that is wrong with the folder, before any weight is read, and UsageError where
+    native kernels were asked for, by `engine` or `weights`, and cannot be had.
     """
     checkpoint = directory.load(path, check=check)
     tokenizer, template = checkpoint.tokenizer, checkpoint.template
-    model = directory.build(checkpoint, dtype, device).eval().requires_grad_(False)
-    return Loaded(model, tokenizer, template, checkpoint.shape, checkpoint.path, checkpoint.generation.eos)
+    asked = dtype or getattr(torch, checkpoint.dtype)
+    why = _no_native(asked, torch.device(device), engine, weights)
+    model: Model
+    if why is None:
+        kind: Kind = weights or ("bf16" if asked == torch.bfloat16 else "float32")
+        model = NativeLlama.load(checkpoint.shape, checkpoint.tensors(), kind)
+        told = f"native {kind}, {state().split(',')[0]}"
+    else:
+        model = directory.build(checkpoint, dtype, device).eval().requires_grad_(False)
+        told = f"PyTorch {str(asked).removeprefix('torch.')}" + (f" ({why})" if why else "")
+    return Loaded(model, tokenizer, template, checkpoint.shape, checkpoint.path, checkpoint.generation.eos, told)
+
+
+def _no_native(dtype: torch.dtype, device: torch.device, engine: Engine | None, weights: Kind | None) -> str | None:
+    """None where the kernels serve, "" where nobody would expect them, and else the reason why they do not."""
+    problems = ProblemList()
+    unfit = ""
+    if device.type != "cpu":
+        unfit = f"they run on the CPU, not on {device}"
+    elif dtype not in (torch.float32, torch.bfloat16):
+        unfit = f"they do not compute in {str(dtype).removeprefix('torch.')}"
+    if engine == "pytorch" or (unfit and engine is None and weights is None):
+        if weights is not None:
+            problems.add("weights", f"{weights} for PyTorch", "leave out weights, or use the native engine")
+        problems.raise_usage()
+        return ""
+    missing = state() if not unfit and library() is None else ""
+    if not unfit and not missing:
+        return None
+    if engine == "native" or weights is not None:
+        setting = "weights" if weights is not None else "engine"
+        remedy = "see camelid doctor, or use the engine pytorch and the stored weights"
+        problems.add(setting, f"{weights or engine} needs the native kernels: {unfit or missing}", remedy)
+        problems.raise_usage()
+    return "" if switched_off() else f"no native kernels: {getattr(built(), 'reason', unfit)}"
 
 
 def _only_text(messages: Sequence[Message]) -> str:

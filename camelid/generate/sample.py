@@ -45,6 +45,14 @@ def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
 
 
+def not_finite(position: int) -> CamelidError:
+    """What to say of logits from which nothing can be drawn."""
+    return CamelidError(
+        f"position {position}: the model's logits are not finite; its weights are damaged or overflow in "
+        "this dtype: check the folder, or use float32"
+    )
+
+
 class Sampler:
     """Picks the next id of every row of a batch, each by its own settings."""
 
@@ -68,6 +76,11 @@ class Sampler:
             self._said, self._answered = self._said[chosen], self._answered[chosen]
         self._columns()
 
+    @property
+    def greedy(self) -> bool:
+        """Whether every row takes its largest logit, as it is."""
+        return not self._any_draw and self._said is None
+
     def pick(self, logits: Tensor, positions: Sequence[int]) -> Tensor:
         """The next id of each row, [B], from logits [B, V]; `positions` say where in their sequences these will stand.
 
@@ -75,11 +88,8 @@ class Sampler:
         """
         if not torch.isfinite(logits).all():
             row = int((~torch.isfinite(logits)).any(dim=-1).nonzero()[0])
-            raise CamelidError(
-                f"position {positions[row]}: the model's logits are not finite; its weights are damaged or overflow in "
-                "this dtype: check the folder, or use float32"
-            )
-        if not self._any_draw and self._said is None:
+            raise not_finite(positions[row])
+        if self.greedy:
             return logits.argmax(dim=-1)
         scores = self._penalised(logits.double())
         greedy = scores.argmax(dim=-1)

@@ -101,7 +101,11 @@ class Llama(nn.Module):
     ) -> Tensor:
         """Logits [B, T, V]; the arguments are those of `hidden`."""
         x = self.hidden(ids, segments=segments, positions=positions, cache=cache, counts=counts, recompute=recompute)
-        return nn.functional.linear(x, self.head_weight())
+        return self.logits(x)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """What the head makes of states [..., D]: [..., V]."""
+        return nn.functional.linear(states, self.head_weight())
 
     def hidden(
         self,

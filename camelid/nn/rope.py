@@ -53,6 +53,11 @@ class Rope:
         table = self._table(last, kept, device)
         return table.index_select(1, torch.from_numpy(positions).to(device, non_blocking=True))
 
+    def table(self, last: int) -> Tensor | None:
+        """[2, R, 1, E] in float32, row by position, R > `last`; None where a table does not serve: positions beyond
+        32,767, and speeds that depend on the length."""
+        return None if self.follows_length or last >= TABLE else self._table(last, torch.float32, torch.device("cpu"))
+
     def _table(self, last: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         table = self._tables.get((dtype, device))
         if table is None or table.shape[1] <= last:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from camelid.cli import main
+from camelid.native.library import library, state
 
 RUN = [sys.executable, "-m", "camelid"]
 
@@ -52,6 +53,22 @@ def test_the_base_is_trained_once_and_shared(store: Path) -> None:
         "tuned",
         "adapted",
     }
+
+
+@pytest.mark.skipif(library() is None, reason=state())
+def test_the_engine_and_the_weights_can_be_chosen_and_floats_agree(store: Path) -> None:
+    words = ("generate", "alpaca", "--prompt", "Where does Mila live?", "--max-tokens", "12")
+    native, pytorch = as_json(store, *words), as_json(store, *words, "--engine", "pytorch")
+    assert native["token_ids"] == pytorch["token_ids"]
+    assert native["logprobs"] == pytest.approx(pytorch["logprobs"], abs=1e-5)
+    assert native["logprobs"] != pytorch["logprobs"], "two engines, two orders of additions"
+    rounded = as_json(store, *words, "--weights", "q4_0")
+    assert rounded["logprobs"][0] == pytest.approx(native["logprobs"][0], abs=0.5)
+    assert rounded["logprobs"] != native["logprobs"]
+    told = command(store, *words, "--engine", "pytorch", "--weights", "q8_0", code=2)
+    assert "weights: q8_0 for PyTorch" in told
+    assert "did you mean 'native'?" in command(store, *words, "--engine", "nativ", code=2)
+    assert as_json(store, "doctor")["facts"]["native"] == state()
 
 
 def test_growing_again_makes_nothing_and_says_where_all_lies(store: Path) -> None:

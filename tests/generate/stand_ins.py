@@ -90,6 +90,9 @@ class ForcedModel(nn.Module):
     def head_weight(self) -> Tensor:
         return self._head
 
+    def logits(self, states: Tensor) -> Tensor:
+        return states @ self._head
+
     def hidden(self, ids: Tensor, *, cache: KeyValueCache, counts: Sequence[int] | None = None) -> Tensor:
         """States that say the next id of each row's script; the keys carry which script the row follows, and where."""
         counts = counts or [ids.shape[1]] * len(ids)

@@ -1,0 +1,203 @@
+// Sixteen numbers at a time. Three spellings of the same arithmetic: AVX-512 with VNNI, AVX2 with FMA, plain C.
+// V: 16 float32.  I: 16 int32.  W: 64 bytes, four for each of 16 lanes.
+// Every sum runs lane by lane in the order of the input, and `sum` adds lanes in one fixed tree, so that a result does
+// not depend on the tile it was computed in. AVX-512 and AVX2 give the same bits; plain C rounds products as well.
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#define INLINE static inline __attribute__((always_inline))
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512VNNI__)
+#include <immintrin.h>
+#define LANES "AVX-512 VNNI"
+typedef __m512 V;
+typedef __m512i I;
+typedef __m512i W;
+INLINE V zero(void) { return _mm512_setzero_ps(); }
+INLINE V all(float x) { return _mm512_set1_ps(x); }
+INLINE V load(const float *p) { return _mm512_loadu_ps(p); }
+INLINE V load_some(const float *p, int n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
+INLINE void store(float *p, V x) { _mm512_storeu_ps(p, x); }
+INLINE void store_some(float *p, V x, int n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), x); }
+INLINE V add(V a, V b) { return _mm512_add_ps(a, b); }
+INLINE V mul(V a, V b) { return _mm512_mul_ps(a, b); }
+INLINE V fma16(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
+INLINE V halves(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+INLINE V brains(const uint16_t *p) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
+INLINE float sum(V x) {
+  __m256 h = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+  __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+// The sums of 16 vectors, each by the tree of `sum`
+INLINE V sums(const V *x) {
+  V y[8], z[4], r[2];
+  for (int i = 0; i < 8; i++) {  // vector 4 b + e stands at place 4 e + b, and leaves in order
+    V a = x[(2 * i & 3) * 4 + (2 * i >> 2)], b = x[(2 * i + 1 & 3) * 4 + (2 * i >> 2)];
+    y[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+  }
+  for (int i = 0; i < 4; i++)
+    z[i] = _mm512_add_ps(_mm512_shuffle_f32x4(y[2 * i], y[2 * i + 1], 0x88), _mm512_shuffle_f32x4(y[2 * i], y[2 * i + 1], 0xDD));
+  for (int i = 0; i < 2; i++)
+    r[i] = _mm512_add_ps(_mm512_shuffle_ps(z[2 * i], z[2 * i + 1], 0x44), _mm512_shuffle_ps(z[2 * i], z[2 * i + 1], 0xEE));
+  return _mm512_add_ps(_mm512_shuffle_ps(r[0], r[1], 0x88), _mm512_shuffle_ps(r[0], r[1], 0xDD));
+}
+INLINE I all_int(int32_t x) { return _mm512_set1_epi32(x); }
+INLINE V floats(I x) { return _mm512_cvtepi32_ps(x); }
+INLINE W load_bytes(const uint8_t *p) { return _mm512_loadu_si512(p); }
+INLINE W low(W w) { return _mm512_and_si512(w, _mm512_set1_epi8(15)); }
+INLINE W high(W w) { return _mm512_and_si512(_mm512_srli_epi16(w, 4), _mm512_set1_epi8(15)); }
+INLINE I dot4(I acc, W w, int32_t x) { return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x)); }
+INLINE I dot4_small(I acc, W w, int32_t x) { return dot4(acc, w, x); }
+
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include <immintrin.h>
+#define LANES "AVX2"
+typedef struct { __m256 a, b; } V;
+typedef struct { __m256i a, b; } I;
+typedef I W;
+INLINE V zero(void) { return (V){_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+INLINE V all(float x) { return (V){_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+INLINE V load(const float *p) { return (V){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+INLINE V load_some(const float *p, int n) {
+  float t[16] = {0};
+  memcpy(t, p, sizeof(float) * n);
+  return load(t);
+}
+INLINE void store(float *p, V x) { _mm256_storeu_ps(p, x.a), _mm256_storeu_ps(p + 8, x.b); }
+INLINE void store_some(float *p, V x, int n) {
+  float t[16];
+  store(t, x);
+  memcpy(p, t, sizeof(float) * n);
+}
+INLINE V add(V a, V b) { return (V){_mm256_add_ps(a.a, b.a), _mm256_add_ps(a.b, b.b)}; }
+INLINE V mul(V a, V b) { return (V){_mm256_mul_ps(a.a, b.a), _mm256_mul_ps(a.b, b.b)}; }
+INLINE V fma16(V a, V b, V c) { return (V){_mm256_fmadd_ps(a.a, b.a, c.a), _mm256_fmadd_ps(a.b, b.b, c.b)}; }
+INLINE V halves(const uint16_t *p) {
+  return (V){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
+}
+INLINE __m256 brains8(const uint16_t *p) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+INLINE V brains(const uint16_t *p) { return (V){brains8(p), brains8(p + 8)}; }
+INLINE float sum(V x) {
+  __m256 h = _mm256_add_ps(x.a, x.b);
+  __m128 q = _mm_add_ps(_mm256_castps256_ps128(h), _mm256_extractf128_ps(h, 1));
+  q = _mm_add_ps(q, _mm_movehl_ps(q, q));
+  return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+INLINE I all_int(int32_t x) { return (I){_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
+INLINE V floats(I x) { return (V){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+INLINE W load_bytes(const uint8_t *p) {
+  return (W){_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 32))};
+}
+INLINE __m256i nibble(__m256i w) { return _mm256_and_si256(w, _mm256_set1_epi8(15)); }
+INLINE W low(W w) { return (W){nibble(w.a), nibble(w.b)}; }
+INLINE W high(W w) { return (W){nibble(_mm256_srli_epi16(w.a, 4)), nibble(_mm256_srli_epi16(w.b, 4))}; }
+INLINE __m256i pairs(__m256i w, __m256i x) {  // w up to 127: the sums of two products fit 16 bits
+  return _mm256_madd_epi16(_mm256_maddubs_epi16(w, x), _mm256_set1_epi16(1));
+}
+INLINE __m256i dot4_half(__m256i acc, __m256i w, __m256i x) {
+  __m256i top = _mm256_and_si256(_mm256_srli_epi16(w, 7), _mm256_set1_epi8(1));
+  acc = _mm256_add_epi32(acc, pairs(_mm256_and_si256(w, _mm256_set1_epi8(127)), x));
+  return _mm256_add_epi32(acc, _mm256_slli_epi32(pairs(top, x), 7));
+}
+INLINE I dot4(I acc, W w, int32_t x) {
+  __m256i wide = _mm256_set1_epi32(x);
+  return (I){dot4_half(acc.a, w.a, wide), dot4_half(acc.b, w.b, wide)};
+}
+INLINE I dot4_small(I acc, W w, int32_t x) {
+  __m256i wide = _mm256_set1_epi32(x);
+  return (I){_mm256_add_epi32(acc.a, pairs(w.a, wide)), _mm256_add_epi32(acc.b, pairs(w.b, wide))};
+}
+
+#else
+#define LANES "plain C"
+#define EACH for (int i = 0; i < 16; i++)
+typedef struct { float v[16]; } V;
+typedef struct { int32_t v[16]; } I;
+typedef struct { uint8_t v[64]; } W;
+INLINE V all(float x) { V r; EACH r.v[i] = x; return r; }
+INLINE V zero(void) { return all(0); }
+INLINE V load(const float *p) { V r; memcpy(&r, p, sizeof r); return r; }
+INLINE V load_some(const float *p, int n) { V r = all(0); memcpy(&r, p, sizeof(float) * n); return r; }
+INLINE void store(float *p, V x) { memcpy(p, &x, sizeof x); }
+INLINE void store_some(float *p, V x, int n) { memcpy(p, &x, sizeof(float) * n); }
+INLINE V add(V a, V b) { EACH a.v[i] += b.v[i]; return a; }
+INLINE V mul(V a, V b) { EACH a.v[i] *= b.v[i]; return a; }
+INLINE V fma16(V a, V b, V c) { EACH c.v[i] += a.v[i] * b.v[i]; return c; }
+INLINE float half(uint16_t h) {
+  uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 1023, bits;
+  if (exponent == 0) {
+    float small = (float)fraction * 0x1p-24f;
+    memcpy(&bits, &small, 4);
+    bits |= sign;
+  } else bits = sign | (exponent == 31 ? 0x7f800000u : (exponent + 112) << 23) | fraction << 13;
+  float r;
+  memcpy(&r, &bits, 4);
+  return r;
+}
+INLINE V halves(const uint16_t *p) { V r; EACH r.v[i] = half(p[i]); return r; }
+INLINE V brains(const uint16_t *p) { V r; EACH { uint32_t b = (uint32_t)p[i] << 16; memcpy(&r.v[i], &b, 4); } return r; }
+INLINE float sum(V x) {
+  for (int n = 8; n; n /= 2) for (int i = 0; i < n; i++) x.v[i] += x.v[i + n];
+  return x.v[0];
+}
+INLINE I all_int(int32_t x) { I r; EACH r.v[i] = x; return r; }
+INLINE V floats(I x) { V r; EACH r.v[i] = (float)x.v[i]; return r; }
+INLINE W load_bytes(const uint8_t *p) { W r; memcpy(&r, p, 64); return r; }
+INLINE W low(W w) { for (int i = 0; i < 64; i++) w.v[i] &= 15; return w; }
+INLINE W high(W w) { for (int i = 0; i < 64; i++) w.v[i] >>= 4; return w; }
+INLINE I dot4(I acc, W w, int32_t x) {
+  int8_t b[4];
+  memcpy(b, &x, 4);
+  EACH for (int j = 0; j < 4; j++) acc.v[i] += w.v[4 * i + j] * b[j];
+  return acc;
+}
+INLINE I dot4_small(I acc, W w, int32_t x) { return dot4(acc, w, x); }
+#endif
+
+#if !defined(__AVX512VNNI__) || !defined(__AVX512BW__) || !defined(__AVX512VL__)
+INLINE V sums(const V *x) {
+  float each[16];
+  for (int i = 0; i < 16; i++) each[i] = sum(x[i]);
+  return load(each);
+}
+#endif
+
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+INLINE float fma1(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+#else
+INLINE float fma1(float a, float b, float c) { return a * b + c; }
+#endif
+
+INLINE V brains_some(const uint16_t *p, int n) {
+  uint16_t t[16] = {0};
+  memcpy(t, p, sizeof(uint16_t) * n);
+  return brains(t);
+}
+
+// e^x to about one unit in the last place; 0 below -87, infinity above 88, NaN stays. 2^n times Cephes' polynomial.
+INLINE float exp1(float x) {
+  const float rounder = 0x1.8p23f;
+  float clamped = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
+  float n = fma1(clamped, 1.44269504088896341f, rounder) - rounder;
+  float r = fma1(n, -0.693359375f, clamped);
+  r = fma1(n, 2.12194440e-4f, r);
+  float p = 1.9875691500e-4f;
+  p = fma1(p, r, 1.3981999507e-3f);
+  p = fma1(p, r, 8.3334519073e-3f);
+  p = fma1(p, r, 4.1665795894e-2f);
+  p = fma1(p, r, 1.6666665459e-1f);
+  p = fma1(p, r, 5.0000001201e-1f);
+  p = fma1(p, r * r, r) + 1.0f;
+  float safe = n == n ? n : 0.0f;
+  uint32_t bits = (uint32_t)((int32_t)safe + 127) << 23;
+  float scale;
+  memcpy(&scale, &bits, 4);
+  return x < -87.0f ? 0.0f : x > 88.0f ? INFINITY : p * scale;
+}

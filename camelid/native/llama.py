@@ -1,0 +1,262 @@
+"""A LLaMA that decodes through the kernels: what `Llama` does with a cache, in one call for a whole step.
+
+Activations and cache are float32; weights are float32, bf16, q8_0 or q4_0. With quantised weights the activations are
+rounded to int8 in groups of 32 as well. A token's numbers depend on its own sequence alone: the same bits alone and in
+company, in one chunk and in many, on one thread and on eight.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from camelid.errors import CamelidError, Problem, UsageError
+from camelid.models.llama import Cache, Llama
+from camelid.models.shape import LlamaShape
+from camelid.native.library import BatchStruct, LayerStruct, ModelStruct, library, state
+from camelid.native.matrix import KINDS, Kind, Matrix, Room, size_of
+from camelid.native.pace import Pace
+from camelid.nn.cache import KeyValueCache
+from camelid.nn.rope import Rope
+
+CHUNK = 512  # ours: tokens of one call; bounds its scratch memory
+LONG = 1 << 31  # ours: weight bytes times tokens of a call that is too long for trying numbers of threads
+
+
+@dataclass(frozen=True, eq=False)
+class _Weights:
+    """Everything the structures point at."""
+
+    matrices: Mapping[str, Matrix]
+    vectors: Mapping[str, Tensor]
+
+
+class NativeLlama:
+    """The decoder of `shape` over the kernels; answers to what generate and evaluate ask of a `Llama`."""
+
+    dtype = torch.float32
+    device = torch.device("cpu")
+
+    def __init__(self, shape: LlamaShape, weights: Mapping[str, Matrix], norms: Mapping[str, Tensor]) -> None:
+        """`weights` and `norms` by their Hugging Face names; a tied head is left out."""
+        found = library()
+        if found is None:
+            raise CamelidError(f"native kernels: {state()}")
+        self._library = found
+        self.shape = shape
+        self.rope = Rope(shape.head_width, shape.theta, shape.scaling, shape.context)
+        self.weights: Kind = weights["model.layers.0.self_attn.q_proj.weight"].kind
+        self._held = _Weights(weights, {name: norm.detach().float().contiguous() for name, norm in norms.items()})
+        self._layers = (LayerStruct * shape.layers)(*(self._layer(index) for index in range(shape.layers)))
+        self._head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
+        self._struct = ModelStruct(
+            *(shape.layers, shape.width, shape.heads, shape.kv_heads, shape.head_width, shape.hidden, shape.vocab),
+            shape.eps,
+            weights["model.embed_tokens.weight"].struct,
+            self._head.struct,
+            self._vector("model.norm.weight"),
+            self._layers,
+        )
+        layers = sum(matrix.bytes for name, matrix in weights.items() if name.startswith("model.layers."))
+        self.bytes = layers + self._head.bytes  # of weights that one decoded token reads
+        self._paces: dict[int, Pace] = {}
+
+    @staticmethod
+    def of(model: Llama, weights: Kind | None = None) -> NativeLlama:
+        """The same model through the kernels. Weights of its own type are shared with it, others made from them.
+
+        Raises UsageError for what the kernels do not do (see `refusal`), and for weights that `weights` cannot hold.
+        """
+        if told := refusal(model):
+            raise UsageError([Problem("model", told, "decode it through PyTorch (CAMELID_NATIVE=off)")])
+        stored: Kind = "float32" if model.dtype == torch.float32 else "bf16"
+        return NativeLlama.load(model.shape, model.state_dict(), weights or stored, share=weights in (None, stored))
+
+    @staticmethod
+    def load(shape: LlamaShape, tensors: Mapping[str, Tensor], weights: Kind, *, share: bool = False) -> NativeLlama:
+        """From tensors by their Hugging Face names, taken one by one, so that no second copy of all is ever held.
+
+        `share` leaves float weights where they are; otherwise they are copied onto huge pages. Raises UsageError,
+        naming the tensor, for weights that `weights` cannot hold.
+        """
+        found = library()
+        if found is None:
+            raise CamelidError(f"native kernels: {state()}")
+        sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        total = 0 if share else sum(size_of(*size, weights) for size in sizes.values() if len(size) == 2)
+        room = Room(found, total) if total else None
+        matrices, norms = {}, {}
+        for name, size in sizes.items():
+            if len(size) == 1:
+                norms[name] = tensors[name]
+            elif weights == "q8_0" or weights == "q4_0":
+                matrices[name] = Matrix.quantised(found, tensors[name], weights, room, name)
+            elif room is None:
+                matrices[name] = Matrix.floats(tensors[name])
+            else:
+                matrices[name] = Matrix.copied(tensors[name], weights, room)
+        return NativeLlama(shape, matrices, norms)
+
+    def modules(self) -> Iterator[nn.Module]:
+        """None: nothing here is in training mode."""
+        return iter(())
+
+    def hidden(self, ids: Tensor, *, cache: KeyValueCache | None = None, counts: Sequence[int] | None = None) -> Tensor:
+        """The states [B, T, D] after the final norm, as `Llama.hidden` gives them; padding's states are zeros.
+
+        Without a cache every row is a text of its own.
+        """
+        batch, width = ids.shape
+        taken = [width] * batch if counts is None else list(counts)
+        held = cache or Cache(self.shape, batch, width)
+        flat = [ids[row, :count] for row, count in enumerate(taken)]
+        slots = np.repeat(np.arange(batch, dtype=np.int32), taken)
+        states = self._read(torch.cat(flat) if flat else ids.reshape(-1), slots, taken, held)[0]
+        if counts is None:
+            return states.view(batch, width, -1)
+        found = torch.zeros(batch, width, self.shape.width)
+        for row, part in enumerate(torch.split(states, taken)):
+            found[row, : len(part)] = part
+        return found
+
+    def logits(self, states: Tensor) -> Tensor:
+        """What the head makes of states [..., D]: [..., V]."""
+        flat = states.reshape(-1, self.shape.width).contiguous()
+        found = torch.empty(len(flat), self.shape.vocab)
+        if len(flat):
+            threads = torch.get_num_threads()
+            place = found.data_ptr()
+            self._done(self._library.camelid_linear(self._head.struct, flat.data_ptr(), len(flat), place, threads))
+        return found.view(*states.shape[:-1], self.shape.vocab)
+
+    def __call__(
+        self, ids: Tensor, *, cache: KeyValueCache | None = None, counts: Sequence[int] | None = None
+    ) -> Tensor:
+        """Logits [B, T, V]; the arguments are those of `hidden`."""
+        return self.logits(self.hidden(ids, cache=cache, counts=counts))
+
+    def step(self, slots: Sequence[int], ids: Sequence[int], cache: KeyValueCache) -> Tensor:
+        """Logits [n, V] after one more id for each of these cache rows; the others stay as they are."""
+        counts = [0] * cache.batch
+        for slot in slots:
+            counts[slot] = 1
+        order = np.asarray(slots, dtype=np.int32)
+        return self._read(torch.tensor(ids, dtype=torch.int64), order, counts, cache, logits=True)[1]
+
+    def pick(self, logits: Tensor, ids: Tensor | None = None) -> tuple[Tensor, Tensor, int]:
+        """Of each row [n, V]: the likeliest id (or the one given), its log-probability, and the first bad row or -1."""
+        rows, vocab = logits.shape
+        logits = logits.contiguous()
+        chosen = torch.empty(rows, dtype=torch.int64) if ids is None else ids.contiguous()
+        logprobs = torch.empty(rows)
+        wrong = self._library.camelid_pick(
+            logits.data_ptr(), rows, vocab, int(ids is not None), chosen.data_ptr(), logprobs.data_ptr()
+        )
+        return chosen, logprobs, wrong
+
+    def _read(
+        self,
+        ids: Tensor,
+        slots: NDArray[np.int32],
+        counts: Sequence[int],
+        cache: KeyValueCache,
+        *,
+        logits: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """States [n, D] of new tokens, those of a slot in order, and their logits [n, V] where asked for."""
+        cache.check_room(counts)
+        shape, tokens = self.shape, len(ids)
+        states = torch.empty(tokens, shape.width)
+        found = torch.empty(tokens if logits else 0, shape.vocab)
+        if not tokens:
+            return states, found
+        if int(ids.min()) < 0 or int(ids.max()) >= shape.vocab:
+            raise IndexError(f"ids from {int(ids.min())} to {int(ids.max())} for a vocabulary of {shape.vocab}")
+        starts = np.asarray(cache.lengths, dtype=np.int32)
+        within = np.concatenate([np.arange(count, dtype=np.int32) for count in counts if count])
+        if logits:
+            within = np.zeros(tokens, dtype=np.int32)
+        places = starts[slots] + within
+        rotations, turns = self._rotations(places, cache)
+        ids = ids.contiguous()
+        wanted = np.arange(tokens, dtype=np.int32)
+        assert cache.keys.dtype == torch.float32 and cache.keys.is_contiguous()
+        for first in range(0, tokens, CHUNK):
+            count = min(CHUNK, tokens - first)
+            pace = self._pace(count)
+            threads = pace.threads()
+            batch = BatchStruct(
+                *(count, cache.batch, cache.length, count if logits else 0, threads),
+                ids[first:].data_ptr(),
+                *(part[first:].ctypes.data for part in (slots, places, turns)),
+                wanted.ctypes.data,
+                rotations[0].data_ptr(),
+                rotations[1].data_ptr(),
+                cache.keys.data_ptr(),
+                cache.values.data_ptr(),
+                states[first:].data_ptr(),
+                found[first:].data_ptr() if logits else None,
+            )
+            start = time.perf_counter()
+            self._done(self._library.camelid_step(self._struct, batch))
+            pace.took(threads, time.perf_counter() - start)
+        cache.advance(counts)
+        return states, found
+
+    def _rotations(self, places: NDArray[np.int32], cache: KeyValueCache) -> tuple[Tensor, NDArray[np.int32]]:
+        """Cosines and sines [2, R, 1, E], and the row of each token."""
+        if not self.rope.follows_length and (table := self.rope.table(int(places.max()))) is not None:
+            return table, places
+        lengths = np.full(len(places), cache.length)
+        positions = places.astype(np.int64)
+        found = self.rope.rotations(positions, lengths=lengths, dtype=torch.float32, device=self.device)
+        return found, np.arange(len(places), dtype=np.int32)
+
+    def _pace(self, tokens: int) -> Pace:
+        """The number of threads for calls of about so many tokens, found by trying; bits do not depend on it."""
+        most = torch.get_num_threads()
+        if self.bytes * tokens > LONG:
+            return Pace(most, tries=False)
+        size = tokens.bit_length()
+        if size not in self._paces or self._paces[size].most != most:
+            self._paces[size] = Pace(most)
+        return self._paces[size]
+
+    def _layer(self, index: int) -> LayerStruct:
+        at = f"model.layers.{index}."
+        inner = [f"self_attn.{name}_proj" for name in "qkvo"]
+        maps = [*inner, *(f"mlp.{name}_proj" for name in ("gate", "up", "down"))]
+        return LayerStruct(
+            *(self._held.matrices[f"{at}{name}.weight"].struct for name in maps),
+            self._vector(f"{at}input_layernorm.weight"),
+            self._vector(f"{at}post_attention_layernorm.weight"),
+        )
+
+    def _vector(self, name: str) -> int:
+        return self._held.vectors[name].data_ptr()
+
+    def _done(self, error: int) -> None:
+        if error:
+            raise CamelidError("native kernels: no memory for the numbers of one call; close other programs")
+
+
+def refusal(model: Llama) -> str | None:
+    """Why a model cannot go through the kernels, or None."""
+    if model.device.type != "cpu":
+        return f"is on {model.device}"
+    if model.dtype not in (torch.float32, torch.bfloat16):
+        return f"is in {str(model.dtype).removeprefix('torch.')}"
+    if model.adapter is not None:
+        return "carries an adapter; merge it first"
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.modules()):
+        return "has hooks, which the kernels would not call"
+    return None
+
+
+__all__ = ["KINDS", "Kind", "NativeLlama", "refusal"]

@@ -1,0 +1,64 @@
+"""How many threads a call should take: found by trying, while it runs, for no machine tells how busy its cores are.
+
+Threads meet many times in one step. One that has to wait for a core holds all others up, so that four threads on three
+free cores can be twenty times slower than two. Results do not depend on the number, so any call may try another.
+"""
+
+from __future__ import annotations
+
+SOONEST, LATEST = 32, 512  # ours: calls between two trials; the pause doubles after each one that was in vain
+CALLS, SECONDS = 8, 0.05  # ours: a trial ends after so many calls or so much time; one call alone is mostly chance
+SHARE = 1 / 16  # ours: how much of a call's time goes into what is remembered
+
+
+class Pace:
+    """Numbers of threads from 1 to `most`, and how many seconds calls took with each."""
+
+    def __init__(self, most: int, *, tries: bool = True) -> None:
+        self.most = most
+        numbers = range(1, most + 1) if most <= 8 else (*(1 << n for n in range(most.bit_length())), most)
+        self._numbers = sorted(set(numbers), reverse=True) if tries else [most]
+        self._seconds: dict[int, float] = {}
+        self._pause, self._calls, self._turn = SOONEST, 0, 0
+        self._trial: int | None = self._numbers[0] if len(self._numbers) > 1 else None
+        self._spent: list[float] = []
+        self._warm = False
+
+    def threads(self) -> int:
+        """The number for the next call: at first each in turn, then the fastest, and now and then another for a while."""
+        if self._trial is not None:
+            return self._trial
+        return self._best()
+
+    def took(self, threads: int, seconds: float) -> None:
+        """Remembers a call; the first of all warms caches up and does not count."""
+        if len(self._numbers) == 1:
+            return
+        if not self._warm:
+            self._warm = True
+        elif self._trial is not None:
+            self._spent.append(seconds)
+            if len(self._spent) >= CALLS or sum(self._spent) >= SECONDS:
+                self._judge()
+        else:
+            self._seconds[threads] += SHARE * (seconds - self._seconds[threads])
+            self._calls += 1
+            if self._calls >= self._pause:
+                self._calls = 0
+                self._turn += 1
+                others = [number for number in self._numbers if number != threads]
+                self._trial = others[self._turn % len(others)]
+
+    def _best(self) -> int:
+        return min(self._seconds, key=self._seconds.__getitem__) if self._seconds else self.most
+
+    def _judge(self) -> None:
+        """Ends a trial; where some numbers were never tried, the next begins."""
+        assert self._trial is not None
+        before = self._best() if self._seconds else None
+        self._seconds[self._trial] = sum(self._spent) / len(self._spent)
+        self._spent = []
+        left = [number for number in self._numbers if number not in self._seconds]
+        self._trial = left[0] if left else None
+        if not left:
+            self._pause = min(2 * self._pause, LATEST) if self._best() == before else SOONEST

@@ -1,0 +1,313 @@
+"""The kernels with NumPy arrays, and the checks that every build of them has to pass; run by pytest and by sanitizers.
+
+python -m tests.native.kernels LIBRARY [SEED...]     exits with an error if a check fails
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from camelid.native import plain
+from camelid.native.library import GROUP, PANEL, BatchStruct, LayerStruct, MatrixStruct, ModelStruct, opened
+
+KINDS = {"float32": 0, "bf16": 1, "q8_0": 2, "q4_0": 3}
+BLOCK = {"q8_0": 34, "q4_0": 18}
+
+
+def unaligned(array: np.ndarray, by: int = 4) -> np.ndarray:
+    """A copy that begins `by` bytes into its memory and ends with it, so that a sanitizer sees reads beyond."""
+    raw = np.zeros(array.nbytes + by, np.uint8)
+    exact = raw[by:].view(array.dtype).reshape(array.shape)
+    exact[...] = array
+    return exact
+
+
+class Weights:
+    """A matrix for the kernels, of any kind, with the exact values it stands for."""
+
+    def __init__(self, library: ctypes.CDLL, kind: str, weights: np.ndarray, threads: int = 1) -> None:
+        rows, cols = weights.shape
+        self.kind, self.scales, self.ints = kind, None, None
+        self.panel_scales = np.zeros(1, np.uint16)
+        if kind == "float32":
+            self.data = unaligned(weights)
+        elif kind == "bf16":
+            self.data = unaligned((weights.view(np.uint32) >> 16).astype(np.uint16), 2)
+        else:
+            groups, panels = -(-cols // GROUP), -(-rows // PANEL)
+            self.data = unaligned(np.zeros(panels * groups * PANEL * (BLOCK[kind] - 2), np.uint8), 1)
+            self.panel_scales = unaligned(np.zeros(panels * groups * PANEL, np.uint16), 2)
+            self.blocks = np.zeros((rows, groups * BLOCK[kind]), np.uint8)
+            weights = unaligned(weights)
+            source = MatrixStruct(0, rows, cols, weights.ctypes.data, None)
+            places = (self.blocks.ctypes.data, self.data.ctypes.data, self.panel_scales.ctypes.data)
+            self.wrong = library.camelid_pack(source, KINDS[kind], *places, threads)
+            self.scales, self.ints = (plain.q8_0 if kind == "q8_0" else plain.q4_0)(weights)
+        self.struct = MatrixStruct(KINDS[kind], rows, cols, self.data.ctypes.data, self.panel_scales.ctypes.data)
+
+    def exact(self) -> np.ndarray:
+        """The values in float64."""
+        rows, cols = self.struct.rows, self.struct.cols
+        if self.kind == "float32":
+            return self.data.astype(np.float64)
+        if self.kind == "bf16":
+            return (self.data.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+        return (self.ints * self.scales[..., None].astype(np.float64)).reshape(rows, -1)[:, :cols]
+
+    def times(self, library: ctypes.CDLL, x: np.ndarray, threads: int = 1) -> np.ndarray:
+        x, y = unaligned(x), unaligned(np.full((len(x), self.struct.rows), np.nan, np.float32))
+        assert library.camelid_linear(self.struct, x.ctypes.data, len(x), y.ctypes.data, threads) == 0
+        return y.copy()
+
+
+def numbers(draw: np.random.Generator, shape: tuple[int, ...], scale: float = 1.0) -> np.ndarray:
+    """Numbers of very different size: zeros, subnormals, large ones, whole rows of nothing."""
+    found = draw.standard_normal(shape) * scale * 10.0 ** draw.integers(-3, 3, shape)
+    found[draw.random(shape) < 0.1] = 0
+    found[draw.random(shape) < 0.05] = 1e-40
+    if len(shape) > 1:
+        found[draw.random(shape[:-1]) < 0.1] = 0
+    return found.astype(np.float32)
+
+
+def near(found: np.ndarray, wanted: np.ndarray, size: np.ndarray | float, units: float) -> None:
+    """Within so many units in the last place of `size`."""
+    allowed = units * np.finfo(np.float32).eps * size + np.finfo(np.float32).tiny
+    worst = (np.abs(found - wanted) / allowed).max(initial=0)
+    assert worst <= 1, f"off by {worst:.2f} times what {units} units in the last place allow"
+
+
+def check_products(library: ctypes.CDLL, seed: int) -> None:
+    """Every kind, odd sizes, every number of rows from 1 to 32: right, and the same bits alone, together, threaded."""
+    draw = np.random.default_rng(seed)
+    kind = list(KINDS)[seed % 4]
+    rows, cols = int(draw.integers(1, 70)), int(draw.integers(1, 200))
+    weights = Weights(library, kind, numbers(draw, (rows, cols)), threads=1 + seed % 3)
+    x = numbers(draw, (33, cols))
+    alone = np.concatenate([weights.times(library, x[t : t + 1]) for t in range(33)])
+    exact = weights.exact()
+    if kind in ("q8_0", "q4_0"):
+        assert weights.wrong == -1
+        assert (weights.blocks == plain.blocks(weights.scales, weights.ints, kind)).all()
+        q, s = plain.quantise(x)
+        wanted = plain.product(weights.scales, weights.ints, x)
+        parts = np.abs(np.einsum("rgk,tgk->trg", weights.ints.astype(np.int64), q.astype(np.int64)))
+        size = (parts * np.abs(weights.scales.astype(np.float64))[None] * s[:, None]).sum(-1)
+    else:
+        wanted, size = x.astype(np.float64) @ exact.T, np.abs(x).astype(np.float64) @ np.abs(exact).T
+    near(alone, wanted, size, 4 + cols / 16)
+    for tokens in range(1, 33):
+        first = int(draw.integers(0, 34 - tokens))
+        found = weights.times(library, x[first : first + tokens], threads=int(draw.integers(1, 5)))
+        assert (found == alone[first : first + tokens]).all(), f"{tokens} rows of {kind} [{rows}, {cols}]"
+    row = unaligned(np.zeros(cols, np.float32))
+    library.camelid_embed(weights.struct, rows - 1, row.ctypes.data)
+    near(row, exact[-1], np.abs(exact[-1]), 1)
+
+
+def check_bad_numbers(library: ctypes.CDLL, seed: int) -> None:
+    """NaN and infinity in an activation reach every product of its row and no other; in weights they are refused."""
+    draw = np.random.default_rng(seed)
+    cols = int(draw.integers(2, 100))
+    for kind in KINDS:
+        weights = Weights(library, kind, numbers(draw, (17, cols), 0.1) + np.float32(0.5))
+        x = numbers(draw, (5, cols))
+        clean = weights.times(library, x)
+        place = int(draw.integers(cols))
+        x[2, place] = [np.nan, np.inf, -np.inf][seed % 3]
+        found = weights.times(library, x)
+        assert not np.isfinite(found[2]).any()
+        assert (np.delete(found, 2, 0) == np.delete(clean, 2, 0)).all()
+        if kind in BLOCK:
+            bad = numbers(draw, (17, cols), 0.1)
+            bad[11, place] = [np.nan, np.inf, np.float32(1e9)][seed % 3]
+            bad[13, 0] = np.nan
+            assert Weights(library, kind, bad, threads=3).wrong == 11 * cols + place
+
+
+def check_extremes(library: ctypes.CDLL, seed: int) -> None:
+    """Weights of any size in GGUF's blocks, bit for bit; -128 in a foreign block is -128."""
+    draw = np.random.default_rng(seed)
+    for kind in BLOCK:
+        weights = (draw.standard_normal((3, 64)) * 10.0 ** draw.integers(-44, 5, (3, 1))).astype(np.float32)
+        weights[0, :32] = weights[0, 0]
+        weights[1, 32:] = 0
+        packed = Weights(library, kind, weights)
+        assert (packed.blocks == plain.blocks(packed.scales, packed.ints, kind)).all()
+    scales, ints = np.full((2, 3), 0.5, np.float16), draw.integers(-128, 128, (2, 3, GROUP)).astype(np.int8)
+    ints[0], ints[1, 0] = -128, 127
+    blocks = plain.blocks(scales, ints, "q8_0")
+    data, panel_scales = np.zeros(3 * 512, np.uint8), np.zeros(3 * PANEL, np.uint16)
+    library.camelid_panels(blocks.ctypes.data, 0, 2, 96, 2, data.ctypes.data, panel_scales.ctypes.data)
+    matrix = MatrixStruct(2, 2, 96, data.ctypes.data, panel_scales.ctypes.data)
+    x = draw.choice([-1.0, 1.0], (1, 96)).astype(np.float32)
+    y = np.zeros((1, 2), np.float32)
+    library.camelid_linear(matrix, x.ctypes.data, 1, y.ctypes.data, 1)
+    wanted = plain.product(scales, ints, x)
+    near(y, wanted, np.abs(ints * 0.5).sum((1, 2)), 4)
+
+
+def check_rows(library: ctypes.CDLL, seed: int) -> None:
+    """Norm, rotation, gate, and rounding of activations."""
+    draw = np.random.default_rng(seed)
+    rows, width = int(draw.integers(1, 6)), 2 * int(draw.integers(1, 80))
+    x, weight = unaligned(numbers(draw, (rows, width))), unaligned(numbers(draw, (width,)))
+    y = unaligned(np.zeros_like(x))
+    library.camelid_norm(x.ctypes.data, weight.ctypes.data, rows, width, 1e-5, y.ctypes.data)
+    wanted = plain.norm(x, weight, 1e-5)
+    near(y, wanted, np.abs(wanted), 4 + width / 32)
+    angles = draw.random((rows, width // 2)) * 99
+    cosines = unaligned(np.tile(np.cos(angles), 2).astype(np.float32))
+    sines = unaligned(np.concatenate([-np.sin(angles), np.sin(angles)], 1).astype(np.float32))
+    wanted = plain.turn(x, cosines, sines)
+    size = np.abs(x).astype(np.float64)
+    turned = unaligned(x)
+    library.camelid_turn(turned.ctypes.data, cosines.ctypes.data, sines.ctypes.data, rows, width)
+    near(turned, wanted, size + np.roll(size, width // 2, axis=-1), 2)
+    g = unaligned(numbers(draw, (rows, width), 10.0))
+    g.flat[: min(4, g.size)] = np.array([-3e38, 3e38, 88.5, -88.5], np.float32)[: min(4, g.size)]
+    u = unaligned(x)
+    library.camelid_gate(g.ctypes.data, u.ctypes.data, g.size)
+    with np.errstate(over="ignore"):
+        wanted = plain.gate(g, x)
+    fits = np.abs(wanted) < 3e38
+    flushed = np.abs(x[fits]) * 1e-36 / np.finfo(np.float32).eps  # silu below -88 is 0
+    near(u[fits], wanted[fits], np.abs(wanted[fits]) + flushed, 8)
+    groups = -(-width // GROUP)
+    ints, scales, totals = np.zeros((groups, GROUP), np.int8), np.zeros(groups, np.float32), np.zeros(groups, np.int32)
+    for row in x:
+        library.camelid_quantise(row.ctypes.data, width, ints.ctypes.data, scales.ctypes.data, totals.ctypes.data)
+        wanted_ints, wanted_scales = plain.quantise(row)
+        assert (ints == wanted_ints).all() and (scales == wanted_scales).all()
+        assert (totals == -wanted_ints.astype(np.int32).sum(-1)).all()
+
+
+def check_attention(library: ctypes.CDLL, seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    heads, seen, width = int(draw.integers(1, 5)), int(draw.integers(1, 120)), 2 * int(draw.integers(1, 70))
+    q, keys, values = (unaligned(draw.standard_normal((n, width)).astype(np.float32)) for n in (heads, seen, seen))
+    if seed % 3 == 0:
+        q[0] *= 300  # one key takes everything
+    out, scores = unaligned(np.zeros_like(q)), unaligned(np.zeros(seen, np.float32))
+    places = (part.ctypes.data for part in (q, keys, values))
+    library.camelid_attend(*places, heads, seen, width, scores.ctypes.data, out.ctypes.data)
+    wanted = plain.attend(q, keys, values)
+    steep = np.abs(q @ keys.T).max(axis=-1, keepdims=True) / np.sqrt(width)  # an error in a score, times a value
+    near(out, wanted, np.abs(values).max() * (1 + steep), 16 + width / 8)
+
+
+def check_picks(library: ctypes.CDLL, seed: int) -> None:
+    """The first of the largest, log-probabilities, and the first row that is not finite."""
+    draw = np.random.default_rng(seed)
+    rows, vocab = int(draw.integers(1, 5)), int(draw.integers(1, 3000))
+    logits = unaligned((draw.integers(-40, 40, (rows, vocab)) * 0.5).astype(np.float32))
+    ids, logprobs = np.zeros(rows, np.int64), np.zeros(rows, np.float32)
+    places = (ids.ctypes.data, logprobs.ctypes.data)
+    assert library.camelid_pick(logits.ctypes.data, rows, vocab, 0, *places) == -1
+    assert (ids == logits.argmax(-1)).all()
+    exact = logits.astype(np.float64)
+    exact -= np.log(np.exp(exact - exact.max(-1, keepdims=True)).sum(-1, keepdims=True)) + exact.max(-1, keepdims=True)
+    assert np.abs(logprobs - exact.max(-1)).max() < 2e-6
+    ids[:] = draw.integers(0, vocab, rows)
+    library.camelid_pick(logits.ctypes.data, rows, vocab, 1, *places)
+    assert np.abs(logprobs - exact[np.arange(rows), ids]).max() < 4e-6
+    logits[rows - 1, int(draw.integers(vocab))] = [np.nan, np.inf, -np.inf][seed % 3]
+    assert library.camelid_pick(logits.ctypes.data, rows, vocab, 0, *places) == rows - 1
+
+
+def check_step(library: ctypes.CDLL, seed: int) -> None:
+    """A whole step: the same bits in one call and in many, alone and in company, on any number of threads."""
+    draw = np.random.default_rng(seed)
+    kind, shared, kv_heads = list(KINDS)[seed % 4], int(draw.integers(1, 4)), int(draw.integers(1, 4))
+    head, layers, vocab, room, slots = 2 * int(draw.integers(1, 12)), 2, 19, 12, 3
+    width, hidden, heads = int(draw.integers(3, 60)), int(draw.integers(3, 60)), shared * kv_heads
+    held: list[object] = []
+
+    def weights(rows: int, cols: int) -> MatrixStruct:
+        held.append(Weights(library, kind, (draw.standard_normal((rows, cols)) / cols**0.5).astype(np.float32)))
+        return held[-1].struct
+
+    def vector(values: np.ndarray) -> int:
+        held.append(unaligned(values))
+        return held[-1].ctypes.data
+
+    def layer() -> LayerStruct:
+        sizes = [(heads * head, width), (kv_heads * head, width), (kv_heads * head, width), (width, heads * head)]
+        sizes += [(hidden, width), (hidden, width), (width, hidden)]
+        norms = (vector(draw.random(width).astype(np.float32)) for _ in range(2))
+        return LayerStruct(*(weights(*size) for size in sizes), *norms)
+
+    struct = ModelStruct(
+        *(layers, width, heads, kv_heads, head, hidden, vocab), 1e-5, weights(vocab, width), weights(vocab, width),
+        vector(np.ones(width, np.float32)), (LayerStruct * layers)(*(layer() for _ in range(layers))),
+    )  # fmt: skip
+    angles = np.arange(room)[:, None] * np.tile(0.5 ** np.arange(head // 2), 2)
+    sign = np.repeat([-1, 1], head // 2)
+    cosines, sines = (vector(part.astype(np.float32)) for part in (np.cos(angles), np.sin(angles) * sign))
+    texts = draw.integers(0, vocab, (slots, room))
+
+    def run(calls: list[list[tuple[int, int, int]]], threads: int) -> tuple[np.ndarray, np.ndarray]:
+        """States and logits by slot and place, after calls that read (slot, first, last) pieces."""
+        keys, values = (unaligned(np.zeros((layers, slots, kv_heads, room, head), np.float32)) for _ in range(2))
+        states, logits = np.zeros((slots, room, width), np.float32), np.zeros((slots, room, vocab), np.float32)
+        for call in calls:
+            slot = unaligned(np.concatenate([np.full(b - a, s, np.int32) for s, a, b in call]))
+            place = unaligned(np.concatenate([np.arange(a, b, dtype=np.int32) for _, a, b in call]))
+            count = len(slot)
+            ids = unaligned(texts[slot, place], 8)
+            out, scores = (unaligned(np.zeros((count, size), np.float32)) for size in (width, vocab))
+            want = unaligned(np.arange(count, dtype=np.int32))
+            batch = BatchStruct(
+                *(count, slots, room, count, threads),
+                *(part.ctypes.data for part in (ids, slot, place, place, want)), cosines, sines,
+                *(part.ctypes.data for part in (keys, values, out, scores)),
+            )  # fmt: skip
+            assert library.camelid_step(struct, batch) == 0
+            states[slot, place], logits[slot, place] = out, scores
+        return states, logits
+
+    def pieces(slot: int) -> list[tuple[int, int, int]]:
+        cuts = sorted({0, room, *draw.integers(1, room, int(draw.integers(0, 5))).tolist()})
+        return [(slot, a, b) for a, b in pairwise(cuts)]
+
+    whole = run([[(slot, 0, room)] for slot in range(slots)], 1)
+    assert np.isfinite(whole[0]).all() and np.abs(whole[0]).max() > 0
+    single = run([[(slot, place, place + 1)] for slot in range(slots) for place in range(room)], 1)
+    waiting = [pieces(slot) for slot in range(slots)]
+    mixed = []
+    while any(waiting):
+        going = [own for own in waiting if own and (draw.random() < 0.7 or sum(map(bool, waiting)) == 1)]
+        if going:
+            mixed.append([own.pop(0) for own in going])
+    for other in (single, run(mixed, int(draw.integers(1, 5)))):
+        assert (other[0] == whole[0]).all() and (other[1] == whole[1]).all()
+
+
+CHECKS: tuple[Callable[[ctypes.CDLL, int], None], ...] = (
+    check_products,
+    check_bad_numbers,
+    check_extremes,
+    check_rows,
+    check_attention,
+    check_picks,
+    check_step,
+)
+
+
+def main(path: str, *seeds: str) -> None:
+    library = opened(Path(path))
+    assert library.camelid_check() == 0
+    for check in CHECKS:
+        for seed in map(int, seeds):
+            check(library, seed)
+    print("all checks passed")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,95 @@
+"""Every kernel against its plain definition, in every spelling that this processor can run, and under sanitizers."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from camelid.native import build
+from camelid.native.library import library, opened
+from tests.conftest import size
+from tests.native.kernels import CHECKS
+
+SOURCES = Path(build.__file__).parent
+
+
+def compiler() -> str:
+    found = build.find_compiler()
+    if found is None:
+        pytest.skip("no C compiler is here: nothing is compiled, and PyTorch decodes")
+    return found
+
+
+@pytest.fixture(scope="module", params=["as built", "AVX2", "plain C"])
+def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    """The library of this machine, and the same sources for older processors."""
+    if request.param == "as built":
+        compiler()
+        found = library()
+        assert found is not None, "a compiler is here, so there are kernels"
+        return found
+    flags = build.FLAGS + (("-march=x86-64-v3",) if request.param == "AVX2" else ())
+    try:
+        data = build.compiled(compiler(), flags)
+    except build.Failure as error:
+        if request.param == "AVX2":
+            pytest.skip(f"no AVX2 here: {error}")
+        raise
+    path = tmp_path_factory.mktemp("kernels") / f"{request.param.replace(' ', '')}.so"
+    path.write_bytes(data)
+    found = opened(path)
+    assert found.camelid_lanes().decode() == request.param
+    return found
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_kernels_compute_what_their_definitions_say(
+    kernels: ctypes.CDLL, check: Callable[[ctypes.CDLL, int], None]
+) -> None:
+    for seed in range(size(16)):
+        check(kernels, seed)
+
+
+def test_sanitizers_find_nothing_in_the_kernels_and_would(tmp_path: Path) -> None:
+    """Address and undefined-behaviour sanitizers over every check; a planted read beyond the end is found."""
+    cc = compiler()
+    runtimes = [told for name in ("libasan.so", "libubsan.so") if (told := located(cc, name))]
+    if len(runtimes) < 2:
+        pytest.skip(f"{cc} has no sanitizers here")
+    flags = ("-std=gnu11", "-O1", "-g", *build.TUNED, "-ffp-contract=off", "-fPIC", "-shared", "-pthread")
+    sanitized = (*flags, "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    clean = tmp_path / "clean.so"
+    clean.write_bytes(build.compiled(cc, sanitized, check=False))
+    seeds = [str(seed) for seed in range(size(8))]
+    told = checked(clean, runtimes, seeds)
+    assert told.returncode == 0 and "all checks passed" in told.stdout, told.stderr[-3000:]
+    sources = {name: (SOURCES / name).read_text() for name in build.SOURCES}
+    exact = "return n < 16 ? load_some((const float *)row + k, n) : load((const float *)row + k);"
+    assert exact in sources["core.c"]
+    sources["core.c"] = sources["core.c"].replace(exact, "return load((const float *)row + k);")
+    for name, text in sources.items():
+        (tmp_path / name).write_text(text)
+    planted = tmp_path / "planted.so"
+    made = [cc, *sanitized, str(tmp_path / "core.c"), "-o", str(planted), "-lm"]
+    subprocess.run(made, check=True, capture_output=True)
+    told = checked(planted, runtimes, ["0", "4"])
+    assert told.returncode != 0 and "ERROR: AddressSanitizer" in told.stderr
+
+
+def located(cc: str, name: str) -> str | None:
+    """The path of a run-time library of the compiler."""
+    told = subprocess.run([cc, f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout.strip()
+    return told if os.path.isabs(told) else None
+
+
+def checked(path: Path, runtimes: list[str], seeds: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "LD_PRELOAD": ":".join(runtimes), "ASAN_OPTIONS": "detect_leaks=0"}
+    command = [sys.executable, "-m", "tests.native.kernels", str(path), *seeds]
+    root = Path(__file__).resolve().parents[2]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
