@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 DType = Literal["float32", "bfloat16"]
 DTYPES: tuple[DType, ...] = ("float32", "bfloat16")
 GIB = 1024**3
+SMALL = 20_000_000  # ours, measured (docs/log.md): weights up to which processes of one thread beat threads
+SHARES = 4  # ours: into how many parts a step of such a model is cut, on however many cores
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,30 @@ def detect(device: str | None = None, dtype: DType | None = None, threads: int |
         micro_tokens=32768 if on_gpu else 8192,
         memory_bytes=memory,
     )
+
+
+def divided(machine: Machine, weights: int) -> Machine:
+    """The same machine as it trains a model of so many weights: on a CPU, small ones on processes of one thread each.
+
+    A step is then cut alike on one core and on many, so that a run has the same bits on each.
+    """
+    if machine.device != "cpu" or machine.dtype != "float32" or weights > SMALL or not can_fork():
+        return machine
+    return replace(machine, workers=min(machine.threads, SHARES), threads=1, shares=SHARES)
+
+
+def can_fork() -> bool:
+    """Whether a process can be doubled here."""
+    return hasattr(os, "fork")
+
+
+def hands(machine: Machine) -> str:
+    """Who computes, in words: "4 processes of 1 thread", "2 threads", "cuda"."""
+    if machine.device != "cpu":
+        return machine.device
+    if machine.workers > 1:
+        return f"{machine.workers} processes of {machine.threads} thread{'s' * (machine.threads != 1)}"
+    return f"{machine.threads} thread{'s' * (machine.threads != 1)}"
 
 
 def asked_threads() -> int:

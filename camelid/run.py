@@ -20,7 +20,7 @@ from camelid import durable
 from camelid.errors import Problem, UsageError
 from camelid.frozen import fingerprint, text, to_data
 from camelid.journal import Narrator
-from camelid.machine import Machine
+from camelid.machine import Machine, divided, hands
 from camelid.recipe import (
     AnyStage,
     DeskInstructions,
@@ -254,20 +254,23 @@ class Work:
     # --- training ----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def training(self, owner: Recipe, stage: Pretrain | Finetune) -> Iterator[Conduct]:
-        """How the run is carried out, with live progress; the process takes the machine's number of threads."""
+    def training(self, owner: Recipe, stage: Pretrain | Finetune, weights: int) -> Iterator[Conduct]:
+        """How the run of a model of so many weights is carried out, with live progress; the process takes the machine's
+        number of threads."""
         import torch
 
         from camelid.train.loop import Cadence, Conduct
 
         torch.set_num_threads(self.machine.threads)
+        machine = divided(self.machine, weights)
+        self.narrator.say(f"[dim]{weights:,} weights, trained on {hands(machine)}[/]")
         with self.narrator.progress(f"{owner.title} {stage.name}", 100, "%") as report:
 
             def progress(step: int, steps: int, loss: float, speed: float) -> None:
                 report(100 * step / steps, f"step {step} of {steps}, loss {loss:.3f}, {speed:,.0f} tokens/s")
 
             cadence = Cadence(seconds=self.seconds)
-            yield Conduct(machine=self.machine, cadence=cadence, progress=progress, note=self.narrator.warn)
+            yield Conduct(machine=machine, cadence=cadence, progress=progress, note=self.narrator.warn)
 
     # --- provenance --------------------------------------------------------------------------------------------------
 
@@ -346,7 +349,7 @@ def pretrain(work: Work, owner: Recipe, stage: Pretrain, target: Path, run: Path
     tokenizer = tokenizers.load(work.folder(stage.tokenizer))
     corpora = work.corpora(stage.data, tokenizer)
     shares = work.shares(stage.data, corpora)
-    with work.training(owner, stage) as conduct:
+    with work.training(owner, stage, stage.shape.parameters()) as conduct:
         train(
             target,
             run,
@@ -369,13 +372,15 @@ def pretrain(work: Work, owner: Recipe, stage: Pretrain, target: Path, run: Path
 def finetune(work: Work, owner: Recipe, stage: Finetune, target: Path, run: Path) -> None:
     """A model tuned on dialogues, every weight or an adapter."""
     from camelid import tokenizers
+    from camelid.checkpoints import directory
     from camelid.train.finetune import finetune as train
 
     start = work.folder(stage.start)
     corpus, report = work.dialogues(stage, tokenizers.load(start))
     for line in report.lines():
         work.narrator.warn(line)
-    with work.training(owner, stage) as conduct:
+    weights = directory.load(start, check="lengths").shape.parameters()
+    with work.training(owner, stage, weights) as conduct:
         train(
             target,
             run,

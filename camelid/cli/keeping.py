@@ -16,7 +16,7 @@ import camelid
 from camelid.cli.asked import Asked, Command, json_option, store_option
 from camelid.durable import verify
 from camelid.errors import BadFile
-from camelid.machine import GIB, describe
+from camelid.machine import GIB, SMALL, Machine, describe, detect, divided, hands
 from camelid.native.library import state as native_state
 from camelid.store import Store
 
@@ -112,6 +112,7 @@ def examined(store: Store) -> tuple[dict[str, str], list[str]]:
         "camelid": camelid.__version__,
         "python": f"{platform.python_version()} ({sys.executable})",
         "machine": describe(),
+        "training": trained_on(detect()),
     }
     for package in ("torch", "safetensors", "sentencepiece", "tokenizers", "tiktoken", "pyarrow"):
         try:
@@ -129,6 +130,12 @@ def examined(store: Store) -> tuple[dict[str, str], list[str]]:
         except BadFile as error:
             faults.append(f"{error}; remove {path} and grow it again")
     return facts, faults
+
+
+def trained_on(machine: Machine) -> str:
+    """Who computes when a model is trained here without further wishes."""
+    small, large = hands(divided(machine, SMALL)), hands(divided(machine, SMALL + 1))
+    return large if small == large else f"{small} up to {SMALL // 10**6}M weights, else {large}"
 
 
 def _torch(facts: dict[str, str]) -> list[str]:

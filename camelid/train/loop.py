@@ -202,17 +202,18 @@ class _Work:
 
 
 class _Plan:
-    """The micro-batches of a step and what each counts; the last step asked for is remembered."""
+    """The micro-batches of a step and what each counts; this step and the next are remembered."""
 
     def __init__(self, batches: Batches, loss: Loss) -> None:
         self.batches, self.loss, self.steps = batches, loss, batches.steps
-        self._known: tuple[int, Sequence[Batch], list[int]] | None = None
+        self._known: dict[int, tuple[Sequence[Batch], list[int]]] = {}
 
     def __call__(self, step: int) -> tuple[Sequence[Batch], list[int]]:
-        if self._known is None or self._known[0] != step:
+        if step not in self._known:
             micros = self.batches.at(step)
-            self._known = step, micros, [self.loss.count(batch) for batch in micros]
-        return self._known[1:]
+            self._known = {known: told for known, told in self._known.items() if known == step - 1}
+            self._known[step] = micros, [self.loss.count(batch) for batch in micros]
+        return self._known[step]
 
 
 @dataclass(frozen=True)
@@ -319,7 +320,7 @@ def bits(machine: Machine) -> dict[str, Any]:
     return {
         "device": machine.device,
         "dtype": machine.dtype,
-        "threads": torch.get_num_threads(),
+        "threads": machine.threads,
         "micro_tokens": machine.micro_tokens,
         "shares": machine.shares,
         "torch": torch.__version__,

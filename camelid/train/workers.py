@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from camelid.errors import CamelidError, ProblemList
-from camelid.machine import Machine
+from camelid.machine import Machine, can_fork
 from camelid.train.optim import Optimizer
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def check(machine: Machine) -> None:
             problems.add("threads", f"{machine.threads} in each of {machine.workers} workers", "use 1")
         if machine.device != "cpu":
             problems.add("workers", f"{machine.workers} on {machine.device}", "use 1: workers share a CPU")
-        if not hasattr(os, "fork"):
+        if not can_fork():
             problems.add("workers", f"{machine.workers} on a system that cannot fork", "use 1")
     problems.raise_usage()
 
@@ -181,7 +181,7 @@ class Share:
             self.slots.put(slot, total, self.optimizer.parameters)
 
     def look_ahead(self, step: int, first: int) -> None:
-        """Makes the next step's batches while the parent updates the weights; what is wrong with them shows later."""
+        """Makes the next step's batches while others work; what is wrong with them shows when they are asked for."""
         if first + self.slots.count >= sum(map(bool, self.plan(step)[1])):
             with suppress(Exception):
                 self.plan(step + 1)
@@ -272,6 +272,8 @@ class Crew:
         for child in self.children:
             child.order(command, step, first)
         self.share.obey(command, step, first)
+        if command == COMPUTE:
+            self.share.look_ahead(step, first)  # while the others finish
         for child in self.children:
             child.wait(step)
 
