@@ -98,8 +98,10 @@ KIND_NAMES = {"person": "person", "place": "town", "thing": "thing"}
 
 def _list(pen: Pen) -> str:
     kind = pen.pick(CLASS_NAMES)
+    many = PLURAL_CLASSES[kind]
     words = pen.world.words(kind)[: list_length(pen)]
-    return f"Some {PLURAL_CLASSES[kind]}: {', '.join(words)}."
+    lead = pen.pick((f"Some {many}", f"The first {len(words)} {many}", f"{len(words)} {many}"))
+    return f"{lead}: {', '.join(words)}."
 
 
 def _count(pen: Pen) -> str:
