@@ -72,7 +72,7 @@ LR: dict[Size, float] = {
     "13B": 3e-4,
     "33B": 1.5e-4,
     "65B": 1.5e-4,
-    "desk": 6e-3,
+    "desk": 4e-3,
     "tiny": 3e-3,
 }  # Table 2; ours
 WARMUP: dict[Size, Steps] = {
