@@ -217,8 +217,8 @@ class Child:
         how, length = ANSWER.unpack(head)
         if how == FAILED:
             told = (_read(self.answers, length) or b"").decode("utf-8", "replace")
-            last, _, trace = told.partition("\n")
-            error = WorkerFailed(f"step {step + 1}, worker {self.number}: {last}; weights are as after step {step}")
+            message, _, trace = told.partition("\0")
+            error = WorkerFailed(f"step {step + 1}, worker {self.number}: {message}; weights are as after step {step}")
             error.add_note(trace)
             raise error
 
@@ -342,7 +342,7 @@ def _live(share: Share, orders: int, answers: int, life: int) -> None:
         try:
             share.obey(command, step, first)
         except BaseException as error:
-            text = f"micro-batch {share.at + 1}: {type(error).__name__}: {error}\n{traceback.format_exc()}".encode()
+            text = f"micro-batch {share.at + 1}: {type(error).__name__}: {error}\0{traceback.format_exc()}".encode()
             os.write(answers, ANSWER.pack(FAILED, len(text)) + text)
             continue
         os.write(answers, ANSWER.pack(DONE, 0))
