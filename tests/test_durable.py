@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import random
+import select
 import shutil
 import signal
 import subprocess
@@ -431,6 +433,22 @@ def test_a_second_writer_is_told_who_holds_the_entry(tmp_path):
     with durable.locked(tmp_path / "entry"):
         pass
     assert hidden(tmp_path) == []
+
+
+def test_a_lock_that_the_child_of_a_dead_process_still_holds_is_waited_for(tmp_path):
+    """A process that was killed just after it forked: its child has had no time yet to close what it inherited."""
+    parent = os.fork()
+    if not parent:
+        with durable.locked(tmp_path / "entry"):
+            if not os.fork():
+                select.select([], [], [], 0.3)  # the child's own time, in which it holds the lock
+                os._exit(0)
+            os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(parent, 0)
+    with open(tmp_path / ".entry.lock") as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    with durable.locked(tmp_path / "entry"):
+        pass
 
 
 def test_a_killed_holder_frees_the_lock(tmp_path):

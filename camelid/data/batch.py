@@ -137,6 +137,8 @@ class PretrainingBatches:
             problems.add("batch", f"{tokens_per_step} tokens a step are not whole rows of {length}", near)
         if micro_tokens < length:
             problems.add("micro_tokens", f"{micro_tokens} tokens hold no row of {length}", f"give at least {length}")
+        if shares < 1:
+            problems.add("shares", f"{shares} parts of a step", "give at least one")
         problems.raise_usage()
         self.mixture, self.length, self.tokens_per_step = mixture, length, tokens_per_step
         self.rows_per_batch, self.shares = micro_tokens // length, shares
@@ -223,6 +225,8 @@ class SequenceBatches:
         if longest > micro_tokens:
             remedy = f"give at least {longest}, or a smaller length"
             problems.add("micro_tokens", f"{micro_tokens} tokens do not hold the longest sequence, {longest}", remedy)
+        if shares < 1:
+            problems.add("shares", f"{shares} parts of a step", "give at least one")
         problems.raise_usage()
         self.corpus, self.per_step, self.epochs = corpus, per_step, epochs
         self.micro_tokens, self.seed, self.shares = micro_tokens, seed, shares

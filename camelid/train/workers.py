@@ -217,8 +217,8 @@ class Child:
         how, length = ANSWER.unpack(head)
         if how == FAILED:
             told = (_read(self.answers, length) or b"").decode("utf-8", "replace")
-            last, _, trace = told.partition("\n")
-            error = WorkerFailed(f"step {step + 1}, worker {self.number}: {last}; weights are as after step {step}")
+            message, _, trace = told.partition("\0")
+            error = WorkerFailed(f"step {step + 1}, worker {self.number}: {message}; weights are as after step {step}")
             error.add_note(trace)
             raise error
 
@@ -306,11 +306,7 @@ def _forked(share: Share, life: int) -> Child:
     answers, answer = os.pipe()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ASKING)  # whoever asks the parent to stop, asks no child
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # threads: of the pools of PyTorch, which a child of one
-            process = os.fork()  # thread does not enter, and of the terminal, which it does not write to
+        process = _fork()
         if not process:
             try:
                 for number in ASKING:
@@ -318,11 +314,23 @@ def _forked(share: Share, life: int) -> Child:
                 _live(share, orders, answer, life)
             finally:
                 os._exit(1)
+    except OSError as error:
+        os.close(told)
+        os.close(answers)
+        raise WorkerFailed(f"worker {share.number} cannot be started ({error.strerror}); use fewer workers") from error
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(orders)
         os.close(answer)
     return Child(share.number, process, told, answers)
+
+
+def _fork() -> int:
+    """os.fork, without the warning of Python 3.12 where the parent has threads: PyTorch's pools, which a child of one
+    thread does not enter, and the terminal's, to which it does not write."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
 
 
 def _live(share: Share, orders: int, answers: int, life: int) -> None:
@@ -334,7 +342,7 @@ def _live(share: Share, orders: int, answers: int, life: int) -> None:
         try:
             share.obey(command, step, first)
         except BaseException as error:
-            text = f"micro-batch {share.at + 1}: {type(error).__name__}: {error}\n{traceback.format_exc()}".encode()
+            text = f"micro-batch {share.at + 1}: {type(error).__name__}: {error}\0{traceback.format_exc()}".encode()
             os.write(answers, ANSWER.pack(FAILED, len(text)) + text)
             continue
         os.write(answers, ANSWER.pack(DONE, 0))
@@ -351,11 +359,14 @@ def _end_with(life: int) -> None:
 
 def _close_all_but(*kept: int) -> None:
     """Closes every descriptor of this process but these and the three standard ones."""
-    begin = 3
-    for descriptor in sorted(kept):
-        os.closerange(begin, descriptor)
-        begin = descriptor + 1
-    os.closerange(begin, os.sysconf("SC_OPEN_MAX"))
+    try:
+        known = [int(name) for name in os.listdir("/dev/fd")]
+    except (OSError, ValueError):
+        known = list(range(os.sysconf("SC_OPEN_MAX")))
+    for descriptor in known:
+        if descriptor > 2 and descriptor not in kept:
+            with suppress(OSError):
+                os.close(descriptor)
 
 
 def _read(descriptor: int, length: int) -> bytes | None:

@@ -170,12 +170,17 @@ def test_a_damaged_store_entry_is_named_and_not_used(store: Path, tmp_path: Path
 
 
 def test_a_terminated_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
-    """SIGTERM in the middle of growing, exit code 143, then `camelid resume`: the store ends equal to an untouched one."""
+    """SIGTERM in the middle of growing, exit code 143, then `camelid resume`: the store ends equal to an untouched one.
+
+    One grows on one core, the other on two, where processes share its steps, and then on one.
+    """
     stores = [tmp_path / "one", tmp_path / "two"]
     changes = ["--set", "pretrained.train=60K", "--set", "tuned.train=6"]
-    words = [*RUN, "grow", "alpaca", "--size", "tiny", *changes, "--threads", "1", "--store"]
-    subprocess.run([*words, str(stores[0])], check=True, capture_output=True)
-    stopped = subprocess.Popen([*words, str(stores[1])], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    words = [*RUN, "grow", "alpaca", "--size", "tiny", *changes, "--store"]
+    subprocess.run([*words, str(stores[0]), "--threads", "1"], check=True, capture_output=True)
+    stopped = subprocess.Popen(
+        [*words, str(stores[1]), "--threads", "2"], stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
     journal = None
     while journal is None or journal.read_bytes().count(b"\n") < 5:
         assert stopped.poll() is None
@@ -186,6 +191,8 @@ def test_a_terminated_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert stopped.returncode == 143, told.decode()
     resumed = subprocess.run([*RUN, "resume", str(journal.parent), "--threads", "1"], capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
+    assert "2 processes of 1 thread" in told.decode() and "trained on 1 thread" in resumed.stderr
+    assert "other settings" not in resumed.stderr
     for name in ("pretrained", "tuned"):
         one, two = (folder(path, name) for path in stores)
         assert one.name == two.name

@@ -144,6 +144,23 @@ def test_how_a_step_is_split_into_micro_batches_changes_nothing_in_it() -> None:
     assert all(result == results[0] for result in results)
 
 
+@settings(max_examples=CASES, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 9))
+def test_shares_of_a_step_are_equal_to_a_row_and_as_many_as_asked_for(rows: int, most: int, shares: int) -> None:
+    mixture = Mixture.by_proportion(
+        {"a": numbered([3, 9, 4]), "b": numbered([7, 2])}, {"a": 2, "b": 1}, 8 * rows, seed=1
+    )
+    words = {"length": 4, "tokens_per_step": 4 * rows, "micro_tokens": 4 * most}
+    whole, cuts = PretrainingBatches(mixture, **words), PretrainingBatches(mixture, **words, shares=shares)
+    assert (whole.digest, whole.steps) == (cuts.digest, cuts.steps)
+    for one, other in ((whole.at(step), cuts.at(step)) for step in range(cuts.steps)):
+        assert [segment for batch in one for segment in cut(batch)] == [seg for batch in other for seg in cut(batch)]
+        assert len(other) >= len(one) and (len(other) % shares == 0 or len(other) == rows)
+        assert len(other) - shares < len(one) or shares == 1
+        held = {batch.tokens // 4 for batch in other}
+        assert max(held) <= most and (max(held) - min(held) <= 1 or shares == 1)
+
+
 def test_settings_that_do_not_fit_are_named_at_once() -> None:
     mixture = Mixture.by_epochs({"web": numbered([50])}, 1, seed=0)
     with pytest.raises(UsageError) as error:
@@ -164,7 +181,9 @@ def test_settings_that_do_not_fit_are_named_at_once() -> None:
 def test_an_epoch_holds_every_sequence_exactly_once_however_it_is_split(
     data: Corpus, per_step: int, epochs: int, micro_tokens: int, seed: int
 ) -> None:
-    batches = SequenceBatches(data, per_step=per_step, epochs=epochs, micro_tokens=micro_tokens, seed=seed)
+    batches = SequenceBatches(
+        data, per_step=per_step, epochs=epochs, micro_tokens=micro_tokens, seed=seed, shares=seed % 5 + 1
+    )
     wide = SequenceBatches(data, per_step=per_step, epochs=epochs, micro_tokens=10**6, seed=seed)
     assert batches.steps == epochs * -(-len(data) // per_step)
     everything = sorted(data.sequence(index).tolist() for index in range(len(data)))
@@ -260,6 +279,12 @@ def test_no_other_split_of_neighbours_has_fewer_groups_or_a_less_full_fullest_gr
     fewest = min(len(borders) for borders in possible)
     assert len(ours) == fewest
     assert fullest(ours) == min(fullest(borders) for borders in possible if len(borders) == fewest)
+    for shares in (2, 3, 4):
+        groups = split(lengths, most, shares)
+        ours = [sum(groups[: i + 1]) for i in range(len(groups) - 1)]
+        allowed = min(-(-(fewest + 1) // shares) * shares, len(lengths))
+        assert sum(groups) == len(lengths) and all(groups) and len(groups) <= allowed
+        assert fullest(ours) == min(fullest(borders) for borders in possible if len(borders) < allowed)
 
 
 def test_settings_of_sequences_that_do_not_fit_are_named_at_once() -> None:

@@ -178,7 +178,7 @@ def raise_value_error():
 
 
 def raise_bad_data():
-    raise BadData([Problem("row 7", "is odd", "mend it")])
+    raise BadData([Problem("row 7", "is odd", "mend it"), Problem("row 8", "is even", "leave it out")])
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def raise_bad_data():
         (kill_myself, r"step 3: worker 1 \(process \d+\) ended, killed by SIGKILL; .* after step 2"),
         (lambda: os._exit(9), r"worker 1 \(process \d+\) ended, exit code 9"),
         (raise_value_error, r"step 3, worker 1: micro-batch 2: ValueError: a batch it does not like"),
-        (raise_bad_data, r"step 3, worker 1: micro-batch 2: BadData: row 7: is odd; mend it"),
+        (raise_bad_data, r"step 3, worker 1: micro-batch 2: BadData: (?s:.*)row 7: is odd; mend it\n.*row 8: is even"),
     ],
 )
 def test_a_worker_that_dies_or_fails_ends_the_run_with_one_clear_error_and_loses_nothing(deed, told, tmp_path):
@@ -251,8 +251,7 @@ def test_runs_leave_no_process_no_descriptor_and_no_mapping_and_may_follow_work_
 
     torch.set_num_threads(3)
     weight = torch.randn(256, 256, requires_grad=True)
-    for _ in range(20):
-        (weight @ torch.randn(256, 4096)).square().mean().backward()
+    (weight @ torch.randn(256, 1024)).square().mean().backward()
     torch.set_num_threads(1)
     found, before = set(), held()
     for turn in range(4):
