@@ -152,7 +152,9 @@ def load(
     weights: Kind | None = None,
     engine: Engine | None = None,
 ) -> Loaded:
-    """The model in a folder, ours or Hugging Face's, ready to answer. `dtype` is that of the stored weights by default.
+    """The model in a folder, ours or Hugging Face's, or in a GGUF file, ready to answer.
+
+    `dtype` is that of the stored weights by default; quantised ones are decoded to float32.
 
     engine   "native" (the kernels of camelid/native: CPU, float32 activations) or "pytorch"; by default native where
              it can be had and the weights are float32 or bfloat16. `Loaded.engine` says which it became, and why.
