@@ -188,9 +188,9 @@ def save_gguf(
     path = Path(path)
     if path.exists():
         raise StoreError(f"{path}: exists already; choose another name, or remove it first")
-    wanted = [pair for pair in pairs(shape) if not (shape.tied and pair.ours == HEAD)]
+    wanted = _wanted(shape)
     given = {name: deferred(tensor) for name, tensor in state.items() if not (shape.tied and name == HEAD)}
-    forms = _forms(wanted, given, shape, form)
+    forms = forms_of(given, shape, form)
     tensors = {pair.gguf: _encoded(pair, given[pair.ours], shape, forms[pair.ours]) for pair in wanted}
     factors = wavelength_factors(shape)
     if factors is not None:
@@ -219,8 +219,12 @@ def save_gguf(
     return replace_file(path, serialise(keys, tensors), files=files)
 
 
-def _forms(wanted: list[Pair], given: Mapping[str, Deferred], shape: LlamaShape, form: str | None) -> dict[str, Form]:
-    """The form of each tensor by Hugging Face's name. Raises UsageError naming all that cannot be stored."""
+def forms_of(given: Mapping[str, Deferred], shape: LlamaShape, form: str | None) -> dict[str, Form]:
+    """The form in which `save_gguf` stores each tensor, by Hugging Face's name.
+
+    Raises UsageError naming all that cannot be stored.
+    """
+    wanted = _wanted(shape)
     problems = ProblemList()
     if form is not None and form not in WRITTEN:
         problems.add("type", f"found {form!r}", f"choose from {', '.join(WRITTEN)}")
@@ -626,4 +630,4 @@ def _narrowed(path: Path, header: Header, shape: LlamaShape, own: dict[str, Any]
     return {pair.ours: str(dtype).removeprefix("torch.") for pair in norms}
 
 
-__all__ = ["GgufCheckpoint", "Stored", "load_gguf", "save_gguf", "shape_keys"]
+__all__ = ["GgufCheckpoint", "Stored", "forms_of", "load_gguf", "save_gguf", "shape_keys"]

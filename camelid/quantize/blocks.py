@@ -31,6 +31,9 @@ AT_ONCE = 1 << 22  # ours: weights encoded or decoded together, which bounds the
 _NONLINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
+ENCODED = ("q8_0", "q4_0")
+
+
 def encode(form: str, values: Tensor) -> Tensor:
     """The bytes of weights [..., N], as uint8 [..., N / weights per block * bytes per block], on the CPU.
 
