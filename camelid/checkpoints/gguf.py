@@ -26,7 +26,7 @@ import torch
 from camelid.checkpoints.directory import Checkpoint
 from camelid.checkpoints.gguf_file import Blocks, Encoded, Header, Place, Value, read_header, serialise
 from camelid.checkpoints.gguf_vocabulary import MODEL as TOKENIZER
-from camelid.checkpoints.gguf_vocabulary import PREFIX, keys_of, tokenizer_of
+from camelid.checkpoints.gguf_vocabulary import PREFIX, TOKENS, keys_of, tokenizer_of
 from camelid.checkpoints.huggingface import MAX_HEADS, MAX_LAYERS, Config, Generation, generation_from, generation_to
 from camelid.checkpoints.names import (
     EMBEDDING,
@@ -601,6 +601,10 @@ def _generation(keys: Mapping[str, Value], vocab: int) -> Generation:
         id = keys.get(f"{PREFIX}{role}_token_id")
         if type(id) is int and 0 <= id < vocab:
             ids[role] = id
+    tokens = keys.get(TOKENS)
+    for role, name in (("eot", "<|eot_id|>"), ("eom", "<|eom_id|>")):  # by name, as llama.cpp finds them
+        if role not in ids and isinstance(tokens, list) and name in tokens:
+            ids[role] = tokens.index(name)
     ends = tuple(dict.fromkeys(ids[role] for role in ("eos", "eot", "eom") if role in ids))
     return Generation(ids.get("bos"), ends, ids.get("padding"))
 

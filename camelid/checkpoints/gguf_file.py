@@ -7,9 +7,9 @@
               that alignment: no gap, no overlap, nothing left over
 
 The layout is llama.cpp's (ggml/include/gguf.h); what its reader refuses is refused here. The gguf package's own reader
-is not used: it builds arrays as long as a file merely claims, follows nested arrays as deep as they go, and neither
-checks offsets for overlap nor raises one kind of error. Reading a header here needs no PyTorch; what it builds is
-bounded by the file's length, and tensors are views of the mapped file, made when asked for.
+is not used: it accepts overlapping tensors, gaps, and texts that end with the file, follows nested arrays until Python's
+stack ends, and raises errors of many kinds. Reading a header here needs no PyTorch;
+what it builds is bounded by the file's length, and tensors are views of the mapped file, made when asked for.
 """
 
 from __future__ import annotations

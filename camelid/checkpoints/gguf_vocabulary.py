@@ -219,7 +219,7 @@ def _from_model(keys: Mapping[str, Value], tokens: Sequence[str], kinds: Sequenc
             raise BadFile(path, TYPES, f"token {id} has type {kind}", REMEDY)
         if id >= own and kind != CONTROL:
             raise BadFile(path, TYPES, f"token {id} was added, but has type {kind}", REMEDY)
-    kinds = _defined(keys, kinds, path)
+    kinds = _with_unknown(keys, _defined(keys, kinds, path))
     pieces = [Piece(*each) for each in zip(tokens[:own], scores, map(Kind, kinds[:own]), strict=False)]
     prefix = keys.get(ADD_PREFIX, True)
     records = _TRAINER + _NORMALISER % bool(prefix) if rest is None else rest.tobytes()
@@ -258,6 +258,17 @@ def _defined(keys: Mapping[str, Value], kinds: Sequence[int], path: Path) -> lis
             raise BadFile(path, USER_DEFINED, f"{id} is no control token", REMEDY)
         found[id] = int(Kind.USER_DEFINED)
     return found
+
+
+def _with_unknown(keys: Mapping[str, Value], kinds: list[int]) -> list[int]:
+    """The kinds, where none is the unknown token: with that one which the keys name, as control, made it.
+
+    llama.cpp's converter calls it control where tokenizer_config.json lists it among the special tokens.
+    """
+    id = keys.get(UNKNOWN, 0)  # llama.cpp's default: src/llama-vocab.cpp
+    if Kind.UNKNOWN not in kinds and type(id) is int and 0 <= id < len(kinds) and kinds[id] == CONTROL:
+        return [*kinds[:id], int(Kind.UNKNOWN), *kinds[id + 1 :]]
+    return kinds
 
 
 def _from_merges(keys: Mapping[str, Value], tokens: Sequence[str], kinds: Sequence[int], path: Path) -> Tokenizer:

@@ -267,6 +267,23 @@ def test_a_tokenizer_json_of_pieces_gets_scores_that_mean_its_merges(tmp_path, p
     assert found.controls == tokenizer.controls and (found.bos, found.eos, found.pad) == (1, 2, 320)
 
 
+def test_an_unknown_token_that_llama_cpps_converter_calls_control_is_known_again(tmp_path, pieces):
+    path = save_gguf(tmp_path / "m.gguf", weights(SHAPE), shape=SHAPE, tokenizer=pieces)
+    header, data = read_header(path), gguf_file.Blocks(read_header(path))
+    keys = {name: value for name, value in header.metadata.items() if not name.startswith("camelid.")}
+    kinds = keys["tokenizer.ggml.token_type"].copy()
+    assert kinds[0] == 2
+    kinds[0] = 3
+    tensors = {
+        name: Encoded(place.form, place.shape, lambda name=name: data[name]) for name, place in header.places.items()
+    }
+    foreign = {**keys, "tokenizer.ggml.token_type": kinds}
+    (tmp_path / "foreign.gguf").write_bytes(b"".join(map(bytes, serialise(foreign, tensors))))
+    found = load_gguf(tmp_path / "foreign.gguf").tokenizer
+    assert [found.encode(text) for text in HARD] == [pieces.encode(text) for text in HARD]
+    assert found.controls == pieces.controls and (found.bos, found.eos) == (1, 2)
+
+
 def test_a_foreign_file_is_read_by_its_own_keys(tmp_path, ranks):
     """As the gguf package writes it, without a word of ours; its norms, widened as always, come back as the matrices are."""
     gguf = pytest.importorskip("gguf", reason="the gguf package is not installed")
@@ -287,7 +304,7 @@ def test_a_foreign_file_is_read_by_its_own_keys(tmp_path, ranks):
     found = load_gguf(tmp_path / "foreign.gguf")
     assert found.shape == shape and found.told == {} and found.tokenizer.digest() == ranks.digest()
     assert same_bits(dict(found.tensors()), state)
-    assert found.generation.eos == (ranks.eos,)
+    assert found.generation.eos == (ranks.eos, ranks.controls["<|eot_id|>"])
 
 
 def test_the_gguf_package_reads_what_is_written_here(tmp_path, pieces):
