@@ -339,6 +339,10 @@ class GgufCheckpoint(Checkpoint):
         """The weights under Hugging Face's names, in its order of rows; quantised ones decoded to float32."""
         return _Tensors(self._deferred)
 
+    def form(self, name: str) -> Form:
+        """In which form a tensor is stored, by Hugging Face's name."""
+        return self.header.places[self._pairs[name].gguf].form
+
     def stored(self, name: str) -> Stored:
         """One tensor, by Hugging Face's name, without decoding it."""
         pair = self._pairs[name]

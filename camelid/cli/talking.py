@@ -75,11 +75,12 @@ def opened(folder: Path, machine: Machine, dtype: str | None, wished: dict[str, 
     from camelid.generate.loaded import load
 
     torch.set_num_threads(machine.threads)
-    tell_of_decoding(folder)
     found = None if dtype is None else getattr(torch, dtype)
     loaded = load(folder, dtype=found, device=machine.device, **(wished or {}))
     if "(" in loaded.engine:
         click.echo(f"engine: {loaded.engine}", err=True)
+    if "as stored" not in loaded.engine:
+        tell_of_decoding(folder)
     return loaded
 
 
