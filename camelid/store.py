@@ -106,7 +106,8 @@ def find_model(name: str, store: Store, problems: ProblemList) -> Path | None:
         problems.add(f"model {name!r}", found, remedy)
         return None
     if "/" in name:
-        problems.add(f"model {name!r}", "there is no such folder")
+        what = "file" if path.suffix == ".gguf" else "folder"
+        problems.add(f"model {name!r}", f"there is no such {what}")
         return None
     member, _, size = name.partition(":")
     models = store.models()

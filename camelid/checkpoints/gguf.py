@@ -12,27 +12,24 @@ their bytes as they are.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from camelid.checkpoints.directory import Checkpoint
 from camelid.checkpoints.gguf_file import Blocks, Encoded, Header, Place, Value, read_header, serialise
+from camelid.checkpoints.gguf_shape import shape_keys, shape_of, viewed, wavelength_factors
 from camelid.checkpoints.gguf_vocabulary import MODEL as TOKENIZER
 from camelid.checkpoints.gguf_vocabulary import PREFIX, TOKENS, keys_of, tokenizer_of
-from camelid.checkpoints.huggingface import MAX_HEADS, MAX_LAYERS, Config, Generation, generation_from, generation_to
+from camelid.checkpoints.huggingface import Config, Generation, generation_from, generation_to
 from camelid.checkpoints.names import (
     EMBEDDING,
-    GGUF_EMBEDDING,
     GGUF_FREQUENCIES,
-    GGUF_HEAD,
     HEAD,
     Pair,
     heads_of,
@@ -41,12 +38,10 @@ from camelid.checkpoints.names import (
     to_neighbours,
 )
 from camelid.checkpoints.safetensors_io import Deferred, deferred
-from camelid.checkpoints.table import Table, short
 from camelid.durable import FILES, Files, json_bytes, parse_json, replace_file
-from camelid.errors import BadFile, NonFinite, ProblemList, Problems, StoreError, UsageError
+from camelid.errors import BadFile, NonFinite, ProblemList, Problems, StoreError
 from camelid.frozen import from_data, to_data
-from camelid.models.shape import LlamaShape, RopeScaling
-from camelid.nn.scaling import frequencies, ntk_theta
+from camelid.models.shape import LlamaShape
 from camelid.quantize.blocks import DTYPES, decode, encode
 from camelid.quantize.forms import FORMS, WRITTEN, Form
 
@@ -59,106 +54,7 @@ OWN_FORMAT = "camelid gguf 1"
 CHAT_TEMPLATE = PREFIX.removesuffix("ggml.") + "chat_template"
 ARCHITECTURE = "general.architecture"
 FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}  # llama.h: llama_ftype
-LLAMA = "llama."
-SCALING = "rope.scaling."
-YARN_RAMP = (32.0, 1.0)
 MAX_OWN_BYTES = 16 << 20
-
-COUNTS = {
-    "block_count": "layers",
-    "embedding_length": "width",
-    "attention.head_count": "heads",
-    "attention.head_count_kv": "kv_heads",
-    "attention.key_length": "head_width",
-    "feed_forward_length": "hidden",
-    "context_length": "context",
-}
-MOST = {"block_count": MAX_LAYERS, "attention.head_count": MAX_HEADS, "attention.head_count_kv": MAX_HEADS}
-# What these keys must be, where a file has them, for the model to be a plain Llama.
-PLAIN: dict[str, tuple[object, ...]] = {
-    "expert_count": (0,),
-    "expert_used_count": (0,),
-    "attention.causal": (True,),
-    "rope.scaling.alpha": (0.0,),
-    "rope.scaling.yarn_log_multiplier": (0.0,),
-    "rope.scaling.yarn_ext_factor": (1.0, -1.0),  # what yarn means by itself
-    "rope.scaling.yarn_attn_factor": (1.0, -1.0),
-    "rope.scaling.yarn_beta_fast": (32.0,),  # llama.cpp reads these for other architectures only
-    "rope.scaling.yarn_beta_slow": (1.0,),
-    "attention.scale": (0.0,),
-    "logit_scale": (0.0, 1.0),
-    "residual_scale": (0.0, 1.0),
-    "embedding_scale": (0.0, 1.0),
-}
-READ = {
-    *COUNTS,
-    *PLAIN,
-    "attention.value_length",
-    "attention.layer_norm_rms_epsilon",
-    "rope.freq_base",
-    "rope.dimension_count",
-    "rope.scale_linear",
-    *(SCALING + name for name in ("type", "factor", "original_context_length", "attn_factor")),
-    "vocab_size",
-}
-HARMLESS = {"rope.scaling.finetuned", "tensor_data_layout", "attention.layer_norm_epsilon"}
-
-
-# --- the shape as keys ----------------------------------------------------------------------------------------------
-
-
-def shape_keys(shape: LlamaShape) -> dict[str, Value]:
-    """The architecture's keys for a shape. Raises UsageError for one that they cannot say.
-
-    Static NTK scaling has no word there: it is written as the larger base that it is. Llama 3's is a tensor of its own.
-    """
-    told: dict[str, Value] = {key: getattr(shape, field) for key, field in COUNTS.items()}
-    told |= {
-        "attention.value_length": shape.head_width,
-        "attention.layer_norm_rms_epsilon": float(shape.eps),
-        "rope.dimension_count": shape.head_width,
-        "rope.freq_base": float(shape.theta),
-        "vocab_size": shape.vocab,
-    }
-    scaling = shape.scaling
-    _refuse_unsayable(scaling)
-    if scaling is not None and scaling.kind == "ntk":
-        told["rope.freq_base"] = float(ntk_theta(shape.theta, shape.head_width, scaling.factor))
-    if scaling is not None and scaling.kind in ("linear", "yarn"):
-        told |= {SCALING + "type": scaling.kind, SCALING + "factor": float(scaling.factor)}
-    if scaling is not None and scaling.kind == "yarn":
-        told[SCALING + "original_context_length"] = scaling.original or shape.context
-        if scaling.attention is not None:  # llama.cpp multiplies what follows from the factor by this
-            told[SCALING + "attn_factor"] = scaling.attention / _yarn_attention(scaling.factor)
-    return {LLAMA + key: value for key, value in told.items()}
-
-
-def _refuse_unsayable(scaling: RopeScaling | None) -> None:
-    problems = ProblemList()
-    remedy = "keep this model in Hugging Face's format"
-    if scaling is not None and scaling.kind == "dynamic":
-        found = "dynamic follows the length of each text, for which GGUF has no word"
-        problems.add("shape.scaling", found, remedy)
-    if scaling is not None and scaling.kind == "yarn" and (scaling.fast, scaling.slow) != YARN_RAMP:
-        found = f"a ramp from {scaling.fast:g} to {scaling.slow:g}: llama.cpp reads none for Llamas, and takes 32 to 1"
-        problems.add("shape.scaling", found, remedy)
-    problems.raise_usage()
-
-
-def _yarn_attention(factor: float) -> float:
-    return 0.1 * math.log(factor) + 1
-
-
-def wavelength_factors(shape: LlamaShape) -> torch.Tensor | None:
-    """What llama3's scaling divides each rotation by, float32 [head width / 2]; None for other shapes."""
-    if shape.scaling is None or shape.scaling.kind != "llama3":
-        return None
-    plain, slowed = (
-        np.array(frequencies(shape.theta, shape.head_width, scaling, context=shape.context).radians)
-        for scaling in (None, shape.scaling)
-    )
-    return torch.from_numpy((plain / slowed).astype(np.float32))
-
 
 # --- writing --------------------------------------------------------------------------------------------------------
 
@@ -198,7 +94,7 @@ def save_gguf(
     own = {
         "format": OWN_FORMAT,
         "shape": to_data(shape),
-        "told": dict(told or {}),
+        "told": {"template": None if template is None else to_data(template), **(told or {})},
         "generation": dict(generation_to(generation or Generation())),
         "widened": _widened(wanted, given, form),
         "from": source,
@@ -371,7 +267,7 @@ class GgufCheckpoint(Checkpoint):
         def read() -> torch.Tensor:
             stored = self.stored(name)
             if form in DTYPES:
-                whole = _viewed(stored.data, DTYPES[form])
+                whole = viewed(stored.data, DTYPES[form])
                 narrow = whole.to(dtype)
                 if not torch.equal(narrow.to(whole.dtype), whole):
                     raise BadFile(self.path, pair.gguf, f"holds more than the {dtype} it is said to come from")
@@ -379,12 +275,6 @@ class GgufCheckpoint(Checkpoint):
             return decode(form, stored.data)
 
         return Deferred(dtype, pair.shape, read)
-
-
-def _viewed(data: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    if data.storage_offset() % dtype.itemsize or data.data_ptr() % dtype.itemsize:
-        data = data.clone()
-    return data.view(dtype)
 
 
 class _Tensors(Mapping[str, torch.Tensor]):
@@ -415,7 +305,7 @@ def load_gguf(path: Path) -> GgufCheckpoint:
     keys = header.metadata
     _check_kind(path, keys)
     own = _read_own(path, keys.get(OWN))
-    shape = _shape(path, header, own)
+    shape = shape_of(header, None if own is None else _told_shape(path, own), OWN)
     _check_tensors(path, header, shape)
     generation = Generation() if own is None else generation_from(own["generation"], path)
     if own is None:
@@ -454,128 +344,11 @@ def _read_own(path: Path, text: object) -> dict[str, Any] | None:
     return dict(own)
 
 
-def _shape(path: Path, header: Header, own: dict[str, Any] | None) -> LlamaShape:
-    table = Table(path, {key: _plain(value) for key, value in header.metadata.items() if key.startswith(LLAMA)})
-    if own is None:
-        return _foreign_shape(table, header)
+def _told_shape(path: Path, own: dict[str, Any]) -> LlamaShape:
     try:
-        shape = from_data(LlamaShape, own["shape"], "shape")
-        expected = shape_keys(shape)
+        return from_data(LlamaShape, own["shape"], "shape")
     except Problems as error:
         raise BadFile(path, OWN, str(error).replace("\n", "; "), "take the original file") from error
-    for key in sorted(expected.keys() | table.content.keys()):
-        if not _equal(expected.get(key), table.content.get(key)):
-            table.complain(key, f"{short(table.content.get(key))} is not what {OWN} says")
-    factors, place = wavelength_factors(shape), header.places.get(GGUF_FREQUENCIES)
-    if (factors is None) != (place is None) or (factors is not None and not _are_factors(header, factors)):
-        table.complain(GGUF_FREQUENCIES, f"is not what {OWN} says")
-    table.finish()
-    return shape
-
-
-def _plain(value: Value) -> object:
-    return value if isinstance(value, bool | int | float | str) else list[None]([None] * min(len(value), 9999))
-
-
-def _equal(expected: object, found: object) -> bool:
-    if type(expected) is not type(found):
-        return False
-    if isinstance(expected, float) and isinstance(found, float):
-        with np.errstate(over="ignore"):
-            return bool(np.float32(expected) == np.float32(found))
-    return expected == found
-
-
-def _foreign_shape(table: Table, header: Header) -> LlamaShape:
-    """The shape as GGUF's own keys say it. Raises BadFile naming every key that is missing, wrong or not understood."""
-    for key in table.content:
-        name = key.removeprefix(LLAMA)
-        if name in PLAIN:
-            table.must_be(key, PLAIN[name], f"only {PLAIN[name][0]!r} can")
-        elif name not in READ and name not in HARMLESS:
-            table.complain(key, "is not a known key and may change what the model computes")
-    numbers = {field: table.count(LLAMA + key, most=MOST.get(key, 2**31 - 1)) for key, field in COUNTS.items()}
-    eps, theta = _real(table, "attention.layer_norm_rms_epsilon"), _real(table, "rope.freq_base")
-    for key, field in COUNTS.items():
-        if numbers[field] is None and field not in ("kv_heads", "head_width"):
-            table.complain(LLAMA + key, "is missing", "convert the model anew")
-    if eps is None:
-        table.complain(LLAMA + "attention.layer_norm_rms_epsilon", "is missing or no number")
-    width, heads = numbers["width"], numbers["heads"]
-    if numbers["head_width"] is None and width and heads:
-        if width % heads:
-            table.complain(LLAMA + "embedding_length", f"{width} does not divide over {heads} heads")
-        numbers["head_width"] = width // heads
-    for key in ("rope.dimension_count", "attention.value_length"):
-        if table.count(LLAMA + key) not in (None, numbers["head_width"]):
-            table.complain(LLAMA + key, f"differs from the head width of {numbers['head_width']}")
-    embedding = header.places.get(GGUF_EMBEDDING)
-    vocab = embedding.shape[0] if embedding is not None and len(embedding.shape) == 2 else None
-    if vocab is None:
-        table.complain(GGUF_EMBEDDING, "is missing or no matrix")
-    elif table.count(LLAMA + "vocab_size") not in (None, vocab):
-        table.complain(LLAMA + "vocab_size", f"differs from the {vocab} rows of {GGUF_EMBEDDING}")
-    scaling = _scaling(table, numbers["context"])
-    table.finish()
-    known = {field: number for field, number in numbers.items() if number is not None}
-    known.setdefault("kv_heads", known["heads"])
-    try:
-        shape = LlamaShape(
-            **known, vocab=vocab or 0, theta=theta or 1e4, eps=eps or 0.0, tied=GGUF_HEAD not in header.places,
-            scaling=scaling,
-        )  # fmt: skip
-    except UsageError as error:
-        raise BadFile(table.path, "", str(error).replace("\n", "; "), "convert the model anew") from error
-    return _with_factors(header, shape)
-
-
-def _real(table: Table, key: str) -> float | None:
-    """A number, as the shortest decimal that float32 rounds to it: 1e-05, not 9.999999747e-06."""
-    value = table.real(LLAMA + key)
-    return None if value is None else float(str(np.float32(value)))
-
-
-def _scaling(table: Table, context: int | None) -> RopeScaling | None:
-    kind = table.content.get(LLAMA + SCALING + "type", "linear")  # llama.cpp's default
-    factor = _real(table, SCALING + "factor") or _real(table, "rope.scale_linear") or 1.0
-    original = table.count(LLAMA + SCALING + "original_context_length")
-    attention = _real(table, SCALING + "attn_factor")
-    if kind not in ("none", "linear", "yarn"):
-        table.complain(LLAMA + SCALING + "type", f"{short(kind)} is none of none, linear, yarn")
-        return None
-    if kind != "yarn":
-        if attention not in (None, 1.0):
-            table.complain(LLAMA + SCALING + "attn_factor", f"{attention} is not understood without yarn")
-        return RopeScaling("linear", factor) if kind == "linear" and factor != 1.0 else None
-    if factor < 1:
-        table.complain(LLAMA + SCALING + "factor", f"{factor} does not stretch")
-        return None
-    return RopeScaling(
-        "yarn",
-        factor,
-        original=original or context,
-        attention=None if attention in (None, 1.0) else float(attention or 1.0) * _yarn_attention(factor),
-    )
-
-
-def _with_factors(header: Header, shape: LlamaShape) -> LlamaShape:
-    """The shape with the Llama 3 scaling that a tensor of factors spells, found among the published ones."""
-    if GGUF_FREQUENCIES not in header.places:
-        return shape
-    for factor in (8.0, 32.0):  # 3.1 to 3.3, and 3.2's small sizes (models/shape.py)
-        tried = replace(shape, scaling=RopeScaling("llama3", factor, original=8192, low=1.0, high=4.0))
-        factors = wavelength_factors(tried)
-        if shape.scaling is None and factors is not None and _are_factors(header, factors):
-            return tried
-    found = "its factors are those of no published scaling"
-    raise BadFile(header.path, GGUF_FREQUENCIES, found, "convert the model anew from its folder, with camelid")
-
-
-def _are_factors(header: Header, factors: torch.Tensor) -> bool:
-    place = header.places[GGUF_FREQUENCIES]
-    if place.form.name != "f32" or place.shape != tuple(factors.shape):
-        return False
-    return torch.allclose(_viewed(Blocks(header)[GGUF_FREQUENCIES], torch.float32), factors, rtol=1e-5, atol=0)
 
 
 def _check_tensors(path: Path, header: Header, shape: LlamaShape) -> None:
@@ -632,7 +405,7 @@ def _narrowed(path: Path, header: Header, shape: LlamaShape, own: dict[str, Any]
         return {}
     dtype = DTYPES[matrices.pop()]
     blocks = Blocks(header)
-    whole = [_viewed(blocks[pair.gguf], torch.float32) for pair in norms]
+    whole = [viewed(blocks[pair.gguf], torch.float32) for pair in norms]
     if not all(torch.equal(norm.to(dtype).float(), norm) for norm in whole):
         return {}
     return {pair.ours: str(dtype).removeprefix("torch.") for pair in norms}

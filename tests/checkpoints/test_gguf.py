@@ -14,8 +14,9 @@ import torch
 from camelid import tokenizers
 from camelid.checkpoints import directory, gguf_file
 from camelid.checkpoints.convert import convert
-from camelid.checkpoints.gguf import load_gguf, save_gguf, shape_keys
+from camelid.checkpoints.gguf import load_gguf, save_gguf
 from camelid.checkpoints.gguf_file import Encoded, read_header, serialise
+from camelid.checkpoints.gguf_shape import READ, shape_keys
 from camelid.checkpoints.names import HEAD
 from camelid.dialogue.message import Message
 from camelid.dialogue.published import LLAMA_2, LLAMA_3
@@ -387,6 +388,28 @@ def test_files_that_are_no_such_model_are_refused_by_name(tmp_path, ranks, key, 
         load_gguf(tmp_path / "bad.gguf").tokenizer.encode("x")
 
 
+def test_a_width_that_only_the_keys_have_costs_nothing_before_it_is_refused(tmp_path, ranks):
+    """Keys and camelid's own word agree on heads of 2^30; the factors for them would take gigabytes."""
+    shape = replace(SHAPE, scaling=SCALINGS["llama3"])
+    path = save_gguf(tmp_path / "m.gguf", weights(shape), shape=shape, tokenizer=ranks)
+    header, data = read_header(path), gguf_file.Blocks(read_header(path))
+    keys = dict(header.metadata) | shape_keys(replace(shape, head_width=2**30))
+    keys["camelid.model"] = keys["camelid.model"].replace('"head_width": 16', f'"head_width": {2**30}')
+    tensors = {
+        name: Encoded(place.form, place.shape, lambda name=name: data[name]) for name, place in header.places.items()
+    }
+    for own in (True, False):
+        chosen = {key: value for key, value in keys.items() if own or key != "camelid.model"}
+        (tmp_path / "bad.gguf").write_bytes(b"".join(map(bytes, serialise(chosen, tensors))))
+        with pytest.raises(BadFile, match=r"rope_freqs\.weight"):
+            load_gguf(tmp_path / "bad.gguf")
+
+
+def test_a_template_given_alone_comes_back(tmp_path, ranks):
+    save_gguf(tmp_path / "m.gguf", weights(SHAPE), shape=SHAPE, tokenizer=ranks, template=LLAMA_3)
+    assert load_gguf(tmp_path / "m.gguf").template == LLAMA_3
+
+
 def test_a_file_of_ours_whose_keys_were_edited_is_refused(tmp_path):
     path = save_gguf(tmp_path / "m.gguf", weights(SHAPE), shape=SHAPE)
     data = path.read_bytes()
@@ -398,8 +421,6 @@ def test_a_file_of_ours_whose_keys_were_edited_is_refused(tmp_path):
 
 
 def test_every_key_of_a_shape_is_understood_when_read_again():
-    from camelid.checkpoints.gguf import READ
-
     for name, scaling in STRETCHED.items():
         if name not in ("dynamic", "yarn, all said"):
             assert {key.removeprefix("llama.") for key in shape_keys(replace(SHAPE, scaling=scaling))} <= READ
