@@ -94,17 +94,20 @@ def _grown(path: Path) -> Grown | None:
 
 
 def find_model(name: str, store: Store, problems: ProblemList) -> Path | None:
-    """The folder that MODEL means: a path, or the newest grown member of that name ("alpaca", or "alpaca:desk")."""
+    """Where the model lies that MODEL means: a folder, a GGUF file, or the newest grown member of that name.
+
+    "alpaca" is any size of the member, "alpaca:desk" one.
+    """
     path = Path(name).expanduser()
-    if path.is_dir():
+    if path.is_dir() or (path.is_file() and path.suffix == ".gguf"):
         return path
     if path.exists():
-        problems.add(
-            f"model {name!r}", "is a file, not a folder", "name the Hugging Face folder that holds config.json"
-        )
+        found, remedy = "is a file, not a folder", "name the folder that holds config.json, or a file NAME.gguf"
+        problems.add(f"model {name!r}", found, remedy)
         return None
     if "/" in name:
-        problems.add(f"model {name!r}", "there is no such folder")
+        what = "file" if path.suffix == ".gguf" else "folder"
+        problems.add(f"model {name!r}", f"there is no such {what}")
         return None
     member, _, size = name.partition(":")
     models = store.models()

@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent / "camelid"
 LAYERS: list[set[str]] = [
     {"errors"},
     {"frozen", "randomness", "durable", "stage", "machine", "journal"},
+    {"quantize"},
     {"tokenizers", "dialogue", "nn"},
     {"models", "data", "desk"},
     {"checkpoints", "native"},

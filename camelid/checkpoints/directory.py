@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import camelid
+from camelid.checkpoints.gguf_file import is_gguf
 from camelid.checkpoints.huggingface import (
     Config,
     Generation,
@@ -236,7 +237,7 @@ def _index(shards: Mapping[str, Mapping[str, Deferred]]) -> bytes:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model folder whose every claim was checked. Tensors and tokenizer are read when asked for."""
+    """A model whose every claim was checked. Tensors and tokenizer are read when asked for."""
 
     path: Path
     config: Config
@@ -328,7 +329,7 @@ def _file_digest(path: Path) -> str:
 
 
 def load(path: Path, *, check: Literal["contents", "lengths"] = "contents") -> Checkpoint:
-    """The model in a folder, ours or Hugging Face's, once everything it says was found true.
+    """The model in a folder, ours or Hugging Face's, or in a GGUF file, once everything it says was found true.
 
     check   for folders of ours: "contents" reads every byte again and compares its digest before any tensor can be
             used; "lengths" only that the files are there and as long as they were
@@ -336,6 +337,10 @@ def load(path: Path, *, check: Literal["contents", "lengths"] = "contents") -> C
     Raises BadFile naming everything that is wrong.
     """
     path = Path(path)
+    if is_gguf(path):
+        from camelid.checkpoints.gguf import load_gguf
+
+        return load_gguf(path)
     manifest = _open_folder(path, check)
     config = read_config(path / CONFIG)
     told = _read_told(path) if manifest is not None else {}

@@ -31,7 +31,9 @@ COMMANDS = {
     "tokenize": ("talking", "Text to ids, and back."),
     "render": ("talking", "A conversation to ids, loss mask and stop ids."),
     "eval": ("talking", "Score a model on tasks."),
-    "convert": ("keeping", "Rewrite a model folder in another format."),
+    "convert": ("keeping", "Rewrite a model in another format: Hugging Face, Meta, GGUF."),
+    "quantize": ("measuring", "Weights in fewer bits: bytes, errors, perplexity and divergence, measured."),
+    "verify": ("measuring", "Whether two models say the same: ids, chats, logits."),
     "data": ("keeping", "Look at a data set as the model will see it."),
     "doctor": ("keeping", "What this machine, this installation and the store are like."),
 }

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import click
 
+from camelid.cli.talking import load_tokenizer
 from camelid.data.cache import from_dialogues
 from camelid.data.corpus import Corpus, Report
 from camelid.data.inspect import coloured, counts, plain, sample
 from camelid.frozen import to_data
 from camelid.recipe import Finetune, Recipe
-from camelid.tokenizers import load as load_tokenizer
 from camelid.tokenizers.protocol import Tokenizer
 
 

@@ -8,7 +8,7 @@ import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
@@ -18,28 +18,40 @@ from camelid.durable import verify
 from camelid.errors import BadFile
 from camelid.machine import GIB, SMALL, Machine, describe, detect, divided, hands
 from camelid.native.library import state as native_state
+from camelid.quantize.forms import FORMS, WRITTEN
 from camelid.store import Store
+
+FORMATS = ("hf", "meta", "gguf")
 
 
 @click.command(cls=Command)
 @click.argument("source", metavar="SRC", required=False)
 @click.argument("target", metavar="DST", required=False)
-@click.option("--to", "form", metavar="hf|meta", help="Hugging Face's layout or Meta's.")
+@click.option("--to", "form", metavar="hf|meta|gguf", help="Hugging Face's layout, Meta's, or one GGUF file.")
+@click.option("--type", "kind", metavar="TYPE", help="f32, f16, bf16; for GGUF also q8_0, q4_0 (default: as stored).")
+@click.option("--context", metavar="N", help="From Meta's layout: the tokens that the weights were trained with.")
 @store_option
 @click.pass_obj
-def convert(asked: Asked, /, source: str | None, target: str | None, form: str | None, store: str | None) -> None:
-    """Rewrite a model folder in another format, every tensor bit for bit. SRC is a folder or a grown member."""
-    if form is None:
-        asked.problems.add("--to", "is missing", "say --to hf or --to meta")
-    wanted = asked.choice("--to", form, ("hf", "meta"), "hf")
+def convert(asked: Asked, /, source: str | None, target: str | None, store: str | None, **options: Any) -> None:
+    """Rewrite a model in another format, every tensor bit for bit unless --type says otherwise.
+
+    SRC is a folder, a GGUF file or a grown member.
+    """
+    if options["form"] is None:
+        asked.problems.add("--to", "is missing", "say --to hf, --to meta or --to gguf")
+    wanted = asked.choice("--to", options["form"], FORMATS, "hf")
+    types = tuple(name for name in WRITTEN if wanted == "gguf" or FORMS[name].is_float)
+    kind = asked.choice("--type", options["kind"], types, "") or None
+    context = asked.whole("--context", options["context"], None)
     folder = asked.model(source, asked.store(store))
     if target is not None and Path(target).expanduser().exists():
-        asked.problems.add("DST", f"{target} exists", "name a folder that does not exist yet")
+        asked.problems.add("DST", f"{target} exists", "name something that does not exist yet")
     asked.settle()
     assert target is not None
+    from camelid.checkpoints.convert import Format
     from camelid.checkpoints.convert import convert as rewrite
 
-    made = rewrite(folder, Path(target).expanduser(), to="meta" if wanted == "meta" else "hf")
+    made = rewrite(folder, Path(target).expanduser(), to=cast(Format, wanted), type=kind, context=context)
     click.echo(str(made))
 
 
@@ -78,7 +90,7 @@ def inspect(asked: Asked, /, file: str | None, as_json: bool, **options: Any) ->
 
 
 def tokenizer_path(asked: Asked, /, named: str | None, store: Store) -> Path:
-    """A tokenizer file, a model folder, or the folder of a grown member."""
+    """A tokenizer file, a model folder or GGUF file, or the folder of a grown member."""
     if named is not None and Path(named).expanduser().is_file():
         return Path(named).expanduser()
     return asked.model(named, store)

@@ -16,6 +16,7 @@ from camelid.machine import Machine
 
 if TYPE_CHECKING:
     from camelid.generate.loaded import Loaded
+    from camelid.tokenizers.protocol import Tokenizer
 
 TASKS = ("desk",)
 WEIGHTS = ("float32", "bf16", "q8_0", "q4_0")
@@ -64,9 +65,10 @@ def engine(asked: Asked, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def opened(folder: Path, machine: Machine, dtype: str | None, wished: dict[str, Any] | None = None) -> Loaded:
-    """The model of a folder on a machine, in its stored precision unless another was asked for.
+    """The model of a folder or GGUF file on a machine, in its stored precision unless another was asked for.
 
-    Where PyTorch computes although the kernels would serve, the reason is told on standard error.
+    Quantised weights of a file are decoded, which is told on standard error; so is the reason where PyTorch
+    computes although the kernels would serve.
     """
     import torch
 
@@ -77,7 +79,31 @@ def opened(folder: Path, machine: Machine, dtype: str | None, wished: dict[str, 
     loaded = load(folder, dtype=found, device=machine.device, **(wished or {}))
     if "(" in loaded.engine:
         click.echo(f"engine: {loaded.engine}", err=True)
+    if "as stored" not in loaded.engine:
+        tell_of_decoding(folder)
     return loaded
+
+
+def tell_of_decoding(path: Path) -> None:
+    """Say on standard error that quantised weights are decoded, and to what; nothing of others."""
+    if path.is_dir():
+        return
+    from camelid.checkpoints.gguf import load_gguf
+
+    checkpoint = load_gguf(path)
+    if checkpoint.quantised:
+        forms = ", ".join(f"{count} in {form}" for form, count in checkpoint.forms.items())
+        told = f"{path.name}: {forms} (tensors); decoded to {checkpoint.dtype}, which takes more memory than the file"
+        click.echo(told, err=True)
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """The tokenizer of a model folder, a GGUF file, or a tokenizer file."""
+    from camelid import tokenizers
+    from camelid.checkpoints import directory
+    from camelid.checkpoints.gguf_file import is_gguf
+
+    return directory.load(path).tokenizer if is_gguf(path) else tokenizers.load(path)
 
 
 @click.command(cls=Command)
@@ -95,7 +121,7 @@ def opened(folder: Path, machine: Machine, dtype: str | None, wished: dict[str, 
 @json_option
 @click.pass_obj
 def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
-    """Continue or answer one prompt with MODEL, a folder or a grown member.
+    """Continue or answer one prompt with MODEL, a folder, a GGUF file or a grown member.
 
     With --json one object is printed: prompt_ids, token_ids, text, logprobs (natural log, one per generated token),
     finish_reason, and prompt_logprobs where asked for.
@@ -141,7 +167,7 @@ def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
 @store_option
 @click.pass_obj
 def chat(asked: Asked, /, **options: Any) -> None:
-    """Talk with MODEL, a folder or a grown member, in its own template.
+    """Talk with MODEL, a folder, a GGUF file or a grown member, in its own template.
 
     /clear begins anew, /exit or the end of input leaves; an interrupt stops the answer.
     """
@@ -216,9 +242,7 @@ def tokenize(asked: Asked, /, model: str | None, decode: bool, store: str | None
     """Standard input as one text to ids, and back with --decode. Text never yields a control id."""
     where = tokenizer_path(asked, model, asked.store(store))
     asked.settle()
-    from camelid import tokenizers
-
-    tokenizer = tokenizers.load(where)
+    tokenizer = load_tokenizer(where)
     text = read_input("standard input")
     if decode:
         ids = read_ids(text, tokenizer.size)
@@ -368,11 +392,18 @@ def eval_command(asked: Asked, /, as_json: bool, **options: Any) -> None:
 
 def world_of(folder: Path) -> tuple[str, int]:
     """The desk world that a grown model's data came from, by its provenance; the small one elsewhere."""
+    from camelid.checkpoints.gguf_file import is_gguf
     from camelid.durable import read_json
     from camelid.store import PROVENANCE
 
     try:
-        told: Any = read_json(folder / PROVENANCE)
+        told: Any
+        if is_gguf(folder):
+            from camelid.checkpoints.gguf import load_gguf
+
+            told = load_gguf(folder).told
+        else:
+            told = read_json(folder / PROVENANCE)
     except BadFile:
         return "small", 0
     desk = told.get("provenance", {}).get("desk") if isinstance(told, dict) else None

@@ -67,17 +67,17 @@ def texts(loaded: Loaded, given: Sequence[str], *, overlap: float = 0.5) -> list
     problems.raise_usage()
     context = reach(loaded.shape)
     step = max(1, context - max(1, math.floor(context * overlap)))
-    windows: list[tuple[Sequence[int], int]] = []
+    parts: list[tuple[Sequence[int], int]] = []
     owners: list[int] = []
     sums = [0.0] * len(given)
     tokens = [0] * len(given)
     for index, text in enumerate(given):
         ids = [loaded.tokenizer.bos or 0, *loaded.tokenizer.encode(text)]
         tokens[index] = len(ids) - 1
-        for window in _windows(ids, context, step):
-            windows.append(window)
+        for window in windows(ids, context, step):
+            parts.append(window)
             owners.append(index)
-    for owner, logprobs in zip(owners, scored(loaded.model, windows), strict=True):
+    for owner, logprobs in zip(owners, scored(loaded.model, parts), strict=True):
         sums[owner] += math.fsum(logprobs)
     return [
         Likelihood(total, count, len(text.encode())) for total, count, text in zip(sums, tokens, given, strict=True)
@@ -123,7 +123,7 @@ def total(likelihoods: Iterable[Likelihood]) -> Likelihood:
     return joined
 
 
-def _windows(ids: Sequence[int], context: int, step: int) -> Iterator[tuple[Sequence[int], int]]:
+def windows(ids: Sequence[int], context: int, step: int) -> Iterator[tuple[Sequence[int], int]]:
     """Windows of at most `context` ids, and where in each the ids begin that no window before it has counted."""
     done = min(len(ids), context)
     yield ids[:done], 1

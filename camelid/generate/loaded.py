@@ -16,6 +16,7 @@ from camelid.dialogue.template import Rendered, Template, render
 from camelid.errors import Problem, ProblemList, UsageError
 from camelid.generate.answer import Completion
 from camelid.generate.decode import GREEDY, ROWS, Event, Model, complete_all, ended, generate
+from camelid.generate.gguf import as_stored
 from camelid.generate.settings import Settings
 from camelid.models.shape import LlamaShape
 from camelid.native.build import built, switched_off
@@ -152,7 +153,10 @@ def load(
     weights: Kind | None = None,
     engine: Engine | None = None,
 ) -> Loaded:
-    """The model in a folder, ours or Hugging Face's, ready to answer. `dtype` is that of the stored weights by default.
+    """The model in a folder, ours or Hugging Face's, or in a GGUF file, ready to answer.
+
+    `dtype` is that of the stored weights by default. Quantised weights of a GGUF file are read by the native kernels as
+    they are where these can (Q8_0, Q4_0), and otherwise decoded to float32.
 
     engine   "native" (the kernels of camelid/native: CPU, float32 activations) or "pytorch"; by default native where
              it can be had and the weights are float32 or bfloat16. `Loaded.engine` says which it became, and why.
@@ -166,7 +170,10 @@ def load(
     asked = dtype or getattr(torch, checkpoint.dtype)
     why = _no_native(asked, torch.device(device), engine, weights)
     model: Model
-    if why is None:
+    stored = as_stored(checkpoint) if why is None and dtype is None and weights is None else None
+    if stored is not None:
+        model, told = stored, f"native {stored.weights} as stored, {state().split(',')[0]}"
+    elif why is None:
         kind: Kind = weights or ("bf16" if asked == torch.bfloat16 else "float32")
         model = NativeLlama.load(checkpoint.shape, checkpoint.tensors(), kind)
         told = f"native {kind}, {state().split(',')[0]}"

@@ -49,7 +49,7 @@ def sentencepiece_json(model: Model, controls: Mapping[str, int], bos: int | Non
         controls,
         normalizer={"type": "Sequence", "normalizers": normaliser},
         pre_tokenizer=None,
-        post_processor=_begins_with(bos, controls),
+        post_processor=begins_with(bos, controls),
         decoder={"type": "Sequence", "decoders": decoder},
         model=_bpe(
             vocabulary, _piece_merges(model), unk_token=unknown, fuse_unk=True, byte_fallback=model.byte_fallback
@@ -67,7 +67,7 @@ def byte_bpe_json(tokens: Sequence[bytes], controls: Mapping[str, int], bos: int
         controls,
         normalizer=None,
         pre_tokenizer={"type": "Sequence", "pretokenizers": [split, level]},
-        post_processor=_begins_with(bos, controls),
+        post_processor=begins_with(bos, controls),
         decoder={"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
         model=_bpe(vocabulary, merges, ignore_merges=True),
     )
@@ -138,7 +138,8 @@ def _document(controls: Mapping[str, int], **sections: Any) -> bytes:
     return _json(head | sections)
 
 
-def _begins_with(bos: int | None, controls: Mapping[str, int]) -> dict[str, Any] | None:
+def begins_with(bos: int | None, controls: Mapping[str, int]) -> dict[str, Any] | None:
+    """The post-processor of tokenizer.json that puts the begin token first; None without one."""
     if bos is None:
         return None
     name = next(name for name, id in controls.items() if id == bos)

@@ -232,7 +232,71 @@ class Json:
         self.reader(self.path)
 
 
-KINDS = {"safetensors": Safetensors, "pth": Pth, "json": Json}
+class Gguf:
+    """Header, shape, tokenizer and tensors of a GGUF file; what is accepted the gguf package must accept, byte for byte."""
+
+    def __init__(self, folder: Path) -> None:
+        from dataclasses import replace
+
+        import torch
+
+        from camelid.checkpoints.gguf import save_gguf
+        from camelid.models.shape import RopeScaling
+        from camelid.tokenizers import byte_bpe, sentencepiece
+        from tests.checkpoints.models import SHAPE, weights
+
+        try:
+            import gguf
+
+            self.reference = gguf.GGUFReader
+        except ImportError:
+            self.reference = None
+        self.path = folder / "f.gguf"
+        text = ["The camel walked 120 miles to Aswan. " * 9]
+        tokenizers = [None, sentencepiece.train(text, vocab=285), byte_bpe.train(text, vocab=270)]
+        small = replace(SHAPE, layers=1, heads=2, kv_heads=1, hidden=32, head_width=16, vocab=288)
+        scaled = replace(small, scaling=RopeScaling("llama3", 8.0, original=8192), theta=5e5, tied=True)
+        self.seeds = []
+        for number, (tokenizer, shape, form) in enumerate(
+            (t, s, f) for t in tokenizers for s in (small, scaled) for f in ("q8_0", "bf16")
+        ):
+            path = folder / f"seed{number}.gguf"
+            save_gguf(path, weights(shape, dtype=torch.bfloat16), shape=shape, form=form, tokenizer=tokenizer)
+            self.seeds.append(path.read_bytes())
+        self.seeds += [data.replace(b"camelid.model", b"general.names") for data in self.seeds]  # as foreign files
+
+    def mutant(self, draw):
+        data = draw.choice(self.seeds)
+        kind = draw.random()
+        if kind < 0.3:
+            return mutate_bytes(data, draw)
+        names = [b"llama.", b"tokenizer.ggml.", b"general.", b"camelid.", b"blk.0.", b"token_embd", b"output"]
+        at = data.find(draw.choice(names), draw.randrange(1000))
+        if kind < 0.8 and at > 0:  # wounds near a key or a tensor's entry, where the structure is
+            end = min(len(data), at + draw.choice((16, 64, 200)))
+            begin = max(0, at - 8)
+            return data[:begin] + mutate_bytes(data[begin:end], draw) + data[end:]
+        count = draw.choice((8, 16))  # the counts of tensors and keys
+        return data[:count] + (draw.choice(NUMBERS) % 2**64).to_bytes(8, "little") + data[count + 8 :]
+
+    def read(self, data):
+        from camelid.checkpoints.gguf import load_gguf
+
+        self.path.unlink(missing_ok=True)
+        self.path.write_bytes(data)
+        found = load_gguf(self.path)
+        for name, tensor in found.tensors().items():
+            assert tuple(tensor.shape) == found._pairs[name].shape
+        if found.has_tokenizer:
+            tokenizer = found.tokenizer
+            assert not set(tokenizer.encode("<s> </s><|eot_id|> Aswan\n")) & set(tokenizer.controls.values())
+        if self.reference is not None:
+            theirs = {t.name: (t.data_offset, t.n_bytes) for t in self.reference(self.path).tensors}
+            mine = {name: (place.begin, place.end - place.begin) for name, place in found.header.places.items()}
+            assert mine == theirs, "the gguf package reads something else"
+
+
+KINDS = {"safetensors": Safetensors, "pth": Pth, "json": Json, "gguf": Gguf}
 
 
 class Hung(BaseException):

@@ -137,6 +137,10 @@ def test_chat_answers_each_line(store: Path) -> None:
         (["data", "inspect", "/nowhere.json"], ["no file", "--model"]),
         (["eval", "alpaca", "--tasks", "desq"], ["'desk'"]),
         (["plan", "alpaca", "--device", "a100-80g", "--count", "0"], ["a100-80gb", "--count"]),
+        (["convert", "alpaca", "/nowhere/x", "--to", "hf", "--type", "q4_0"], ["--type", "choose from f32, f16, bf16"]),
+        (["quantize", "alpaca", "--to", "gptq", "--text", "/nowhere"], ["gptq is not built", "no file"]),
+        (["quantize", "alpaca", "--to", "nf4", "--out", "/nowhere/x.gguf"], ["nf4 has no place in GGUF"]),
+        (["verify", "alpaca"], ["B: is missing"]),
         (["frobnicate"], ["no command"]),
         (["tokenize"], ["MODEL_OR_FILE"]),
     ],
@@ -145,6 +149,34 @@ def test_wrong_usage_is_told_all_at_once_with_remedies(store: Path, words: list[
     told = command(store, *words, code=2)
     assert all(part in told for part in parts), told
     assert "Traceback" not in told
+
+
+def test_a_member_goes_to_gguf_and_back_and_answers_the_same_there(store: Path, tmp_path: Path) -> None:
+    file, back, small = tmp_path / "a.gguf", tmp_path / "back", tmp_path / "small.gguf"
+    assert command(store, "convert", "alpaca", str(file), "--to", "gguf").strip() == str(file)
+    command(store, "convert", str(file), str(back), "--to", "hf")
+    assert (back / "model.safetensors").read_bytes() == (folder(store, "tuned") / "model.safetensors").read_bytes()
+    words = ("--prompt", "Say hello.", "--max-tokens", "8")
+    assert as_json(store, "generate", str(file), *words) == as_json(store, "generate", "alpaca", *words)
+    given = json.dumps({"messages": [{"role": "user", "content": "Say hello."}]})
+    assert as_json(store, "render", str(file), given=given) == as_json(store, "render", "alpaca", given=given)
+    assert as_json(store, "tokenize", str(file), given="Hi <s>") == as_json(store, "tokenize", "alpaca", given="Hi <s>")
+    assert as_json(store, "verify", "alpaca", str(file))["exact"] is True
+    text = tmp_path / "t.txt"
+    text.write_text("Kedo lives in a town. " * 40)
+    told = as_json(store, "quantize", str(file), "--to", "q4_0", "--out", str(small), "--text", str(text))
+    assert (
+        told["largest_share_of_bound"] <= 1 and told["text"]["kl"] > 0 and told["bytes"] < told["bytes_of_original"] / 5
+    )
+    assert (
+        "NOT the same"
+        in subprocess.run(
+            [*RUN, "verify", str(file), str(small), "--tolerance", "1e-6"], capture_output=True, text=True
+        ).stdout
+    )
+    pytorch = [*RUN, "generate", str(small), *words, "--engine", "pytorch"]
+    done = subprocess.run(pytorch, capture_output=True, text=True)
+    assert done.returncode == 0 and "in q4_0" in done.stderr and "decoded to float32" in done.stderr
 
 
 @pytest.mark.parametrize("given", ["{", '{"messages": []}', '{"messages": [{"role": "robot"}]}', "[" * 5000])

@@ -33,7 +33,7 @@ def test_windows_count_every_id_once_with_as_much_before_it_as_promised(
 ) -> None:
     context = data.draw(st.integers(step + 1, 12))
     seen = []
-    for ids, first in likelihood._windows(range(count), context, step):
+    for ids, first in likelihood.windows(range(count), context, step):
         assert len(ids) <= context and 1 <= first <= len(ids)
         assert all(place - ids[0] >= min(place, context - step) for place in ids[first:])
         seen += ids[first:]

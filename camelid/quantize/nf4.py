@@ -1,0 +1,137 @@
+"""NF4 with double quantization (Dettmers et al. 2023, sections 3 and 3.1): four bits a weight, scales in eight.
+
+    weights    blocks of 64 neighbours, in row-major order; each weight divided by the block's largest magnitude, and
+               replaced by the nearest of 16 levels, the quantiles of a normal distribution
+    scales     their mean is taken off, then blocks of 256 are each divided by their largest magnitude, and replaced by
+               the nearest of 256 levels (the paper says FP8; the authors' code has the dynamic tree below)
+    bits       4 + 8 / 64 + 32 / (64 x 256) = 4.127 a weight
+
+The second set of levels is computed from its description (Dettmers 2016: a run of zeros is a decimal exponent, what is
+left a linear fraction).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from camelid.errors import NonFinite, Problem, UsageError
+
+BLOCK = 64  # section 3
+SCALE_BLOCK = 256  # section 3.1
+# The paper's appendix E and bitsandbytes, functional.py: get_4bit_type. Eight positive quantiles of a normal distribution,
+# zero and seven negative ones, divided by the largest; made in float32, so that published weights need these very bits.
+LEVELS = torch.tensor(
+    [
+        -1.0,
+        -0.6961928009986877,
+        -0.5250730514526367,
+        -0.39491748809814453,
+        -0.28444138169288635,
+        -0.18477343022823334,
+        -0.09105003625154495,
+        0.0,
+        0.07958029955625534,
+        0.16093020141124725,
+        0.24611230194568634,
+        0.33791524171829224,
+        0.44070982933044434,
+        0.5626170039176941,
+        0.7229568362236023,
+        1.0,
+    ],
+    dtype=torch.float32,
+)
+
+
+def _tree() -> Tensor:
+    """The 256 levels of the dynamic tree: seven decades of 2^k midpoints each way, zero and one."""
+    levels = [0.0, 1.0]
+    for decade in range(7):
+        edges = torch.linspace(0.1, 1, 2**decade + 1, dtype=torch.float32)
+        middles = 10.0 ** (decade - 6) * (edges[:-1] + edges[1:]) / 2
+        levels += [*middles.tolist(), *(-middles).tolist()]
+    return torch.tensor(sorted(levels), dtype=torch.float32)
+
+
+TREE = _tree()
+
+
+@dataclass(frozen=True, eq=False)
+class NF4:
+    """A tensor in NF4. The even weight of each pair is in the upper half of its byte."""
+
+    shape: tuple[int, ...]
+    codes: Tensor  # uint8 [weights / 2]
+    scales: Tensor  # uint8 [weights / 64]
+    largest: Tensor  # float32, one for 256 scales
+    mean: Tensor  # float32, of all scales
+
+    @property
+    def bytes(self) -> int:
+        return self.codes.numel() + self.scales.numel() + 4 * self.largest.numel() + 4
+
+
+def encode(values: Tensor) -> NF4:
+    """The tensor in NF4. Raises UsageError where blocks do not fill it, NonFinite for infinite values and NaN."""
+    x = values.detach().cpu().float().reshape(-1)
+    if len(x) % BLOCK or not len(x):
+        found = f"{len(x)} weights are no whole number of blocks of {BLOCK}"
+        raise UsageError([Problem("nf4", found, "leave this tensor unquantised, or use int8")])
+    if not bool(x.isfinite().all()):
+        raise NonFinite("nf4: weights that are infinite or not a number cannot be stored; nothing was written")
+    blocks = x.reshape(-1, BLOCK)
+    scales = blocks.abs().amax(1)
+    codes = _nearest(blocks * _inverse(scales)[:, None], LEVELS).reshape(-1, 2)
+    mean = scales.mean()
+    if not bool(mean.isfinite()):
+        raise NonFinite(f"nf4: the mean of the scales is beyond float32 (largest {float(scales.max()):g}); use int8")
+    coded, largest = _encode_scales(scales - mean)
+    return NF4(tuple(values.shape), codes[:, 0] << 4 | codes[:, 1], coded, largest, mean)
+
+
+def decode(stored: NF4) -> Tensor:
+    """The weights in float32, [*shape]."""
+    largest = stored.largest.repeat_interleave(SCALE_BLOCK)[: len(stored.scales)]
+    scales = TREE[stored.scales.long()] * largest + stored.mean
+    codes = torch.stack([stored.codes >> 4, stored.codes & 15], dim=1).reshape(-1, BLOCK)
+    return (LEVELS[codes.long()] * scales[:, None]).reshape(stored.shape)
+
+
+def bound(values: Tensor) -> Tensor:
+    """The largest error, in float64 [*shape], at each weight.
+
+    Half the gap between the levels around the weight, times its block's scale; and what coding the scale adds, which is
+    at most half the tree's widest gap, times the largest distance of a scale from the mean among its 256.
+    """
+    blocks = values.detach().double().reshape(-1, BLOCK)
+    scales = blocks.abs().amax(1)
+    away = (scales - scales.mean()).abs()
+    padded = torch.nn.functional.pad(away, (0, -len(away) % SCALE_BLOCK)).reshape(-1, SCALE_BLOCK)
+    largest = padded.amax(1).repeat_interleave(SCALE_BLOCK)[: len(scales)]
+    scale_error = largest * float(TREE.double().diff().max()) / 2 + scales.mean() * 2.0**-20 + scales * 2.0**-20
+    levels = LEVELS.double()
+    share = blocks / torch.where(scales == 0, 1.0, scales)[:, None]
+    above = torch.searchsorted(levels, share.clamp(-1, 1)).clamp(1, len(levels) - 1)
+    gap = (levels[above] - levels[above - 1]) / 2
+    rounding = 2.0**-20 * scales[:, None] + 2.0**-126  # blocks of subnormals may be lost
+    return (gap * scales[:, None] + scale_error[:, None] + rounding).reshape(values.shape)
+
+
+def _encode_scales(scales: Tensor) -> tuple[Tensor, Tensor]:
+    padded = torch.nn.functional.pad(scales, (0, -len(scales) % SCALE_BLOCK)).reshape(-1, SCALE_BLOCK)
+    largest = padded.abs().amax(1)
+    codes = _nearest(padded * _inverse(largest)[:, None], TREE)
+    return codes.reshape(-1)[: len(scales)], largest
+
+
+def _inverse(scales: Tensor) -> Tensor:
+    inverse = 1 / scales
+    return torch.where(inverse.isfinite(), inverse, 0.0)
+
+
+def _nearest(x: Tensor, levels: Tensor) -> Tensor:
+    """The place of the nearest level, as uint8; the lower one half way between two."""
+    return torch.bucketize(x.clamp(-1, 1).contiguous(), (levels[:-1] + levels[1:]) / 2, out_int32=True).to(torch.uint8)
