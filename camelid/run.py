@@ -117,6 +117,10 @@ class Work:
             for stage in ancestor.stages:
                 yield ancestor, stage
 
+    def is_made(self, stage: AnyStage) -> bool:
+        """Whether the store holds the stage's result; whether it is whole is looked at when it is used."""
+        return self.store.stage(stage.name, self.mark(stage)).exists()
+
     def make(self, owner: Recipe, stage: AnyStage) -> Made:
         """The stage's result, from the store or made now. A second run of the same stage waits for the first to say so."""
         if not isinstance(stage, TrainTokenizer | Pretrain | Finetune):

@@ -20,7 +20,7 @@ LAYERS: list[set[str]] = [
     {"plan", "recipes"},
     {"request", "store", "report"},
     {"run"},
-    {"scoring"},
+    {"scoring", "fit"},
     {"grow"},
     {"summary", "claims"},
     {"cli"},
