@@ -359,7 +359,7 @@ def pretrain(work: Work, owner: Recipe, stage: Pretrain, target: Path, run: Path
             run,
             shape=stage.shape,
             tokenizer=tokenizer,
-            mixture=Mixed.by_proportion(corpora, shares, stage.train.count, seed=stage.seed),
+            mixture=Mixed.by_proportion(corpora, shares, stage.train.count, seed=stage.seed, cache=work.store.cache),
             length=stage.length,
             batch=stage.batch,
             optim=stage.optim,

@@ -62,4 +62,4 @@ def test_the_worst_moment_is_no_sum_of_maxima() -> None:
     parts = held.weights + held.gradients + held.optimizer + held.activations + held.logits
     assert held.weights + held.optimizer + max(held.gradients, held.activations) <= held.peak < parts
     assert memory(replace(training, recompute=1.0)).peak < held.peak < memory(replace(training, summed=True)).peak
-    assert memory(ours(SIZES["llama-3.2-1B"], tokens=4096, lora=LoRA(8, 16))).peak < held.peak / 2
+    assert memory(ours(SIZES["llama-3.2-1B"], tokens=4096, lora=LoRA(8, 16))).peak < 0.6 * held.peak
