@@ -32,7 +32,7 @@ COMMANDS = {
     "render": ("talking", "A conversation to ids, loss mask and stop ids."),
     "eval": ("talking", "Score a model on tasks."),
     "convert": ("keeping", "Rewrite a model folder in another format."),
-    "data": ("keeping", "Look at a data set as the model will see it."),
+    "data": ("keeping", "Look at a data set as the model will see it; remove repetitions and held-out items."),
     "doctor": ("keeping", "What this machine, this installation and the store are like."),
 }
 
