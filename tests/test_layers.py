@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"recipe"},
     {"plan", "recipes"},
     {"request", "store", "report"},
-    {"run"},
+    {"run", "runs"},
     {"scoring", "fit"},
     {"grow"},
     {"summary", "claims"},

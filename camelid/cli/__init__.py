@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": ("growing", "Grow a base model and an Alpaca from nothing, offline, and show what came of it."),
     "grow": ("growing", "Grow a member of the family from its parent."),
     "resume": ("growing", "Continue a run that was stopped or killed."),
+    "runs": ("running", "What ran in the store, how far it came, and two runs side by side."),
     "claims": ("growing", "Try a member's central claim, with a control and a verdict."),
     "tree": ("family", "The family tree."),
     "show": ("family", "A member's recipe, with the source of every number."),

@@ -13,6 +13,7 @@ from camelid.journal import Narrator
 from camelid.recipe import Finetune, Folder, Pretrain, Recipe, SelfInstruct, Table, replace
 from camelid.recipes import MEMBERS
 from camelid.request import Request, read_request
+from camelid.runs import find_run
 
 
 @click.command(cls=Command)
@@ -147,8 +148,12 @@ def grows_here(recipe: Recipe) -> bool:
 @json_option
 @click.pass_obj
 def resume(asked: Asked, /, run: str | None, as_json: bool, **options: Any) -> None:
-    """Continue a run that was stopped or killed, exactly as if it had not been. RUN is its folder, as grow printed it."""
-    request = read_request(run, asked.problems) if run else None
+    """Continue a run that was stopped or killed, exactly as if it had not been.
+
+    RUN is its folder, or its name as camelid runs tells it.
+    """
+    path = find_run(run, asked.store(options["store"]), asked.problems) if run else None
+    request = read_request(str(path), asked.problems) if path else None
     if request is None:
         asked.settle()
         return
