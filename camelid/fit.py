@@ -44,7 +44,7 @@ def _problems(owner: Recipe, stage: AnyStage, machine: Machine, narrator: Narrat
     alone = replace(owner, stages=(stage,))
     device = Device(machine.device, machine.memory_bytes, 0.0, "the machine it runs on")
     machines = Machines(device, machine.count, machine.dtype)
-    choices = Choices(micro_tokens=machine.micro_tokens, start=start_shape(stage))
+    choices = Choices(micro_tokens=machine.micro_tokens, workers=machine.workers, start=start_shape(stage))
     (found,) = plan(alone, machines, choices).stages
     needed, there = found.per_device / GIB, machine.memory_bytes / GIB
     if not found.fits:

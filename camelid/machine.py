@@ -98,6 +98,14 @@ def memory_of_cpu() -> int:
         return 0
 
 
+def resident() -> int:
+    """Bytes of main memory that this process holds now, or 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
 def _gpu() -> tuple[str, int] | None:
     if not shutil.which("nvidia-smi") and not os.path.exists("/dev/nvidiactl"):
         return None

@@ -74,6 +74,8 @@ def test_enough_memory_is_no_hindrance_and_anyway_goes_on(tmp_path: Path) -> Non
     stages = [(recipe, stage) for stage in recipe.stages]
     check_fit(stages, Machine(memory_bytes=64 * GIB), Listening(), False)
     assert not spoken
+    with pytest.raises(UsageError, match="pretrained"):
+        check_fit(stages, Machine(memory_bytes=64 * GIB, workers=16), Listening(), False)
     check_fit(stages, Machine(memory_bytes=4 * GIB), Listening(), True)
     assert len(spoken) == 1 and spoken[0].endswith("starting anyway")
     check_fit(stages, Machine(memory_bytes=0), Listening(), False)

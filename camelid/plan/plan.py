@@ -40,6 +40,7 @@ class Choices:
 
     layout        None: every device shards weights, gradients and moments
     micro_tokens  tokens on one device at once; None: one row. Never less than a row
+    workers       processes that share a step on a CPU
     recompute     whether layers keep only their input and compute the rest again
     utilisation   share of the peak that the model's own operations reach
     start         shape of the model in the folder that the line starts from, where it starts from one
@@ -48,6 +49,7 @@ class Choices:
     layout: Layout | None = None
     micro_tokens: int | None = None
     recompute: bool = False
+    workers: int = 1
     utilisation: float = UTILISATION
     start: LlamaShape | None = None
 
@@ -185,6 +187,7 @@ def training_of(stage: Finetune | Pretrain, machines: Machines, choices: Choices
         lora=adapter_of(stage),
         micro_batches=math.ceil(_step_tokens(stage) / (layout.data * layout.shard) / micro),
         recompute=float(choices.recompute),
+        workers=choices.workers,
     )
 
 

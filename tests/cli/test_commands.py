@@ -78,6 +78,20 @@ def test_growing_again_makes_nothing_and_says_where_all_lies(store: Path) -> Non
     assert set(told["scores"]) == {"LLaMA tiny", "Alpaca tiny"}
 
 
+def test_a_base_tells_what_each_source_gave_and_the_runs_are_listed(store: Path) -> None:
+    told = json.loads((folder(store, "pretrained") / "camelid.json").read_text())["provenance"]
+    assert sum(each["tokens"] for each in told["mixture"]) == told["training"]["tokens"] == 8192
+    assert {"CommonCrawl", "Wikipedia"} <= {each["source"] for each in told["mixture"]}
+    runs = {run["name"].split("-")[0]: run for run in as_json(store, "runs")}
+    assert set(runs) == {"pieces", "pretrained", "tuned", "adapted"} and {run["state"] for run in runs.values()} == {
+        "done"
+    }
+    assert runs["pretrained"]["tokens"] == 8192 and runs["pretrained"]["step"] == runs["pretrained"]["steps"] > 0
+    assert "loss" in command(store, "runs", "pretrained") and "no setting" not in command(
+        store, "runs", "tuned", "adapted"
+    )
+
+
 def test_generate_gives_the_tokens_and_logprobs_of_transformers(store: Path) -> None:
     transformers = pytest.importorskip("transformers")
     prompt = "Kedo lives in"
