@@ -1,12 +1,13 @@
 """Peak memory of real small training runs, each in a process of its own, beside what the planner predicts.
 
     python benchmarks/memory_of_runs.py                    every case; writes benchmarks/results/memory_of_runs.json
-    python benchmarks/memory_of_runs.py --case "lora on q and v"      one case, printed only
+    python benchmarks/memory_of_runs.py --case "lora on q and v"      one case, measured anew in that file
 
 A run is camelid's own loop: model, optimizer, batches, two steps, a commit at the end. What counts is how far the
 process's resident memory rises above where it stood before, a tiny run of the same kind having warmed PyTorch up.
 Each case runs twice: "held" with every freed block given back to the system at once (MALLOC_MMAP_THRESHOLD_), which is
-what the run itself holds and what the planner predicts; "default" as glibc keeps freed blocks for later.
+what the run itself holds and what the planner predicts; "default" as glibc keeps freed blocks for later. Runs of several
+workers are watched from outside: the largest sum of what the processes hold, shared memory counted once (Pss).
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Case:
     dtype: Dtype = "float32"
     lora: LoRA | None = None
     recompute: bool = False
+    workers: int = 1
 
 
 SMALL, WIDE = shape(6, 384, 16384), shape(4, 768, 8192)
@@ -73,6 +75,8 @@ CASES: dict[str, Case] = {
     "lora on all, dropout": Case(WIDE, 2048, lora=LoRA(16, 32, dropout=0.05, targets=LINEARS)),
     "lora, recomputed": Case(WIDE, 4096, lora=LoRA(8, 16, targets=LINEARS), recompute=True),
     "lora over bfloat16": Case(WIDE, 1024, lora=LoRA(8, 16), dtype="bfloat16"),
+    "23M, two workers": Case(SMALL, 1024, micro_batches=4, workers=2),
+    "23M, four workers": Case(SMALL, 1024, micro_batches=8, workers=4),
 }
 
 
@@ -85,6 +89,7 @@ def predicted(case: Case) -> int:
         lora=case.lora,
         micro_batches=case.micro_batches,
         recompute=float(case.recompute),
+        workers=case.workers,
     )
     return memory(training).peak
 
@@ -94,6 +99,9 @@ def measured(case: Case) -> dict[str, Any]:
     tiny = replace(case, shape=replace(case.shape, layers=1, vocab=64), tokens=64, length=64)
     with tempfile.TemporaryDirectory() as directory:
         run(tiny, Path(directory) / "tiny")
+        if case.workers > 1:
+            print("ready", flush=True)
+            sys.stdin.readline()
         before = resident("VmRSS")
         Path("/proc/self/clear_refs").write_text("5")  # the high-water mark begins anew
         seconds = run(case, Path(directory) / "run")
@@ -139,6 +147,8 @@ def run(case: Case, directory: Path) -> float:
     optimizer = Optimizer(dict(model.named_parameters()), AdamW(lr=1e-4), dtype=None if case.lora else dtype)
     if case.lora is None:
         model.to(dtype)
+    threads = 2 if case.workers == 1 else 1
+    machine = Machine(threads=threads, micro_tokens=case.tokens, workers=case.workers)
     began = time.perf_counter()
     train(
         model,
@@ -149,7 +159,7 @@ def run(case: Case, directory: Path) -> float:
         directory=directory,
         seed=0,
         identity={},
-        conduct=Conduct(machine=Machine(threads=2, micro_tokens=case.tokens), cadence=Cadence(seconds=None)),
+        conduct=Conduct(machine=machine, cadence=Cadence(seconds=None)),
         draw=lambda step, micro: set_randomness(model, 0, step, micro),
     )
     return (time.perf_counter() - began) / STEPS
@@ -166,9 +176,39 @@ def resident(field: str) -> int:
 def in_a_child(name: str, environment: dict[str, str]) -> dict[str, Any]:
     """What `measured` says of a case in a fresh process."""
     command = [sys.executable, __file__, "--child", name]
+    if CASES[name].workers > 1:
+        return watched(command, {**os.environ, **environment})
     told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
     found: dict[str, Any] = json.loads(told.stdout)
     return found
+
+
+def watched(command: list[str], environment: dict[str, str]) -> dict[str, Any]:
+    """The same for a run of several processes, their memory added up every few milliseconds from outside."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen(command, **pipes) as child:  # type: ignore[call-overload]
+        assert child.stdout.readline() == "ready\n"
+        before = peak = shared_once(child.pid)
+        child.stdin.write("go\n")
+        child.stdin.flush()
+        while child.poll() is None:
+            peak = max(peak, shared_once(child.pid))
+            time.sleep(0.02)
+        told: dict[str, Any] = json.loads(child.stdout.read())
+    return {**told, "baseline": before, "peak": peak - before}
+
+
+def shared_once(process: int) -> int:
+    """Bytes that a process and its children hold together, each page of shared memory counted once."""
+    total = 0
+    try:
+        children = Path(f"/proc/{process}/task/{process}/children").read_text().split()
+        for each in (process, *map(int, children)):
+            lines = Path(f"/proc/{each}/smaps_rollup").read_text().splitlines()
+            total += sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+    except (OSError, IndexError):  # it ended meanwhile
+        return 0
+    return total
 
 
 def main() -> None:
@@ -179,7 +219,7 @@ def main() -> None:
     if given.child:
         print(json.dumps(measured(CASES[given.child])))
         return
-    runs = {}
+    runs = json.loads(RESULTS.read_text())["runs"] if given.case else {}
     for name in [given.case] if given.case else CASES:
         said = predicted(CASES[name])
         with ThreadPoolExecutor() as pool:
@@ -191,12 +231,11 @@ def main() -> None:
             f"   default allocator {beyond:+.1%}",
             flush=True,
         )
-    if not given.case:
-        import torch
+    import torch
 
-        about = {"machine": describe(), "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__, "threads": 2}
-        RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps({**about, "runs": runs}, indent=1) + "\n")
+    about = {"machine": describe(), "date": time.strftime("%Y-%m-%d"), "torch": torch.__version__, "threads": 2}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps({**about, "runs": runs}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

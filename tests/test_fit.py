@@ -93,3 +93,14 @@ def test_a_model_in_a_folder_is_measured_by_its_configuration(tmp_path: Path) ->
     with pytest.raises(UsageError, match="memory for Alpaca 7B, tuned"):
         check_fit([(recipe, tuned)], Machine(memory_bytes=MIB), Narrator(quiet=True), False)
     check_fit([(recipe, tuned)], Machine(memory_bytes=8 * GIB), Narrator(quiet=True), False)
+
+
+def test_memory_is_what_the_cgroup_allows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from camelid import machine
+
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    there = machine.memory_of_cpu()
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.memory_of_cpu() == there > 0
+    (tmp_path / "memory.max").write_text(f"{256 * MIB}\n")
+    assert machine.memory_of_cpu() == 256 * MIB == machine.detect("cpu").memory_bytes
