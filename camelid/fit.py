@@ -11,11 +11,11 @@ from pathlib import Path
 
 from camelid.errors import Problem, UsageError
 from camelid.journal import Narrator
-from camelid.machine import GIB, Machine
+from camelid.machine import GIB, Machine, divided
 from camelid.models.shape import LlamaShape
 from camelid.plan.machines import Device, Machines
 from camelid.plan.page import first_of_each
-from camelid.plan.plan import Choices, plan, remedies
+from camelid.plan.plan import Choices, plan, remedies, shape_of
 from camelid.recipe import AnyStage, Finetune, Folder, Pretrain, Recipe
 
 KEPT = 0.3  # ours, from docs/planner.md: what an allocator keeps beside what a run holds, without recomputation
@@ -41,10 +41,11 @@ def _problems(owner: Recipe, stage: AnyStage, machine: Machine, narrator: Narrat
     if not machine.memory_bytes:
         narrator.warn(f"{where}: this system does not tell how much memory there is; nothing was checked")
         return
-    alone = replace(owner, stages=(stage,))
+    alone, start = replace(owner, stages=(stage,)), start_shape(stage)
+    machine = divided(machine, shape_of(stage, start).parameters())
     device = Device(machine.device, machine.memory_bytes, 0.0, "the machine it runs on")
     machines = Machines(device, machine.count, machine.dtype)
-    choices = Choices(micro_tokens=machine.micro_tokens, workers=machine.workers, start=start_shape(stage))
+    choices = Choices(micro_tokens=machine.micro_tokens, workers=machine.workers, shares=machine.shares, start=start)
     (found,) = plan(alone, machines, choices).stages
     needed, there = found.per_device / GIB, machine.memory_bytes / GIB
     if not found.fits:

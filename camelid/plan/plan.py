@@ -40,7 +40,7 @@ class Choices:
 
     layout        None: every device shards weights, gradients and moments
     micro_tokens  tokens on one device at once; None: one row. Never less than a row
-    workers       processes that share a step on a CPU
+    workers       processes that share a step on a CPU, and into how many parts at least it is cut for them (`shares`)
     recompute     whether layers keep only their input and compute the rest again
     utilisation   share of the peak that the model's own operations reach
     start         shape of the model in the folder that the line starts from, where it starts from one
@@ -50,6 +50,7 @@ class Choices:
     micro_tokens: int | None = None
     recompute: bool = False
     workers: int = 1
+    shares: int = 1
     utilisation: float = UTILISATION
     start: LlamaShape | None = None
 
@@ -178,16 +179,19 @@ def adapter_of(stage: Finetune | Pretrain) -> LoRA | None:
 
 def training_of(stage: Finetune | Pretrain, machines: Machines, choices: Choices) -> Training:
     """What a device does in a stage: micro-batches of at least a row, summed where a step has several."""
-    micro = max(stage.length, min(choices.micro_tokens or 0, _step_tokens(stage)))
+    step = _step_tokens(stage)
+    part = math.ceil(step / max(1, choices.shares))
+    micro = max(stage.length, min(choices.micro_tokens or 0, part))
     layout = choices.layout or Layout(shard=machines.count)
     return ours(
         shape_of(stage, choices.start),
         tokens=micro,
         dtype=cast(Dtype, machines.dtype),
         lora=adapter_of(stage),
-        micro_batches=math.ceil(_step_tokens(stage) / (layout.data * layout.shard) / micro),
+        micro_batches=math.ceil(step / (layout.data * layout.shard) / micro),
         recompute=float(choices.recompute),
         workers=choices.workers,
+        shares=choices.shares,
     )
 
 

@@ -73,8 +73,8 @@ class Training:
     early_head  whether the head's float32 gradient is made in the forward pass, as this package does
     adapter     what adapters lie and compute in; ours in float32
     recompute   share of layers whose activations are computed again
-    workers     processes that share a step's micro-batches, each with activations and gradients of its own, and as many
-                gradients beside, in memory that they share (train/workers.py)
+    workers     processes that share a step's micro-batches, each with activations and gradients of its own
+    slots       gradients beside these, in memory that the workers share (train/workers.py)
     rows        rows of logits that exist at once; None: all
     copies      float32 copies of those logits
     """
@@ -95,6 +95,7 @@ class Training:
     fused: bool = False
     inputs: bool = False
     workers: int = 1
+    slots: int = 0
     rows: int | None = 256
     copies: float = 1.0
 
@@ -137,7 +138,7 @@ def memory(training: Training, layout: Layout | None = None) -> Memory:
     backward = max(held + (fresh if training.lora is None else 0.0), gradients)
     peak = weights + optimizer + gathered + max(forward, backward)
     if training.workers > 1:
-        peak += (training.workers - 1) * (activations + logits + early + gradients) + training.workers * gradients
+        peak += (training.workers - 1) * (activations + logits + early + gradients) + training.slots * gradients
     parts = (weights, gradients, optimizer, activations, logits + early, gathered, peak)
     return Memory(*(math.ceil(part) for part in parts))
 
@@ -180,6 +181,7 @@ def ours(
     micro_batches: int = 2,
     recompute: float = 0.0,
     workers: int = 1,
+    shares: int = 1,
 ) -> Training:
     """Training as camelid/train does it: `tokens` tokens at once, `micro_batches` of them a step.
 
@@ -202,6 +204,7 @@ def ours(
         early_head=True,
         recompute=recompute,
         workers=workers,
+        slots=max(workers, shares),
         rows=max(ROWS, LOGITS // shape.vocab),
         copies=2.5 if half else 2.0,  # the rows before are let go only once the next are there
     )
