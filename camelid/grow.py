@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from camelid.fit import check_fit
 from camelid.journal import Narrator
 from camelid.machine import Machine
 from camelid.recipe import Recipe
@@ -21,11 +22,18 @@ def grow(
     machine: Machine,
     narrator: Narrator,
     seconds: float = 60.0,
+    anyway: bool = False,
 ) -> Outcome:
-    """Make every stage of the recipe and of its ancestors, score what can be scored, and write the report."""
+    """Make every stage of the recipe and of its ancestors, score what can be scored, and write the report.
+
+    Raises UsageError before anything is made where the plan of a stage does not fit the machine's memory, unless it is
+    to be tried `anyway`.
+    """
     began = time.monotonic()
     store.root.mkdir(parents=True, exist_ok=True)
     work = Work(request, recipe, store, machine, narrator, seconds)
+    missing = [(owner, stage) for owner, stage in work.stages() if not work.is_made(stage)]
+    check_fit(missing, machine, narrator, anyway)
     made = tuple(work.make(owner, stage) for owner, stage in work.stages())
     scores, samples = score_line(work, made)
     told = commands(work, made)

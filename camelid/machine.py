@@ -14,6 +14,7 @@ DTYPES: tuple[DType, ...] = ("float32", "bfloat16")
 GIB = 1024**3
 SMALL = 5_000_000  # ours: weights up to which a CPU trains with processes; measured at 1.1M alone (docs/log.md)
 SHARES = 4  # ours: into how many parts a step of such a model is cut, on however many cores
+CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def asked_threads() -> int:
 def cores() -> int:
     """Processor cores that this process may use, cgroup quotas and affinity counted."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")
+    quota = CGROUP / "cpu.max"
     try:
         limit, period = quota.read_text().split()
         return max(1, min(allowed, int(limit) // int(period))) if limit != "max" else allowed
@@ -91,10 +92,29 @@ def cores() -> int:
 
 
 def memory_of_cpu() -> int:
-    """Bytes of main memory, or 0 where the system does not tell."""
+    """Bytes of main memory that this process may use, a cgroup's limit counted, or 0 where the system does not tell."""
     try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (OSError, ValueError, AttributeError):
+        return 0
+    limits = [CGROUP / "memory.max", CGROUP / "memory" / "memory.limit_in_bytes"]  # version 2, version 1
+    return min([there, *(limit for path in limits if (limit := _limit(path)))])
+
+
+def _limit(path: Path) -> int:
+    """A cgroup's limit in bytes; 0 where there is none."""
+    try:
+        word = path.read_text().strip()
+    except OSError:
+        return 0
+    return int(word) if word.isdigit() else 0
+
+
+def resident() -> int:
+    """Bytes of main memory that this process holds now, or 0 where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, IndexError):
         return 0
 
 

@@ -45,11 +45,23 @@ class Ancestor:
 
 @dataclass(frozen=True)
 class Curve:
-    """Loss in nats per token against tokens seen."""
+    """Loss in nats per token, learning rate and gradient norm against tokens seen."""
 
     title: str
     tokens: tuple[int, ...]
     losses: tuple[float, ...]
+    rates: tuple[float, ...] = ()
+    norms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What one source of a mixture gave: the part asked for, tokens, and passes over it."""
+
+    source: str
+    asked: float
+    tokens: int
+    epochs: float
 
 
 @dataclass(frozen=True)
@@ -84,6 +96,7 @@ class Page:
     summary: str
     ancestry: tuple[Ancestor, ...]
     curves: tuple[Curve, ...]
+    mixtures: tuple[tuple[str, tuple[Drawn, ...]], ...]
     scores: tuple[tuple[str, tuple[Score, ...]], ...]
     samples: tuple[Sample, ...]
     commands: tuple[tuple[str, str], ...]
@@ -95,6 +108,7 @@ def page(told: Page) -> str:
     sections = [
         _section("Ancestry", _ancestry(told.ancestry)),
         _section("Loss", "".join(_curve(curve, COLOURS[i % len(COLOURS)]) for i, curve in enumerate(told.curves))),
+        _section("Data drawn", "".join(_mixture(title, drawn) for title, drawn in told.mixtures)),
         _section("Scores on held-out instructions", _scores(told.scores)) if told.scores else "",
         _section("Answers", _samples(told.samples)) if told.samples else "",
         _section("Go on from here", _pairs(told.commands, code=True)),
@@ -128,49 +142,78 @@ def _ancestry(line: Sequence[Ancestor]) -> str:
     return f"<div class=line>{''.join(pieces)}</div>"
 
 
-def _curve(curve: Curve, colour: str, width: int = 900, height: int = 260) -> str:
-    """One curve with axes; every point drawn, a running mean over it."""
+def _curve(curve: Curve, colour: str) -> str:
+    """A run's loss, and below it, half as wide, its learning rate and gradient norm."""
     if len(curve.losses) < 2:
         return ""
+    title = f"{curve.title}: {amount(curve.tokens[-1])} tokens, last loss {curve.losses[-1]:.3f} nats per token"
+    below = [
+        _chart(f"{curve.title}: {name}", curve.tokens, values, "var(--soft)", ".3g", width=440, height=150)
+        for name, values in (("learning rate", curve.rates), ("gradient norm", curve.norms))
+        if len(values) == len(curve.tokens)
+    ]
+    return _chart(title, curve.tokens, curve.losses, colour, ".2f") + f"<div class=line>{''.join(below)}</div>"
+
+
+def _chart(
+    title: str,
+    places: Sequence[int],
+    values: Sequence[float],
+    colour: str,
+    form: str,
+    width: int = 900,
+    height: int = 260,
+) -> str:
+    """Values against tokens with axes; every point drawn, a running mean over it."""
     left, right, top, bottom = 52, 14, 30, 34
-    most, least = max(curve.losses), min(curve.losses)
-    floor, ceiling = _steps_around(least, most)
-    end = curve.tokens[-1]
+    floor, ceiling = _steps_around(min(values), max(values))
+    end = places[-1]
 
     def x(tokens: float) -> float:
         return left + (width - left - right) * tokens / end
 
-    def y(loss: float) -> float:
-        return top + (height - top - bottom) * (ceiling - loss) / (ceiling - floor)
+    def y(value: float) -> float:
+        return top + (height - top - bottom) * (ceiling - value) / (ceiling - floor)
 
-    def path(losses: Sequence[float]) -> str:
-        return " ".join(f"{x(t):.1f},{y(v):.1f}" for t, v in zip(curve.tokens, losses, strict=True))
+    def path(points: Sequence[float]) -> str:
+        return " ".join(f"{x(t):.1f},{y(v):.1f}" for t, v in zip(places, points, strict=True))
 
     grid = []
     for tick in range(5):
-        loss = floor + (ceiling - floor) * tick / 4
+        value = floor + (ceiling - floor) * tick / 4
         tokens = end * tick / 4
         grid.append(
-            f'<line x1="{left}" x2="{width - right}" y1="{y(loss):.1f}" y2="{y(loss):.1f}" stroke="var(--line)"/>'
+            f'<line x1="{left}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="var(--line)"/>'
         )
         grid.append(
-            f'<text x="{left - 8}" y="{y(loss) + 4:.1f}" text-anchor="end" font-size="12" fill="var(--soft)">{loss:.2f}</text>'
+            f'<text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end" font-size="12" fill="var(--soft)">{value:{form}}</text>'
         )
         anchor = "end" if tick == 4 else "middle"
         grid.append(
             f'<text x="{x(tokens):.1f}" y="{height - 12}" text-anchor="{anchor}" font-size="12" fill="var(--soft)">{amount(tokens)}</text>'
         )
-    title = f"{curve.title}: {amount(end)} tokens, last loss {curve.losses[-1]:.3f} nats per token"
     return (
         f'<div class=card style="margin-bottom:.8rem"><svg viewBox="0 0 {width} {height}" role="img" aria-label="{_e(title)}">'
         f'<text x="{left}" y="18" font-size="14" font-weight="600" fill="var(--ink)">{_e(title)}</text>{"".join(grid)}'
-        f'<polyline points="{path(curve.losses)}" fill="none" stroke="{colour}" stroke-opacity=".3"/>'
-        f'<polyline points="{path(_smooth(curve.losses))}" fill="none" stroke="{colour}" stroke-width="2"/></svg></div>'
+        f'<polyline points="{path(values)}" fill="none" stroke="{colour}" stroke-opacity=".3"/>'
+        f'<polyline points="{path(_smooth(values))}" fill="none" stroke="{colour}" stroke-width="2"/></svg></div>'
     )
 
 
+def _mixture(title: str, drawn: Sequence[Drawn]) -> str:
+    """The sources of a run: what was asked of each, what it gave, and how often it was read."""
+    total = sum(each.tokens for each in drawn) or 1
+    rows = "".join(
+        f"<tr><td>{_e(each.source)}</td><td class=n>{each.asked:.1%}</td><td class=n>{each.tokens / total:.1%}</td>"
+        f"<td class=n>{each.tokens:,}</td><td class=n>{each.epochs:.2f}</td></tr>"
+        for each in drawn
+    )
+    head = "<th>source</th><th class=n>asked</th><th class=n>drawn</th><th class=n>tokens</th><th class=n>epochs</th>"
+    return f"<div class=card><b>{_e(title)}</b><table><tr>{head}</tr>{rows}</table></div>"
+
+
 def _steps_around(least: float, most: float) -> tuple[float, float]:
-    step = 10 ** math.floor(math.log10(max(most - least, 1e-3)))
+    step = 10 ** math.floor(math.log10(max(most - least, 1e-3 * abs(most), 1e-12)))
     floor = math.floor(least / step * 2) * step / 2
     ceiling = math.ceil(most / step * 2) * step / 2
     return floor, ceiling if ceiling > floor else floor + step

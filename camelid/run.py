@@ -20,7 +20,7 @@ from camelid import durable
 from camelid.errors import Problem, UsageError
 from camelid.frozen import fingerprint, text, to_data
 from camelid.journal import Narrator
-from camelid.machine import Machine, divided, hands
+from camelid.machine import GIB, Machine, divided, hands, resident
 from camelid.recipe import (
     AnyStage,
     DeskInstructions,
@@ -116,6 +116,10 @@ class Work:
         for ancestor in self.recipe.lineage():
             for stage in ancestor.stages:
                 yield ancestor, stage
+
+    def is_made(self, stage: AnyStage) -> bool:
+        """Whether the store holds the stage's result; whether it is whole is looked at when it is used."""
+        return self.store.stage(stage.name, self.mark(stage)).exists()
 
     def make(self, owner: Recipe, stage: AnyStage) -> Made:
         """The stage's result, from the store or made now. A second run of the same stage waits for the first to say so."""
@@ -267,7 +271,8 @@ class Work:
         with self.narrator.progress(f"{owner.title} {stage.name}", 100, "%") as report:
 
             def progress(step: int, steps: int, loss: float, speed: float) -> None:
-                report(100 * step / steps, f"step {step} of {steps}, loss {loss:.3f}, {speed:,.0f} tokens/s")
+                held = f"{resident() / GIB:.1f} GiB"
+                report(100 * step / steps, f"step {step} of {steps}, loss {loss:.3f}, {speed:,.0f} tokens/s, {held}")
 
             cadence = Cadence(seconds=self.seconds)
             yield Conduct(machine=machine, cadence=cadence, progress=progress, note=self.narrator.warn)
@@ -349,13 +354,19 @@ def pretrain(work: Work, owner: Recipe, stage: Pretrain, target: Path, run: Path
     tokenizer = tokenizers.load(work.folder(stage.tokenizer))
     corpora = work.corpora(stage.data, tokenizer)
     shares = work.shares(stage.data, corpora)
+    mixture = Mixed.by_proportion(corpora, shares, stage.train.count, seed=stage.seed, cache=work.store.cache)
+    whole = stage.train.count // stage.batch.count * stage.batch.count  # steps that are not full are left out
+    drawn = [
+        {"source": share.source, "asked": share.asked, "tokens": count, "epochs": count / corpora[share.source].tokens}
+        for share, count in zip(mixture.shares(), mixture.given(whole).values(), strict=True)
+    ]
     with work.training(owner, stage, stage.shape.parameters()) as conduct:
         train(
             target,
             run,
             shape=stage.shape,
             tokenizer=tokenizer,
-            mixture=Mixed.by_proportion(corpora, shares, stage.train.count, seed=stage.seed),
+            mixture=mixture,
             length=stage.length,
             batch=stage.batch,
             optim=stage.optim,
@@ -365,7 +376,7 @@ def pretrain(work: Work, owner: Recipe, stage: Pretrain, target: Path, run: Path
             deviation=stage.deviation,
             seed=stage.seed,
             conduct=conduct,
-            provenance=work.provenance(owner, stage),
+            provenance=work.provenance(owner, stage, mixture=drawn),
         )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from camelid.durable import read_json, read_lines, replace_file
 from camelid.machine import Machine, describe
 from camelid.recipe import DeskInstructions, Finetune, Folder, Pretrain
-from camelid.report import Ancestor, Curve, Page, Sample, Score, amount, page
+from camelid.report import Ancestor, Curve, Drawn, Page, Sample, Score, amount, page
 from camelid.run import Made, Work
 from camelid.store import PROVENANCE
 
@@ -102,6 +102,7 @@ def write_page(
         summary=summary,
         ancestry=(*_outside(trained[0]), *(_ancestor(each) for each in trained)),
         curves=tuple(curves),
+        mixtures=tuple((f"{each.title} {each.stage.name}", drawn) for each in trained if (drawn := _drawn(each))),
         scores=tuple((title, tuple(rows)) for title, rows in scores),
         samples=tuple(samples),
         commands=tuple(told),
@@ -148,4 +149,11 @@ def _curve(made: Made) -> Curve | None:
     lines = [line for _, line in read_lines(journal) if isinstance(line, dict) and line.get("loss") is not None]
     if not lines:
         return None
-    return Curve(f"{made.title} {made.stage.name}", tuple(x["seen"] for x in lines), tuple(x["loss"] for x in lines))
+    told = {name: tuple(line[name] for line in lines) for name in ("seen", "loss", "rate", "norm")}
+    return Curve(f"{made.title} {made.stage.name}", told["seen"], told["loss"], told["rate"], told["norm"])
+
+
+def _drawn(made: Made) -> tuple[Drawn, ...]:
+    """What each source of the stage's mixture gave, as the run noted it; () where there was none."""
+    shares = _told(made).get("mixture", [])
+    return tuple(Drawn(each["source"], each["asked"], each["tokens"], each["epochs"]) for each in shares)

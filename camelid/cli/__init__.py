@@ -21,6 +21,7 @@ COMMANDS = {
     "demo": ("growing", "Grow a base model and an Alpaca from nothing, offline, and show what came of it."),
     "grow": ("growing", "Grow a member of the family from its parent."),
     "resume": ("growing", "Continue a run that was stopped or killed."),
+    "runs": ("running", "What ran in the store, how far it came, and two runs side by side."),
     "claims": ("growing", "Try a member's central claim, with a control and a verdict."),
     "tree": ("family", "The family tree."),
     "show": ("family", "A member's recipe, with the source of every number."),
@@ -34,7 +35,7 @@ COMMANDS = {
     "convert": ("keeping", "Rewrite a model in another format: Hugging Face, Meta, GGUF."),
     "quantize": ("measuring", "Weights in fewer bits: bytes, errors, perplexity and divergence, measured."),
     "verify": ("measuring", "Whether two models say the same: ids, chats, logits."),
-    "data": ("keeping", "Look at a data set as the model will see it."),
+    "data": ("keeping", "Look at a data set as the model will see it; remove repetitions and held-out items."),
     "doctor": ("keeping", "What this machine, this installation and the store are like."),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -135,13 +136,17 @@ class Asked:
                 read[path] = value
         return read
 
-    def machine(self, device: str | None, dtype: str | None, threads: str | None) -> Machine:
+    def machine(
+        self, device: str | None, dtype: str | None, threads: str | None, micro_tokens: str | None = None
+    ) -> Machine:
         """The machine to run on, asked for or found."""
         if device is not None and device not in ("cpu", "cuda") and not device.startswith("cuda:"):
             self.problems.add("--device", f"found {device!r}", did_you_mean(device, ("cpu", "cuda")))
             device = "cpu"
         word = self.choice("--dtype", dtype, DTYPES, "") or None
-        return detect(device, word, self.whole("--threads", threads))  # type: ignore[arg-type]  # checked against DTYPES
+        found = detect(device, word, self.whole("--threads", threads))  # type: ignore[arg-type]  # checked against DTYPES
+        micro = self.whole("--micro-tokens", micro_tokens)
+        return found if micro is None else replace(found, micro_tokens=micro)
 
     def store(self, path: str | None) -> Store:
         """The store."""
@@ -164,6 +169,16 @@ def machine_options(function: F) -> F:
         click.option("--threads", metavar="N", help="CPU threads (default: all cores)."),
         click.option("--dtype", metavar="TYPE", help="float32 or bfloat16."),
         click.option("--device", metavar="NAME", help="cpu or cuda (default: what is there)."),
+    ):
+        function = option(function)
+    return function
+
+
+def training_options(function: F) -> F:
+    """--micro-tokens, --anyway: how much a machine takes at once, which changes a run's last bits only."""
+    for option in (
+        click.option("--anyway", is_flag=True, help="Start even where the plan says that memory does not suffice."),
+        click.option("--micro-tokens", metavar="N", help="Tokens worked on at once (default: 8192, on a GPU 32768)."),
     ):
         function = option(function)
     return function

@@ -222,38 +222,45 @@ def diff(asked: Asked, /, first: str | None, second: str | None, size: str | Non
 @click.argument("member", metavar="MEMBER", required=False)
 @click.option("--size", metavar="SIZE", help="A published size, or desk (default: the published one).")
 @click.option(
-    "--device", metavar="NAME", help="cpu, or a GPU with its memory: a100-40gb, a100-80gb, h100-80gb, h200, rtx4090."
+    "--device", metavar="NAME", help="cpu, or a GPU with its memory: rtx4090, a6000, a100-80gb, h100, h200 ..."
 )
 @click.option("--count", metavar="N", help="How many of them.")
 @click.option("--dtype", metavar="TYPE", help="float32 or bfloat16.")
+@click.option("--tensor", metavar="N", help="Devices that divide each matrix (default: 1).")
+@click.option("--pipeline", metavar="N", help="Devices that hold consecutive layers (default: 1).")
+@click.option("--data", "replicas", metavar="N", help="Replicas; the other devices shard (default: 1).")
+@click.option("--recompute", is_flag=True, help="Keep each layer's input only and compute the rest again.")
+@click.option("--micro-tokens", metavar="N", help="Tokens on a device at once (default: one row).")
+@click.option("--utilisation", metavar="SHARE", help="Share of the peak rate to assume (default: 0.4).")
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change one setting: tuned.length=1024.")
 @json_option
 @click.pass_obj
-def plan(
-    asked: Asked,
-    /,
-    member: str | None,
-    size: str | None,
-    device: str | None,
-    count: str | None,
-    dtype: str | None,
-    settings: tuple[str, ...],
-    as_json: bool,
-) -> None:
-    """Steps, tokens, parameters, memory and FLOPs of a recipe on a machine, what is missing, and what would make it fit."""
+def plan(asked: Asked, /, member: str | None, size: str | None, as_json: bool, **options: Any) -> None:
+    """Memory, step time, tokens per second, days and device-hours of a recipe on a machine; what is missing; what would fit."""
     from camelid.plan.machines import machine_named
+    from camelid.plan.plan import UTILISATION, Choices
+    from camelid.plan.training import Layout
 
     found = asked.member(member, size)
-    changes = asked.settings(settings)
+    changes = asked.settings(options["settings"])
     recipe = found and override_recipe(found[1], changes, asked)
-    number = asked.whole("--count", count, 1) or 1
-    word = asked.choice("--dtype", dtype, ("float32", "bfloat16"), "")
-    machine = machine_named(device, number, word, asked.problems)
+    number = asked.whole("--count", options["count"], 1) or 1
+    word = asked.choice("--dtype", options["dtype"], ("float32", "bfloat16"), "")
+    machine = machine_named(options["device"], number, word, asked.problems)
+    tensor, pipeline = (asked.whole(f"--{name}", options[name], 1) or 1 for name in ("tensor", "pipeline"))
+    replicas = asked.whole("--data", options["replicas"], 1) or 1
+    share = asked.number("--utilisation", options["utilisation"], UTILISATION, least=0.01, most=1.0)
+    micro = asked.whole("--micro-tokens", options["micro_tokens"], None)
+    rest = tensor * pipeline * replicas
+    if number % rest:
+        asked.problems.add("--count", f"{number} devices are not shared by {rest}", f"use a multiple of {rest}")
     asked.settle()
-    assert recipe and machine
+    assert recipe and machine and share
     from camelid.plan.plan import plan as planned
 
-    result = planned(recipe, machine)
+    layout = Layout(data=replicas, shard=number // rest, tensor=tensor, pipeline=pipeline) if rest > 1 else None
+    choices = Choices(layout=layout, micro_tokens=micro, recompute=options["recompute"], utilisation=share)
+    result = planned(recipe, machine, choices)
     if as_json:
         echo(json.dumps(to_data(result)))
     else:

@@ -7,12 +7,13 @@ from typing import Any
 
 import click
 
-from camelid.cli.asked import Asked, Command, json_option, machine_options, store_option
+from camelid.cli.asked import Asked, Command, json_option, machine_options, store_option, training_options
 from camelid.cli.family import override_recipe
 from camelid.journal import Narrator
 from camelid.recipe import Finetune, Folder, Pretrain, Recipe, SelfInstruct, Table, replace
 from camelid.recipes import MEMBERS
 from camelid.request import Request, read_request
+from camelid.runs import find_run
 
 
 @click.command(cls=Command)
@@ -27,6 +28,7 @@ from camelid.request import Request, read_request
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change one setting: tuned.length=1024.")
 @click.option("--bad-rows", metavar="stop|skip", help="What to do with rows that cannot be used (default: stop).")
 @click.option("--save-every", metavar="SECONDS", help="Seconds between checkpoints of a run (default: 60).")
+@training_options
 @machine_options
 @store_option
 @json_option
@@ -53,7 +55,7 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
     """Check everything that was asked for, then grow it and say what came of it."""
     recipe = asked_recipe(asked, request)
     store = asked.store(options["store"])
-    machine = asked.machine(options["device"], options["dtype"], options["threads"])
+    machine = asked.machine(options["device"], options["dtype"], options["threads"], options["micro_tokens"])
     seconds = asked.number("--save-every", options.get("save_every"), 60.0)
     asked.settle()
     assert recipe and seconds is not None
@@ -61,7 +63,15 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
     from camelid.summary import tell
 
     narrator = Narrator()
-    outcome = grown(request.settled(recipe), recipe, store=store, machine=machine, narrator=narrator, seconds=seconds)
+    outcome = grown(
+        request.settled(recipe),
+        recipe,
+        store=store,
+        machine=machine,
+        narrator=narrator,
+        seconds=seconds,
+        anyway=options["anyway"],
+    )
     if as_json:
         click.echo(json.dumps(outcome.to_json()))
     else:
@@ -132,13 +142,18 @@ def grows_here(recipe: Recipe) -> bool:
 @click.command(cls=Command)
 @click.argument("run", metavar="RUN", required=False)
 @click.option("--save-every", metavar="SECONDS", help="Seconds between checkpoints of a run (default: 60).")
+@training_options
 @machine_options
 @store_option
 @json_option
 @click.pass_obj
 def resume(asked: Asked, /, run: str | None, as_json: bool, **options: Any) -> None:
-    """Continue a run that was stopped or killed, exactly as if it had not been. RUN is its folder, as grow printed it."""
-    request = read_request(run, asked.problems) if run else None
+    """Continue a run that was stopped or killed, exactly as if it had not been.
+
+    RUN is its folder, or its name as camelid runs tells it.
+    """
+    path = find_run(run, asked.store(options["store"]), asked.problems) if run else None
+    request = read_request(str(path), asked.problems) if path else None
     if request is None:
         asked.settle()
         return
@@ -148,6 +163,7 @@ def resume(asked: Asked, /, run: str | None, as_json: bool, **options: Any) -> N
 
 
 @click.command(cls=Command)
+@training_options
 @machine_options
 @store_option
 @click.pass_obj

@@ -14,6 +14,7 @@ import click
 
 import camelid
 from camelid.cli.asked import Asked, Command, json_option, store_option
+from camelid.cli.cleaning import decontaminate, dedup
 from camelid.durable import verify
 from camelid.errors import BadFile
 from camelid.machine import GIB, SMALL, Machine, describe, detect, divided, hands
@@ -57,7 +58,11 @@ def convert(asked: Asked, /, source: str | None, target: str | None, store: str 
 
 @click.group(name="data")
 def data() -> None:
-    """Look at a data set as the model will see it."""
+    """Look at a data set as the model will see it, and clear it of what should not be there."""
+
+
+data.add_command(dedup)
+data.add_command(decontaminate)
 
 
 @data.command(cls=Command)

@@ -7,7 +7,9 @@ asks for and less than one document more, and a place in the mixed stream is fou
 
     G(v) = sum over s of the tokens of the documents with P_s(j) / w_s < v        grows with v; find v where G passes p
 
-Nothing is replayed, whatever the place. The cost is an array of n prefix sums for each epoch of a source in use.
+Nothing is replayed, whatever the place. The cost is an array of n prefix sums for each epoch of a source in use. For
+large sources they are laid down once in a folder of the cache and mapped from then on: a run that goes on at its
+thousand-millionth sample reads the few pages that its bisection touches.
 """
 
 from __future__ import annotations
@@ -19,15 +21,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from camelid.data.corpus import Corpus
-from camelid.errors import ProblemList, did_you_mean
-from camelid.randomness import key, order
+from camelid.data.corpus import Corpus, little_endian
+from camelid.durable import Draft, commit, locked, verify
+from camelid.errors import BadFile, ProblemList, did_you_mean
+from camelid.randomness import Order, key, order
 
 KEPT_EPOCHS = 8  # epochs of one source whose prefix sums are remembered
+LARGE = 1 << 15  # ours: from so many documents on, prefix sums are laid down on the disk; fewer take milliseconds
+LAID = "camelid epoch 1"  # what a folder of prefix sums is of; a new one where the bytes, or what they mean, change
+WAIT = 600.0  # seconds to wait for another process that lays down the same epoch
 
 
 @dataclass(frozen=True)
@@ -55,16 +62,22 @@ class Share:
 class Mixture:
     """Positions 0 .. tokens-1 of a mixed stream; `pieces` says which document of which source lies where.
 
-    Made by `by_proportion` or `by_epochs`.
+    Made by `by_proportion` or `by_epochs`. `cache` is a folder where the prefix sums of large sources are kept.
     """
 
     def __init__(
-        self, corpora: Mapping[str, Corpus], weights: Mapping[str, Fraction], tokens: int, *, seed: int
+        self,
+        corpora: Mapping[str, Corpus],
+        weights: Mapping[str, Fraction],
+        tokens: int,
+        *,
+        seed: int,
+        cache: Path | None = None,
     ) -> None:
         self.corpora = {name: corpora[name] for name, weight in weights.items() if weight > 0}
         self.tokens, self.seed = tokens, seed
         self._names = tuple(self.corpora)
-        self._streams = [_Stream(name, self.corpora[name], seed) for name in self._names]
+        self._streams = [_Stream(name, self.corpora[name], seed, cache) for name in self._names]
         scale = math.lcm(*(weights[name].denominator for name in self._names))
         shares = [int(weights[name] * scale) for name in self._names]
         common = math.lcm(*shares)
@@ -80,6 +93,7 @@ class Mixture:
         *,
         seed: int,
         most_epochs: Mapping[str, float] | float | None = None,
+        cache: Path | None = None,
     ) -> Mixture:
         """`tokens` tokens of which each source gives its part; parts need not sum to 1.
 
@@ -92,18 +106,25 @@ class Mixture:
         parts = {name: value / total for name, value in asked.items()}
         caps = _caps(corpora, parts, most_epochs)
         granted = _under_caps(parts, caps, tokens)
-        mixture = cls(corpora, granted, tokens, seed=seed)
+        mixture = cls(corpora, granted, tokens, seed=seed, cache=cache)
         mixture._asked = {name: float(part) for name, part in parts.items()}
         return mixture
 
     @classmethod
-    def by_epochs(cls, corpora: Mapping[str, Corpus], epochs: Mapping[str, float] | float, *, seed: int) -> Mixture:
+    def by_epochs(
+        cls,
+        corpora: Mapping[str, Corpus],
+        epochs: Mapping[str, float] | float,
+        *,
+        seed: int,
+        cache: Path | None = None,
+    ) -> Mixture:
         """Every source this many times, all mixed evenly so that they end together; whole epochs give each document
         exactly that often. A part of an epoch ends with the document that reaches it."""
         wanted = epochs if isinstance(epochs, Mapping) else dict.fromkeys(corpora, epochs)
         counts = _checked(corpora, wanted, "epochs", 1)
         weights = {name: count * corpora[name].tokens for name, count in counts.items()}
-        mixture = cls(corpora, weights, 0, seed=seed)
+        mixture = cls(corpora, weights, 0, seed=seed, cache=cache)
         ends = [stream.border(math.ceil(weights[stream.name])) for stream in mixture._streams]
         mixture.tokens = sum(ends)
         return mixture
@@ -174,12 +195,23 @@ class Mixture:
             stream.border(-(-value // stride)) for stream, stride in zip(self._streams, self._strides, strict=True)
         )
 
+    def _around(self, position: int) -> tuple[int, int]:
+        """Keys between which the document that covers `position` has its own: _before(low) <= position < _before(high).
+
+        Found by doubling steps from where the shares alone would put it, which no document's length moves far.
+        """
+        guess, step = math.floor(position / sum(Fraction(1, stride) for stride in self._strides)), 1
+        low, high = guess, guess + 1
+        while self._before(low) > position:
+            low, step = max(0, low - step), 2 * step
+        step = 1
+        while self._before(high) <= position:
+            high, step = high + step, 2 * step
+        return low, high
+
     def _find(self, position: int) -> tuple[int, int, int, int]:
         """Key, source index, begin in the source's stream, and offset of `position` in the document that covers it."""
-        rate = sum(Fraction(1, stride) for stride in self._strides)
-        slack = sum(stream.longest + 1 for stream in self._streams)
-        low = max(0, math.floor((position - slack) / rate))  # _before(low) <= position
-        high = math.ceil((position + 1) / rate)  # _before(high) > position
+        low, high = self._around(position)
         while high - low > 1:
             middle = (low + high) // 2
             if self._before(middle) <= position:
@@ -200,19 +232,21 @@ class Mixture:
 class _Stream:
     """A source as an endless stream of whole documents, epoch after epoch, each in its own keyed order."""
 
-    def __init__(self, name: str, corpus: Corpus, seed: int) -> None:
+    def __init__(self, name: str, corpus: Corpus, seed: int, cache: Path | None) -> None:
         self.name, self.corpus, self._seed = name, corpus, seed
         self.tokens = corpus.tokens
-        self.longest = int(corpus.lengths.max(initial=0))
-        self._epoch = lru_cache(maxsize=KEPT_EPOCHS)(self._lay_out)
+        self._cache = cache if len(corpus) >= LARGE else None
+        self._epoch = lru_cache(maxsize=KEPT_EPOCHS)(self._laid_out)
 
-    def _lay_out(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Documents in this epoch's order, and the n + 1 borders between them."""
-        shuffle = order(key(self._seed, "mixture", self.name, self.corpus.digest, epoch), len(self.corpus))
-        documents = shuffle.take(np.arange(len(self.corpus)))
-        borders = np.zeros(len(self.corpus) + 1, np.int64)
-        np.cumsum(self.corpus.lengths[documents], out=borders[1:])
-        return documents, borders
+    def _laid_out(self, epoch: int) -> tuple[Order | NDArray[np.int64], NDArray[np.int64]]:
+        """The documents in this epoch's order, and the n + 1 borders between them."""
+        words = (self._seed, "mixture", self.name, self.corpus.digest, epoch)
+        shuffle = order(key(*words), len(self.corpus))
+        if self._cache is None:
+            documents = shuffle.take(np.arange(len(self.corpus)))
+            return documents, _borders(self.corpus, documents)
+        named = hashlib.sha256(repr((LAID, *words)).encode()).hexdigest()
+        return shuffle, _mapped_borders(self._cache / f"epoch-{named[:32]}", self.corpus, shuffle)
 
     def border(self, place: int) -> int:
         """The first border between documents at or after this place."""
@@ -223,11 +257,48 @@ class _Stream:
         return epoch * self.tokens + int(borders[np.searchsorted(borders, rest, side="left")])
 
     def document(self, begin: int) -> tuple[int, int, int]:
-        """Document, epoch and length of what begins at this border; documents without tokens are passed over."""
+        """Document, epoch and length of what begins at this border; documents without tokens are passed over.
+
+        Raises BadFile where borders kept on the disk are not those of the corpus.
+        """
         epoch, rest = divmod(begin, self.tokens)
         documents, borders = self._epoch(epoch)
         turn = int(np.searchsorted(borders, rest, side="right")) - 1
-        return int(documents[turn]), epoch, int(borders[turn + 1] - borders[turn])
+        document, length = int(documents[turn]), int(borders[turn + 1] - borders[turn])
+        if length != self.corpus.starts[document + 1] - self.corpus.starts[document]:
+            found = f"document {document} of {self.name} ends elsewhere"
+            raise BadFile(self._cache or "", f"borders of epoch {epoch}", found, "remove the cache's epoch- folders")
+        return document, epoch, length
+
+
+def _borders(corpus: Corpus, documents: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Where each of these documents begins, laid one after another, and the end."""
+    borders = np.zeros(len(corpus) + 1, np.int64)
+    np.cumsum(corpus.lengths[documents], out=borders[1:])
+    return borders
+
+
+def _mapped_borders(path: Path, corpus: Corpus, shuffle: Order) -> NDArray[np.int64]:
+    """The same, mapped from a committed folder that is made where it is missing.
+
+    Opening costs nothing that grows with the corpus: the bytes were verified when they were made, and each border that
+    is used is held against the corpus.
+    """
+    if not path.exists():
+        with locked(path, wait=WAIT):
+            if not path.exists():
+                _lay_down(path, _borders(corpus, shuffle.take(np.arange(len(corpus)))))
+    manifest = verify(path, contents=False)
+    if manifest.meta.get("layout") != LAID or manifest.files["borders"].bytes != 8 * (len(corpus) + 1):
+        raise BadFile(path, "manifest.json", f"is no {LAID!r} of this corpus", "remove it; it will be made again")
+    return np.memmap(path / "borders", "<i8", mode="r")
+
+
+def _lay_down(path: Path, borders: NDArray[np.int64]) -> None:
+    def fill(draft: Draft) -> None:
+        draft.write("borders", little_endian(borders))
+
+    commit(path, fill, meta={"layout": LAID}, needed=borders.nbytes)
 
 
 def _checked(

@@ -1,4 +1,4 @@
-"""Rows out of files, a few at a time: JSON lines, a JSON array, Parquet, plain text; each may be packed with gzip.
+"""Rows out of files, a few at a time: JSON lines, a JSON array, Parquet, plain text; packed with gzip or Zstandard too.
 
 What a file is, its first bytes say, held against what its name claims. Everything is bounded: the bytes of a record,
 the depth of its brackets, the rows in memory. What is wrong with one row is a `BadRow`, and the rows after it can be
@@ -16,18 +16,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from camelid.data.formats import kind
 from camelid.data.json_array import Broken, elements
 from camelid.durable import parse_json
 from camelid.errors import BadFile, CamelidError
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer as Buffer
+
 TextUnit = Literal["line", "file"]
 Container = Literal["jsonl", "json", "parquet", "text"]
 
 LONGEST = 64 << 20  # bytes of one record or one text; a whole book is about 1 MiB
 DEEPEST = 32  # levels of brackets in a record
+ZSTANDARD = b"\x28\xb5\x2f\xfd"  # the first bytes of a frame (RFC 8878, section 3.1.1)
 HEAD = 1 << 16  # bytes read to see what a file is
 PARQUET_ROWS = 256  # rows in memory at a time
 PARQUET_GROUP = 8 << 30  # bytes that a row group may claim to unpack to
@@ -66,7 +70,7 @@ def _container(path: Path) -> Container:
     """What the first bytes say, held against what the file's name claims."""
     with opened(path) as file:
         head = file.read(HEAD)
-    claim = path.name.removesuffix(".gz").rpartition(".")[2].lower()
+    claim = path.name.removesuffix(".gz").removesuffix(".zst").rpartition(".")[2].lower()
     if head[:4] == b"PAR1":
         return "parquet"
     mark = head.removeprefix(codecs.BOM_UTF8).lstrip(b" \t\r\n")[:1]
@@ -95,6 +99,8 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
             if magic[:2] == b"\x1f\x8b":
                 with gzip.GzipFile(fileobj=file) as unpacked:
                     yield io.BufferedReader(unpacked)
+            elif magic == ZSTANDARD:
+                yield io.BufferedReader(_Zstandard(path, file))
             else:
                 yield file
     except FileNotFoundError:
@@ -106,11 +112,33 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def _refuse_packed(path: Path, magic: bytes) -> None:
-    packed = {b"\x28\xb5\x2f\xfd": "Zstandard", b"PK\x03\x04": "a zip archive", b"BZh9": "bzip2", b"\xfd7zX": "xz"}
+    packed = {b"PK\x03\x04": "a zip archive", b"BZh9": "bzip2", b"\xfd7zX": "xz"}
     if magic in packed:
-        raise BadFile(path, "byte 0", f"is {packed[magic]}", "unpack it first, or pack it with gzip")
+        raise BadFile(path, "byte 0", f"is {packed[magic]}", "unpack it first, or pack it with gzip or zstd")
     if magic[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
         raise BadFile(path, "byte 0", "is UTF-16 text", "convert it to UTF-8")
+
+
+class _Zstandard(io.RawIOBase):
+    """What a file of Zstandard frames unpacks to; pyarrow, which reads Parquet here, knows how."""
+
+    def __init__(self, path: Path, file: io.BufferedReader) -> None:
+        import pyarrow
+
+        self._path = path
+        self._unpacked = pyarrow.CompressedInputStream(pyarrow.PythonFile(file, mode="r"), "zstd")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Buffer) -> int:
+        room = memoryview(buffer).cast("B")
+        try:
+            data = self._unpacked.read(len(room))
+        except OSError as error:
+            raise BadFile(self._path, "", f"damaged Zstandard: {error}", "copy it again whole") from error
+        room[: len(data)] = data
+        return len(data)
 
 
 def _lines(file: io.BufferedReader) -> Iterator[tuple[int, int, bytes | None]]:

@@ -9,13 +9,17 @@ norms, rotations and activations are left out, as everyone leaves them out (Kapl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import Literal
 
-from camelid.models.shape import LlamaShape, LoRA
+from camelid.models.shape import Linear, LlamaShape, LoRA
 
 Dtype = Literal["float64", "float32", "bfloat16", "float16"]
+Store = Literal["float64", "float32", "bfloat16", "float16", "int8", "nf4", "nf4-double"]
 BYTES: dict[Dtype, int] = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+# Dettmers et al. 2023, section 3: 4 bits and a 32-bit scale for 64 weights; doubled, the scale takes 0.127 bits.
+# int8: one 16-bit scale for each row, which is next to nothing (Dettmers et al. 2022).
+BITS: dict[Store, float] = {"int8": 8.0, "nf4": 4.5, "nf4-double": 4.127}
 
 
 def parameters(shape: LlamaShape, lora: LoRA | None = None) -> int:
@@ -57,65 +61,36 @@ def training_flops(shape: LlamaShape, *, seen: float, lora: LoRA | None = None, 
     return forward + again + frozen + 2 * (adapter + _attention(shape, seen)) + whole
 
 
-@dataclass(frozen=True)
-class Memory:
-    """Bytes that training holds at once."""
-
-    weights: int
-    gradients: int
-    optimizer: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        return self.weights + self.gradients + self.optimizer + self.activations
-
-
-def training_memory(
-    shape: LlamaShape,
-    *,
-    tokens: int,
-    dtype: Dtype = "float32",
-    lora: LoRA | None = None,
-    recompute: bool = False,
-    state: Dtype = "float32",
-    master: bool = False,
-    chunk: int | None = None,
-) -> Memory:
-    """Bytes of training on `tokens` tokens at once with AdamW: two moments in `state` per trained parameter.
-
-    `master` adds a float32 copy of weights that are kept in less; `chunk` is how many rows of logits exist at once (all
-    when left out). Activations are an estimate from what the layers keep for their backward pass, not a measurement.
-    """
-    size = BYTES[dtype]
-    trained = trainable(shape, lora)
-    adapter = 0 if lora is None else trained
-    kept = BYTES["float32"] if size < 4 else size  # an adapter is float32 beside anything less
-    weights = shape.parameters() * size + adapter * kept
-    return Memory(
-        weights=weights,
-        gradients=trained * (size if lora is None else kept),
-        optimizer=2 * trained * BYTES[state] + (trained * 4 if master and size < 4 and lora is None else 0),
-        activations=activation_bytes(shape, tokens=tokens, dtype=dtype, lora=lora, recompute=recompute, chunk=chunk),
-    )
-
-
 def activation_bytes(
     shape: LlamaShape,
     *,
     tokens: int,
     dtype: Dtype = "float32",
     lora: LoRA | None = None,
-    recompute: bool = False,
-    chunk: int | None = None,
+    recompute: float = 0.0,
+    fused: bool = False,
+    inputs: bool = False,
+    adapter: Dtype = "float32",
 ) -> int:
-    """An estimate of the bytes kept from the forward for the backward pass, logits included."""
+    """Bytes kept from the forward for the backward pass by `tokens` tokens, without logits; found exact for nn/'s layers.
+
+    recompute   the share of layers that keep their input only; one of them is whole again while its backward pass runs
+    fused       a compiler makes norms and the gate's product anew in the backward pass instead of keeping them
+    inputs      frozen maps keep their input too, as those of bitsandbytes do
+    adapter     what adapters compute in, at least; ours in float32
+    """
     size = BYTES[dtype]
-    per_layer = tokens * _kept_per_token(shape, lora) * size
-    layers = shape.layers * tokens * shape.width * size + per_layer if recompute else shape.layers * per_layer
-    rows = min(chunk or tokens, tokens)
-    ends = 3 * tokens * shape.width * size
-    return layers + ends + 2 * rows * shape.vocab * BYTES["float32"]  # logits and their gradient
+    share = float(recompute)
+    layer = _kept_per_token(shape, lora, size, BYTES[adapter], fused, inputs)
+    whole = (1 - share) * shape.layers + (1 if share else 0)
+    kept = whole * layer + share * shape.layers * shape.width * size
+    ends = 4 * shape.width * size + 2 * shape.head_width * BYTES["float32"]  # last norm, loss; rotations
+    return math.ceil(tokens * (kept + ends)) + math.ceil(whole) * _copied_weights(shape, lora) * size
+
+
+def logit_bytes(shape: LlamaShape, *, rows: int, dtype: Dtype = "float32", copies: float = 1.0) -> int:
+    """Bytes of `rows` rows of logits: as the head gives them, and `copies` times in float32 (softmax and its slope)."""
+    return math.ceil(rows * shape.vocab * (BYTES[dtype] + copies * BYTES["float32"]))
 
 
 def cache_bytes(shape: LlamaShape, *, batch: int, length: int, dtype: Dtype = "float32") -> int:
@@ -123,9 +98,12 @@ def cache_bytes(shape: LlamaShape, *, batch: int, length: int, dtype: Dtype = "f
     return 2 * shape.layers * batch * shape.kv_heads * length * shape.head_width * BYTES[dtype]
 
 
-def weight_bytes(shape: LlamaShape, dtype: Dtype = "float32") -> int:
-    """Bytes of the weights."""
-    return shape.parameters() * BYTES[dtype]
+def weight_bytes(shape: LlamaShape, store: Store = "float32", *, other: Dtype | None = None) -> int:
+    """Bytes of the weights; where `store` has fewer than 16 bits, embedding, head and norms are kept in `other`."""
+    if store in BYTES:
+        return shape.parameters() * BYTES[store]
+    linear = shape.layers * _layer(shape)
+    return math.ceil(linear * BITS[store] / 8) + (shape.parameters() - linear) * BYTES[other or "bfloat16"]
 
 
 def _layer(shape: LlamaShape) -> int:
@@ -142,16 +120,55 @@ def _attention(shape: LlamaShape, seen: float) -> float:
     return 4.0 * shape.layers * seen * shape.heads * shape.head_width
 
 
-def _kept_per_token(shape: LlamaShape, lora: LoRA | None) -> int:
-    """Numbers one layer keeps per token: what nn/ saves for the backward pass, counted from the code.
+def _kept_per_token(shape: LlamaShape, lora: LoRA | None, size: int, exact: int, fused: bool, inputs: bool) -> float:
+    """Bytes one layer keeps per token: what nn/ saves for the backward pass, counted from the code.
 
-    Two block inputs and two normed ones, turned queries and keys, values, attention's output and its log-sum, gate, up,
-    silu(gate) and their product. An adapter keeps its low-rank product, and with dropout a mask and what it left.
+    Always the inputs of both norms (D each) with their scales, turned queries and keys, values, attention's output and
+    its log-sum, gate, up and silu(gate). A trained map keeps its input: the normed inputs (D, D) and the product (F);
+    attention's output is there already. An adapter keeps its low-rank product and a float32 input, and with dropout the
+    mask and what it left.
     """
     queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
-    kept = 4 * shape.width + queries + 2 * keys + queries + shape.heads + 4 * shape.hidden
-    if lora is not None:
-        sizes = shape.linears()
-        inputs = sum(sizes[target][1] for target in lora.targets)
-        kept += len(lora.targets) * lora.rank + (2 * inputs if lora.dropout else 0)
-    return kept
+    always = 2 * shape.width + 2 * queries + 2 * keys + (2 if fused else 3) * shape.hidden
+    held: float = always * size + (shape.heads + 2) * BYTES["float32"]
+    held += 0 if fused else _joined_per_token(shape, lora) * size
+    if lora is None:
+        return held + (0 if fused else (2 * shape.width + shape.hidden) * size)
+    held += _adapter_inputs(shape, lora, size, exact, inputs)
+    return held + len(lora.targets) * lora.rank * max(size, exact)
+
+
+def _adapter_inputs(shape: LlamaShape, lora: LoRA, size: int, exact: int, inputs: bool) -> float:
+    """Bytes per token of the inputs that adapters keep, shared where nothing is cast, dropped or masked."""
+    sizes = shape.linears()
+    frozen = (2 * shape.width + shape.hidden) * size if inputs else 0
+    if lora.dropout:
+        return frozen + sum(sizes[target][1] * (size + max(size, exact)) for target in lora.targets)
+    if size < exact:
+        return frozen + sum(sizes[target][1] * exact for target in lora.targets)
+    normed = {"q_proj": 0, "k_proj": 0, "v_proj": 0, "gate_proj": 1, "up_proj": 1, "down_proj": 2}
+    held = {normed[target] for target in lora.targets if target in normed}
+    return max(frozen, sum((shape.width, shape.width, shape.hidden)[kind] * size for kind in held))
+
+
+JOINED = 1 << 20  # nn/linear.py, SMALL: so many weights or fewer are multiplied side by side, which keeps their copy
+
+
+def _joined(shape: LlamaShape, lora: LoRA | None, *maps: Linear) -> int:
+    """How many weights these maps have if the layers multiply them side by side, else 0; an adapter keeps them apart."""
+    sizes = shape.linears()
+    weights = sum(sizes[name][0] * sizes[name][1] for name in maps)
+    apart = lora is not None and not set(lora.targets).isdisjoint(maps)
+    return 0 if apart or weights > JOINED else weights
+
+
+def _joined_per_token(shape: LlamaShape, lora: LoRA | None) -> int:
+    """What joining changes for a token: unturned queries and keys stay beside the values; silu(gate) is not kept."""
+    turned = shape.head_width * (shape.heads + shape.kv_heads)
+    more = turned if _joined(shape, lora, "q_proj", "k_proj", "v_proj") else 0
+    return more - (shape.hidden if _joined(shape, lora, "gate_proj", "up_proj") else 0)
+
+
+def _copied_weights(shape: LlamaShape, lora: LoRA | None) -> int:
+    """Weights that one layer keeps a copy of because it joined them."""
+    return _joined(shape, lora, "q_proj", "k_proj", "v_proj") + _joined(shape, lora, "gate_proj", "up_proj")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from camelid.machine import GIB
 from camelid.plan.plan import Plan, StagePlan
 
+KINDS = ("--micro-tokens", "--count", "--device")  # of several that would do, the first is enough
+
 
 def printed(plan: Plan) -> None:
     """The plan on standard output: a line a quantity, what is missing, what would make it fit."""
@@ -13,29 +15,41 @@ def printed(plan: Plan) -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     each = f"{plan.memory_bytes / plan.count / GIB:.0f} GiB" + (" each" if plan.count > 1 else "")
-    console.print(f"[bold]{plan.title}[/] on {plan.count} x {plan.machine} ({each}), {plan.dtype}")
+    how = f"{plan.dtype}, {plan.layout}" + (", recomputing activations" if plan.recompute else "")
+    console.print(f"[bold]{plan.title}[/] on {plan.count} x {plan.machine} ({each}), {how}")
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=bool(len(plan.stages) > 1), header_style="bold")
     table.add_column("")
     for stage in plan.stages:
         table.add_column(stage.stage, justify="right")
-    rows = [_rows(stage) for stage in plan.stages]
+    rows = [_rows(plan, stage) for stage in plan.stages]
     for index, (name, _) in enumerate(rows[0]):
         table.add_row(name, *(row[index][1] for row in rows))
     console.print(table)
     for stage in plan.stages:
         for note in stage.notes:
             console.print(f"[dim]{note}[/]")
-    for title, lines in (("missing", plan.missing), ("it would fit with", plan.remedies)):
+    for title, lines in (("missing", plan.missing), ("it would fit with any one of", first_of_each(plan.remedies))):
         if lines:
             console.print(f"[bold]{title}[/]")
             for line in lines:
                 console.print(f"  {line}", markup=False)
 
 
-def _rows(stage: StagePlan) -> list[tuple[str, str]]:
+def first_of_each(remedies: tuple[str, ...]) -> tuple[str, ...]:
+    """The remedies, but of those that differ only in a number the first alone, which is the cheapest."""
+    kept: dict[str, str] = {}
+    for line in remedies:
+        kind = next((kind for kind in KINDS if line.startswith(kind)), line)
+        kept.setdefault(kind, line)
+    return tuple(kept.values())
+
+
+def _rows(plan: Plan, stage: StagePlan) -> list[tuple[str, str]]:
     memory = stage.memory
     most = "" if stage.exact else "at most "
-    hours = "not known: the rate of this machine was not measured" if stage.hours is None else _time(stage.hours)
+    unknown = "depends on the data" if stage.tokens_per_second else "rate not measured"
+    speed = f"{stage.tokens_per_second:,.0f}" if stage.tokens_per_second else unknown
+    hours = most + _time(stage.hours) if stage.hours else unknown
     return [
         ("parameters", f"{stage.parameters:,}"),
         ("trained", f"{stage.trained:,} ({stage.trained / stage.parameters:.2%})"),
@@ -45,9 +59,15 @@ def _rows(stage: StagePlan) -> list[tuple[str, str]]:
         ("weights", _bytes(memory.weights)),
         ("gradients", _bytes(memory.gradients)),
         ("optimizer", _bytes(memory.optimizer)),
-        (f"activations (estimate, {stage.micro_tokens:,} tokens at once)", _bytes(memory.activations)),
-        ("memory per device", f"{_bytes(stage.per_device)}, {'fits' if stage.fits else 'does not fit'}"),
-        ("time at 40% of the peak", hours),
+        (f"activations ({stage.micro_tokens:,} tokens at once)", _bytes(memory.activations)),
+        ("logits and their gradient", _bytes(memory.logits)),
+        *([("gathered from other devices", _bytes(memory.gathered))] if plan.count > 1 else []),
+        ("memory per device, at most", f"{_bytes(stage.per_device)}, {'fits' if stage.fits else 'does not fit'}"),
+        ("cache of one full text", _bytes(stage.cache)),
+        ("tokens per second", speed),
+        ("a step", most + _time(stage.step_seconds / 3600) if stage.step_seconds else unknown),
+        (f"time at {plan.utilisation:.0%} of the peak", hours),
+        ("device-hours", f"{most}{stage.device_hours:,.0f}" if stage.device_hours else unknown),
     ]
 
 

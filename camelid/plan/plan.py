@@ -1,20 +1,23 @@
 """What a recipe will take, stage by stage, from its numbers alone: nothing is built, nothing is loaded.
 
-Training memory is that of AdamW with two float32 moments; in bfloat16 the trained weights have a float32 master copy. On
-several devices weights, gradients and moments are divided evenly (fully sharded), activations are not. The activations
-are an estimate; everything else follows from the shapes.
+Memory is that of this package's training (plan/training.py): AdamW with two float32 moments, in bfloat16 a float32
+copy of trained weights, logits a few rows at a time. Time needs a utilisation, the share of the device's peak rate that
+the model's own operations reach: it is assumed, stated with the plan, and can be given.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import cast
 
+from camelid.errors import ProblemList
 from camelid.machine import GIB
-from camelid.models.count import Dtype, Memory, parameters, trainable, training_flops, training_memory
+from camelid.models.count import BYTES, Dtype, cache_bytes, parameters, trainable
 from camelid.models.shape import LlamaShape, LoRA
 from camelid.plan.machines import DEVICES, Machines
+from camelid.plan.training import Layout, Memory, Training, flops_per_token, memory, ours, tokens_per_second
 from camelid.recipe import (
     DeskInstructions,
     Epochs,
@@ -27,13 +30,38 @@ from camelid.recipe import (
     Table,
 )
 
-ROWS_OF_LOGITS = 1024  # of logits held at once by the loss
-UTILISATION = 0.4  # of the peak; LLaMA 3 reports 0.38 to 0.43 on H100 (Dubey et al. 2024, table 4)
+UTILISATION = 0.4  # of the peak; Llama 3 405B reports 0.38 to 0.43 on H100 (Dubey et al. 2024, table 4)
+COUNTS = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choices:
+    """What a plan is free to choose: how devices share the work, and how memory is traded for time.
+
+    layout        None: every device shards weights, gradients and moments
+    micro_tokens  tokens on one device at once; None: one row. Never less than a row
+    workers       processes that share a step on a CPU, and into how many parts at least it is cut for them (`shares`)
+    recompute     whether layers keep only their input and compute the rest again
+    utilisation   share of the peak that the model's own operations reach
+    start         shape of the model in the folder that the line starts from, where it starts from one
+    """
+
+    layout: Layout | None = None
+    micro_tokens: int | None = None
+    recompute: bool = False
+    workers: int = 1
+    shares: int = 1
+    utilisation: float = UTILISATION
+    start: LlamaShape | None = None
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One training stage. `tokens` is an upper bound where sequences may be shorter than `length`: see `exact`."""
+    """One training stage. `tokens` is an upper bound where sequences may be shorter than `length`: see `exact`.
+
+    `memory` and `per_device` are bytes on the fullest device; times are None where the device's rate is not known, or
+    where steps depend on data not yet named. `cache` is what one text of full length takes when the model talks.
+    """
 
     stage: str
     title: str
@@ -46,48 +74,82 @@ class StagePlan:
     micro_tokens: int
     memory: Memory
     per_device: int
+    cache: int
     fits: bool
+    tokens_per_second: float | None
+    step_seconds: float | None
     hours: float | None
+    device_hours: float | None
     notes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe on a machine: its stages, what is missing to run it, and what would make it fit."""
+    """A recipe on a machine: its stages, what is missing to run it, and what would make it fit, cheapest first."""
 
     title: str
     machine: str
     count: int
     dtype: str
     memory_bytes: int
+    layout: str
+    recompute: bool
+    utilisation: float
     stages: tuple[StagePlan, ...]
     missing: tuple[str, ...]
     remedies: tuple[str, ...]
 
 
-def plan(recipe: Recipe, machines: Machines) -> Plan:
-    """The plan of a member's own stages and, where they would be grown here, of its ancestors'."""
-    stages = [_stage(recipe, stage, machines) for stage in recipe.stages if isinstance(stage, Finetune | Pretrain)]
+def plan(recipe: Recipe, machines: Machines, choices: Choices | None = None) -> Plan:
+    """The plan of a member's own stages. Raises UsageError where the layout is not one for these devices."""
+    choices = choices or Choices()
+    layout = _layout(recipe, machines, choices)
+    stages = [_stage(recipe, stage, machines, choices) for stage in trained_stages(recipe)]
     return Plan(
         title=recipe.title,
         machine=machines.device.name,
         count=machines.count,
         dtype=machines.dtype,
         memory_bytes=machines.memory_bytes,
+        layout=layout.text(),
+        recompute=choices.recompute,
+        utilisation=choices.utilisation,
         stages=tuple(stages),
         missing=tuple(_missing(recipe)),
-        remedies=tuple(_remedies(recipe, machines)) if not all(stage.fits for stage in stages) else (),
+        remedies=() if all(stage.fits for stage in stages) else tuple(remedies(recipe, machines, choices)),
     )
 
 
-def _stage(recipe: Recipe, stage: Finetune | Pretrain, machines: Machines) -> StagePlan:
-    shape, lora = shape_of(stage), stage.adapter if isinstance(stage, Finetune) else None
+def trained_stages(recipe: Recipe) -> list[Finetune | Pretrain]:
+    """The stages of a recipe that train a model."""
+    return [stage for stage in recipe.stages if isinstance(stage, Finetune | Pretrain)]
+
+
+def _layout(recipe: Recipe, machines: Machines, choices: Choices) -> Layout:
+    layout = choices.layout or Layout(shard=machines.count)
+    problems = ProblemList()
+    if layout.devices != machines.count:
+        found = f"{layout.text()} need {layout.devices} devices, there are {machines.count}"
+        problems.add("layout", found, f"say --count {layout.devices}")
+    for stage in trained_stages(recipe):
+        shape = shape_of(stage, choices.start)
+        if shape.layers % layout.pipeline:
+            problems.add("--pipeline", f"{layout.pipeline} do not divide {shape.layers} layers")
+        if shape.heads % layout.tensor:
+            problems.add("--tensor", f"{layout.tensor} do not divide {shape.heads} heads")
+    problems.raise_usage()
+    return layout
+
+
+def _stage(recipe: Recipe, stage: Finetune | Pretrain, machines: Machines, choices: Choices) -> StagePlan:
+    shape, lora = shape_of(stage, choices.start), adapter_of(stage)
     steps, tokens, exact, notes = _work(stage)
-    micro = stage.length
-    memory = _memory(shape, machines, micro, lora)
-    per_device = _per_device(memory, machines.count)
-    flops = tokens * training_flops(shape, seen=(stage.length + 1) / 2, lora=lora)
-    rate = machines.device.flops * machines.count * UTILISATION
+    work = training_of(stage, machines, choices)
+    held = memory(work, choices.layout or Layout(shard=machines.count))
+    each = flops_per_token(shape, length=stage.length, lora=lora)
+    peak = machines.device.flops
+    speed = tokens_per_second(each, peak, choices.utilisation) * machines.count if peak else None
+    hours = tokens / speed / 3600 if speed and tokens else None
     return StagePlan(
         stage=stage.name,
         title=recipe.title,
@@ -96,21 +158,55 @@ def _stage(recipe: Recipe, stage: Finetune | Pretrain, machines: Machines) -> St
         steps=steps,
         tokens=tokens,
         exact=exact,
-        flops=flops,
-        micro_tokens=micro,
-        memory=memory,
-        per_device=per_device,
-        fits=per_device <= machines.device.memory_bytes,
-        hours=flops / rate / 3600 if rate else None,
+        flops=tokens * each,
+        micro_tokens=work.tokens,
+        memory=held,
+        per_device=held.peak,
+        cache=cache_bytes(shape, batch=1, length=shape.context, dtype=work.dtype),
+        fits=held.peak <= machines.device.memory_bytes,
+        tokens_per_second=speed,
+        step_seconds=hours * 3600 / steps if hours and steps else None,
+        hours=hours,
+        device_hours=hours * machines.count if hours else None,
         notes=tuple(notes),
     )
 
 
-def shape_of(stage: Finetune | Pretrain) -> LlamaShape:
-    """The shape that a stage trains, read from the base recipe it descends from."""
+def adapter_of(stage: Finetune | Pretrain) -> LoRA | None:
+    """The adapter that a stage trains instead of every weight."""
+    return stage.adapter if isinstance(stage, Finetune) else None
+
+
+def training_of(stage: Finetune | Pretrain, machines: Machines, choices: Choices) -> Training:
+    """What a device does in a stage: micro-batches of at least a row, summed where a step has several."""
+    step = _step_tokens(stage)
+    part = math.ceil(step / max(1, choices.shares))
+    micro = max(stage.length, min(choices.micro_tokens or 0, part))
+    layout = choices.layout or Layout(shard=machines.count)
+    return ours(
+        shape_of(stage, choices.start),
+        tokens=micro,
+        dtype=cast(Dtype, machines.dtype),
+        lora=adapter_of(stage),
+        micro_batches=math.ceil(step / (layout.data * layout.shard) / micro),
+        recompute=float(choices.recompute),
+        workers=choices.workers,
+        shares=choices.shares,
+    )
+
+
+def _step_tokens(stage: Finetune | Pretrain) -> int:
+    """The most tokens of a step."""
+    return stage.batch.count if isinstance(stage, Pretrain) else stage.batch.count * stage.length
+
+
+def shape_of(stage: Finetune | Pretrain, start: LlamaShape | None = None) -> LlamaShape:
+    """The shape that a stage trains, read from the base recipe it descends from; `start` where that is a folder."""
     current: object = stage
     while isinstance(current, Finetune):
         current = current.start.last if isinstance(current.start, Recipe) else current.start
+    if not isinstance(current, Pretrain) and start is not None:
+        return start
     if not isinstance(current, Pretrain):
         raise TypeError(f"{stage.name} starts from {current}, whose shape only its folder knows")
     return current.shape
@@ -138,22 +234,6 @@ def _records(stage: Finetune) -> int | None:
     return stage.data.count if isinstance(stage.data, DeskInstructions) else stage.data.first
 
 
-def _memory(shape: LlamaShape, machines: Machines, micro: int, lora: LoRA | None, recompute: bool = False) -> Memory:
-    return training_memory(
-        shape,
-        tokens=micro,
-        dtype=cast(Dtype, machines.dtype),
-        lora=lora,
-        recompute=recompute,
-        master=machines.dtype != "float32",
-        chunk=ROWS_OF_LOGITS,
-    )
-
-
-def _per_device(memory: Memory, count: int) -> int:
-    return math.ceil((memory.weights + memory.gradients + memory.optimizer) / count) + memory.activations
-
-
 def _missing(recipe: Recipe) -> list[str]:
     missing = []
     for ancestor in recipe.lineage():
@@ -179,34 +259,43 @@ def _is_file(path: str) -> bool:
     return Path(path).expanduser().is_file()
 
 
-def _remedies(recipe: Recipe, machines: Machines) -> list[str]:
-    """What would make the largest stage fit, each tried by calculation."""
-    stage = cast(Finetune | Pretrain, recipe.last)
-    shape, room, found = shape_of(stage), machines.device.memory_bytes, []
-    lora = stage.adapter if isinstance(stage, Finetune) else None
-    if machines.dtype == "float32" and _fits(
-        shape, Machines(machines.device, machines.count, "bfloat16"), stage.length, lora
-    ):
-        found.append("--dtype bfloat16")
-    if _per_device(_memory(shape, machines, stage.length, lora, recompute=True), machines.count) <= room:
-        found.append("recomputing activations in the backward pass")
-    for count in (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048):
-        if count > machines.count and _fits(
-            shape, Machines(machines.device, count, machines.dtype), stage.length, lora
-        ):
-            found.append(f"--count {count}, fully sharded")
-            break
-    if lora is None and isinstance(stage, Finetune):
+def remedies(recipe: Recipe, machines: Machines, choices: Choices) -> list[str]:
+    """What would make every stage fit, each change tried alone and by calculation, the cheapest first."""
+    found = [words for words, other, chosen in _changes(machines, choices) if fits(recipe, other, chosen)]
+    stage = trained_stages(recipe)[-1]
+    if isinstance(stage, Finetune) and stage.adapter is None:
         adapter = LoRA(rank=8, alpha=16.0, targets=("q_proj", "v_proj"))
-        if _fits(shape, machines, stage.length, adapter):
-            found.append("low-rank adapters instead of every weight: camelid plan alpaca-lora")
-    larger = [name for name, device in DEVICES.items() if device.memory_bytes > room]
-    fitting = [
-        name for name in larger if _fits(shape, Machines(DEVICES[name], machines.count, "bfloat16"), stage.length, lora)
-    ]
-    found += [f"--device {name}" for name in fitting[:1]]
-    return found or [f"nothing here: {shape.parameters() * 18 / GIB:,.0f} GiB for weights and moments alone"]
+        small = replace(recipe, stages=(replace(stage, adapter=adapter),))
+        if fits(small, machines, choices):
+            found.append("low-rank adapters instead of every weight: the member alpaca-lora")
+    shape = shape_of(stage, choices.start)
+    return found or [f"nothing here: {shape.parameters() * 16 / GIB:,.0f} GiB for weights, gradients and moments alone"]
 
 
-def _fits(shape: LlamaShape, machines: Machines, micro: int, lora: LoRA | None) -> bool:
-    return _per_device(_memory(shape, machines, micro, lora), machines.count) <= machines.device.memory_bytes
+def _changes(machines: Machines, choices: Choices) -> Iterator[tuple[str, Machines, Choices]]:
+    """Changes from the cheapest on: none to the mathematics first, then precision, then more or larger devices."""
+    micro = choices.micro_tokens or 0
+    while micro > 256:
+        micro //= 2
+        yield f"--micro-tokens {micro}", machines, replace(choices, micro_tokens=micro)
+        if micro == 256:
+            break
+    if not choices.recompute:
+        yield "--recompute: about a third more time", machines, replace(choices, recompute=True)
+    half = replace(machines, dtype="bfloat16")
+    if BYTES[cast(Dtype, machines.dtype)] > 2:
+        yield "--dtype bfloat16", half, choices
+    if choices.layout is None and machines.device.flops:
+        for count in (count for count in COUNTS if count > machines.count):
+            yield f"--count {count}, fully sharded", replace(machines, count=count), choices
+    room = machines.device.memory_bytes
+    for name, device in sorted(DEVICES.items(), key=lambda pair: pair[1].memory_bytes):
+        if device.memory_bytes > room:
+            yield f"--device {name}", replace(half, device=device), choices
+
+
+def fits(recipe: Recipe, machines: Machines, choices: Choices) -> bool:
+    """Whether every stage of the recipe itself fits the memory of each device."""
+    layout = choices.layout or Layout(shard=machines.count)
+    room = machines.device.memory_bytes
+    return all(memory(training_of(stage, machines, choices), layout).peak <= room for stage in trained_stages(recipe))

@@ -78,6 +78,20 @@ def test_growing_again_makes_nothing_and_says_where_all_lies(store: Path) -> Non
     assert set(told["scores"]) == {"LLaMA tiny", "Alpaca tiny"}
 
 
+def test_a_base_tells_what_each_source_gave_and_the_runs_are_listed(store: Path) -> None:
+    told = json.loads((folder(store, "pretrained") / "camelid.json").read_text())["provenance"]
+    assert sum(each["tokens"] for each in told["mixture"]) == told["training"]["tokens"] == 8192
+    assert {"CommonCrawl", "Wikipedia"} <= {each["source"] for each in told["mixture"]}
+    runs = {run["name"].split("-")[0]: run for run in as_json(store, "runs")}
+    assert set(runs) == {"pieces", "pretrained", "tuned", "adapted"} and {run["state"] for run in runs.values()} == {
+        "done"
+    }
+    assert runs["pretrained"]["tokens"] == 8192 and runs["pretrained"]["step"] == runs["pretrained"]["steps"] > 0
+    assert "loss" in command(store, "runs", "pretrained") and "no setting" not in command(
+        store, "runs", "tuned", "adapted"
+    )
+
+
 def test_generate_gives_the_tokens_and_logprobs_of_transformers(store: Path) -> None:
     transformers = pytest.importorskip("transformers")
     prompt = "Kedo lives in"
@@ -135,8 +149,10 @@ def test_chat_answers_each_line(store: Path) -> None:
         (["resume", "/nowhere"], ["no folder"]),
         (["convert", "alpaca"], ["DST", "--to"]),
         (["data", "inspect", "/nowhere.json"], ["no file", "--model"]),
+        (["data", "dedup", "/nowhere.json", "--similarity", "2"], ["no file", "--out", "--similarity"]),
+        (["data", "decontaminate", "/nowhere.json", "--out", "/nowhere/x"], ["no file", "--against", "no folder"]),
         (["eval", "alpaca", "--tasks", "desq"], ["'desk'"]),
-        (["plan", "alpaca", "--device", "a100-80g", "--count", "0"], ["a100-80gb", "--count"]),
+        (["plan", "alpaca", "--device", "a100-8x", "--count", "0"], ["a100-80gb", "--count"]),
         (["convert", "alpaca", "/nowhere/x", "--to", "hf", "--type", "q4_0"], ["--type", "choose from f32, f16, bf16"]),
         (["quantize", "alpaca", "--to", "gptq", "--text", "/nowhere"], ["gptq is not built", "no file"]),
         (["quantize", "alpaca", "--to", "nf4", "--out", "/nowhere/x.gguf"], ["nf4 has no place in GGUF"]),
@@ -239,3 +255,25 @@ def test_refusals_are_values_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "alpaca", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert shown["stages"][0]["settings"]["length"] == {"value": 512, "source": "README, Fine-tuning table"}
+
+
+def test_data_is_cleared_of_repetitions_and_of_held_out_items(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = "the camel carries the water over the wide and empty sand all night and all day"
+    rows = [{"text": long, "id": 1}, {"text": "another text", "id": 2}, {"text": long.upper() + "!", "id": 3}]
+    rows += [{"text": "another text", "id": 4}, {"text": "so they say: " + long[:70] + " and then sleeps", "id": 5}]
+    file, held = tmp_path / "rows.jsonl", tmp_path / "held.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    held.write_text(json.dumps({"text": long}) + "\n")
+    assert main(["data", "dedup", str(file), "--out", str(tmp_path / "once.jsonl"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["kept"], told["removed"]) == (3, 2)
+    assert [json.loads(line)["id"] for line in (tmp_path / "once.jsonl").read_text().splitlines()] == [1, 2, 5]
+    gone = [json.loads(line) for line in Path(told["removals"]).read_text().splitlines()]
+    assert [(row["row"], row["repeats"], row["kind"]) for row in gone] == [(3, 1, "near"), (4, 2, "exact")]
+    words = ["data", "decontaminate", str(tmp_path / "once.jsonl"), "--against", str(held), "--out"]
+    assert main([*words, str(tmp_path / "clean.jsonl")]) == 0
+    assert [json.loads(line)["id"] for line in (tmp_path / "clean.jsonl").read_text().splitlines()] == [2]
+    assert "1 of 3 texts kept" in capsys.readouterr().out
+    assert main([*words, str(tmp_path / "clean.jsonl")]) == 2 and "exists" in capsys.readouterr().err

@@ -404,7 +404,7 @@ def test_a_bad_element_of_an_array_is_one_bad_row_too(tmp_path: Path) -> None:
         ("a.parquet", b'{"text": "x"}', "is called Parquet and does not begin as one"),
         ("a.txt", b'{"text": "x"}\n', "is called text and begins like JSON"),
         ("a.json", "[]".encode("utf-16"), "is UTF-16 text; convert it to UTF-8"),
-        ("a.json.zst", b"\x28\xb5\x2f\xfd rest", "is Zstandard; unpack it first"),
+        ("a.json.bz2", b"BZh91AY rest", "is bzip2; unpack it first"),
         ("a.zip", b"PK\x03\x04 rest", "is a zip archive; unpack it first"),
         ("a.jsonl.gz", gzip.compress(lines(GOOD).encode() * 99)[:-9], "damaged gzip"),
         ("a.jsonl.gz", b"\x1f\x8b" + b"\x00" * 30, "damaged gzip"),
@@ -483,3 +483,27 @@ def test_a_damaged_file_gives_rows_or_one_of_our_errors_and_never_anything_else(
             assert str(path) in str(error)
             refused += 1
     assert refused > 100
+
+
+def test_zstandard_is_read_as_what_it_packs_and_damage_is_named(tmp_path):
+    import pyarrow
+
+    def packed(data):
+        sink = pyarrow.BufferOutputStream()
+        with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+            stream.write(data)
+        return sink.getvalue().to_pybytes()
+
+    texts = [f"text {number} " + "long " * (number % 40) for number in range(3000)]
+    lines = b"".join(json.dumps({"text": text}).encode() + b"\n" for text in texts)
+    frames = packed(lines[:70_000]) + packed(lines[70_000:])  # two frames, one after the other
+    path = tmp_path / "texts.jsonl.zst"
+    path.write_bytes(frames)
+    assert list(source.documents(path)) == texts
+    plain = tmp_path / "texts.jsonl"
+    plain.write_bytes(lines)
+    assert source.digest(path) == source.digest(plain)
+    for damaged in (frames[: len(frames) // 2], frames[:-3], frames[:500] + b"\x55" + frames[501:]):
+        path.write_bytes(damaged)
+        with pytest.raises(BadFile, match="damaged Zstandard"):
+            list(source.documents(path))

@@ -1,0 +1,68 @@
+"""Whether a run will fit the machine's memory, told before it starts and not after an hour.
+
+The first step of a run is not its largest, but the plan (camelid/plan) counts the worst moment of the worst step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from camelid.errors import Problem, UsageError
+from camelid.journal import Narrator
+from camelid.machine import GIB, Machine, divided
+from camelid.models.shape import LlamaShape
+from camelid.plan.machines import Device, Machines
+from camelid.plan.page import first_of_each
+from camelid.plan.plan import Choices, plan, remedies, shape_of
+from camelid.recipe import AnyStage, Finetune, Folder, Pretrain, Recipe
+
+KEPT = 0.3  # ours, from docs/planner.md: what an allocator keeps beside what a run holds, without recomputation
+OTHERS = ("--count", "--device", "--recompute")  # what a plan may choose and a run here cannot
+
+
+def check_fit(stages: Sequence[tuple[Recipe, AnyStage]], machine: Machine, narrator: Narrator, anyway: bool) -> None:
+    """Raises UsageError naming every stage that needs more memory than there is, and what would make it fit.
+
+    What would fit only if nothing were wasted is told as a warning; so is everything, where it is to start `anyway`.
+    """
+    problems = [problem for owner, stage in stages for problem in _problems(owner, stage, machine, narrator)]
+    for problem in problems if anyway else ():
+        narrator.warn(f"{problem}; starting anyway")
+    if problems and not anyway:
+        raise UsageError(problems)
+
+
+def _problems(owner: Recipe, stage: AnyStage, machine: Machine, narrator: Narrator) -> Iterator[Problem]:
+    if not isinstance(stage, Finetune | Pretrain):
+        return
+    where = f"memory for {owner.title}, {stage.name}"
+    if not machine.memory_bytes:
+        narrator.warn(f"{where}: this system does not tell how much memory there is; nothing was checked")
+        return
+    alone, start = replace(owner, stages=(stage,)), start_shape(stage)
+    machine = divided(machine, shape_of(stage, start).parameters())
+    device = Device(machine.device, machine.memory_bytes, 0.0, "the machine it runs on")
+    machines = Machines(device, machine.count, machine.dtype)
+    choices = Choices(micro_tokens=machine.micro_tokens, workers=machine.workers, shares=machine.shares, start=start)
+    (found,) = plan(alone, machines, choices).stages
+    needed, there = found.per_device / GIB, machine.memory_bytes / GIB
+    if not found.fits:
+        changes = [words for words in remedies(alone, machines, choices) if not words.startswith(OTHERS)]
+        ways = "; ".join(first_of_each(tuple(changes))) or "a smaller --size, or a machine with more memory"
+        yield Problem(where, f"{needed:.1f} GiB needed, {there:.1f} GiB there", f"any one of: {ways}; or --anyway")
+    elif machine.device == "cpu" and found.per_device * (1 + KEPT) > machine.memory_bytes:
+        narrator.warn(f"{where}: {needed:.1f} GiB needed of {there:.1f}, and what the allocator keeps comes on top")
+
+
+def start_shape(stage: Finetune | Pretrain) -> LlamaShape | None:
+    """The shape of the model that a line starts from, where that is a folder; only its configuration is read."""
+    current: object = stage
+    while isinstance(current, Finetune | Pretrain) and current.start is not None:
+        current = current.start.last if isinstance(current.start, Recipe) else current.start
+    if not isinstance(current, Folder):
+        return None
+    from camelid.checkpoints import directory
+
+    return directory.load(Path(current.path), check="lengths").shape

@@ -1,0 +1,112 @@
+"""The plan of a recipe: its numbers add up, its layouts are checked, and what it says would fit does."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from camelid.cli import main
+from camelid.errors import ProblemList, UsageError
+from camelid.machine import GIB
+from camelid.plan.machines import DEVICES, Device, Machines, machine_named
+from camelid.plan.page import first_of_each
+from camelid.plan.plan import Choices, fits, plan, remedies
+from camelid.plan.training import Layout
+from camelid.recipes import MEMBERS
+
+A100 = DEVICES["a100-80gb"]
+
+
+def planned(*words: str, capsys: pytest.CaptureFixture[str]) -> dict:
+    assert main(["plan", *words, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_llama_65b_on_its_own_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    told = planned(
+        "llama", "--size", "65B", "--device", "a100-80", "--count", "2048", "--utilisation", "0.48", capsys=capsys
+    )
+    (stage,) = told["stages"]
+    assert stage["steps"] == 350_000 and stage["tokens"] == 1_400_000_000_000 and stage["fits"]
+    assert stage["hours"] / 24 == pytest.approx(21, rel=0.02) and stage["device_hours"] == stage["hours"] * 2048
+    assert stage["tokens_per_second"] / 2048 == pytest.approx(380, rel=0.02)
+    assert stage["step_seconds"] * stage["steps"] == pytest.approx(stage["hours"] * 3600)
+    memory = stage["memory"]
+    assert (
+        stage["per_device"]
+        == memory["peak"]
+        <= sum(held for part, held in memory.items() if part not in ("peak", "type"))
+    )
+
+
+def test_layouts_are_those_of_the_devices_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("llama", "--size", "65B", "--device", "h100", "--count", "64", "--tensor", "8", "--pipeline", "4")
+    assert planned(*words, capsys=capsys)["layout"] == "shard 2, tensor 8, pipeline 4"
+    assert main(["plan", "llama", "--device", "h100", "--count", "12", "--tensor", "8"]) == 2
+    assert "use a multiple of 8" in capsys.readouterr().err
+    assert main(["plan", "llama", "--device", "h100", "--count", "3", "--tensor", "3"]) == 2
+    assert "3 do not divide 32 heads" in capsys.readouterr().err
+    recipe = MEMBERS["llama"].make("7B")
+    with pytest.raises(UsageError, match="need 4 devices, there are 2"):
+        plan(recipe, Machines(A100, 2, "bfloat16"), Choices(layout=Layout(tensor=4)))
+
+
+def test_recomputing_and_smaller_micro_batches_hold_less(capsys: pytest.CaptureFixture[str]) -> None:
+    def peak(*words: str) -> int:
+        return planned("alpaca", "--device", "h200", "--count", "64", *words, capsys=capsys)["stages"][0]["per_device"]
+
+    assert peak("--recompute") < peak() < peak("--micro-tokens", "8192")
+
+
+@pytest.mark.parametrize("device", sorted(DEVICES))
+@pytest.mark.parametrize(("member", "size"), [("llama", "13B"), ("alpaca", "7B"), ("alpaca-lora", "7B")])
+def test_what_is_said_to_make_it_fit_does(device: str, member: str, size: str) -> None:
+    recipe, machines = MEMBERS[member].make(size), Machines(DEVICES[device], 1, "float32")
+    choices = Choices(micro_tokens=8192)
+    if fits(recipe, machines, choices):
+        assert plan(recipe, machines, choices).remedies == ()
+        return
+    for words in remedies(recipe, machines, choices):
+        value = words.split()[1].strip(",:") if words.startswith("--") else ""
+        changed, chosen, other = recipe, choices, machines
+        if words.startswith("--micro-tokens"):
+            chosen = replace(choices, micro_tokens=int(value))
+        elif words.startswith("--recompute"):
+            chosen = replace(choices, recompute=True)
+        elif words.startswith("--dtype"):
+            other = replace(machines, dtype="bfloat16")
+        elif words.startswith("--count"):
+            other = replace(machines, count=int(value))
+        elif words.startswith("--device"):
+            other = replace(machines, device=DEVICES[value], dtype="bfloat16")
+        elif words.startswith("low-rank"):
+            changed = MEMBERS["alpaca-lora"].make("7B")
+            changed = replace(changed, stages=(replace(changed.last, length=512),))  # type: ignore[type-var]
+        else:
+            assert words.startswith("nothing here")
+            return
+        assert fits(changed, other, chosen), words
+
+
+def test_of_remedies_that_differ_in_a_number_the_first_is_told() -> None:
+    told = ("--micro-tokens 4096", "--micro-tokens 2048", "--dtype bfloat16", "--count 4, fully sharded", "--count 8")
+    assert first_of_each(told) == ("--micro-tokens 4096", "--dtype bfloat16", "--count 4, fully sharded")
+
+
+def test_a_device_is_named_by_a_beginning_that_only_it_has() -> None:
+    problems = ProblemList()
+    assert machine_named("H100", 1, "", problems) == Machines(DEVICES["h100-80gb"], 1, "bfloat16")
+    assert machine_named("a100", 1, "", problems) is None and machine_named("h1000", 1, "", problems) is None
+    assert [problem.remedy for problem in problems.problems] == [
+        "say a100-40gb or a100-80gb",
+        "did you mean 'h100-80gb'?",
+    ]
+    here = machine_named(None, 1, "", problems)
+    assert here is not None and here.device.flops == 0 and here.dtype == "float32"
+
+
+def test_a_machine_whose_rate_is_not_known_gets_no_time() -> None:
+    told = plan(MEMBERS["llama"].make("desk"), Machines(Device("cpu", 8 * GIB, 0.0, "made up"), 1, "float32"))
+    assert told.stages[0].fits and (told.stages[0].hours, told.stages[0].tokens_per_second) == (None, None)
