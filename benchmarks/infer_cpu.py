@@ -252,10 +252,8 @@ def serve(side: str, shape: str, kind: str, threads: int, path: Path) -> None:
 
         _QUIET = llama_cpp.llama_log_callback(lambda *_: None)
     kinds = {"camelid": Ours, "llama.cpp": LlamaCpp, "transformers": Transformers}
-    start = time.perf_counter()
     made = kinds[side](SHAPES[shape], kind, threads, path)
-    loaded = time.perf_counter() - start
-    print(json.dumps({"bytes": getattr(made, "bytes", 0), "load": loaded}), file=out, flush=True)
+    print(json.dumps({"bytes": getattr(made, "bytes", 0)}), file=out, flush=True)
     vocab, draw = SHAPES[shape].vocab, np.random.default_rng(1)
     text = draw.integers(1, vocab, (32, READ)).tolist()
     for line in sys.stdin:
@@ -353,7 +351,6 @@ def row(shape: str, kind: str, threads: int, asked: argparse.Namespace, folder: 
     found: dict[str, Any] = {"shape": shape, "kind": kind, "threads": threads, "busy before": busy()}
     found["stream GB/s"] = stream(threads, folder)
     sides = [Side(name, shape, kind, threads, path) for name in names]
-    found["load s"] = {side.name: round(side.told["load"], 2) for side in sides}
     size = next((side.told["bytes"] for side in sides if side.name == "camelid"), 0)
     for task, words in tasks.items():
         seconds: dict[str, list[float]] = {side.name: [] for side in sides}
@@ -388,7 +385,7 @@ def show(found: dict[str, Any]) -> None:
     floor = found["stream GB/s"][0]
     print(f"{head}   (stream {floor} GB/s; {found['busy before']} to {found['busy after']} cores busy with other work)")
     for task, told in found.items():
-        if not isinstance(told, dict) or task == "load s":
+        if not isinstance(told, dict):
             continue
         for name in SIDES:
             if name in told:
