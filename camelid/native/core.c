@@ -338,7 +338,7 @@ enum { MOST = 256, SPINS = 20000, SHORT = 100000 };  // turns of a waiting loop:
 
 typedef struct { void (*work)(void *, int, int); void *data; int threads; } Job;
 static struct {
-  pthread_mutex_t turn;  // one call at a time
+  pthread_mutex_t turn, step, linear;  // one call at a time; who uses the space of each
   int count;
   Job job;
   _Alignas(64) atomic_int epoch;  // grows with every job
@@ -346,7 +346,7 @@ static struct {
   _Alignas(64) atomic_int arrived;
   _Alignas(64) atomic_int phase;  // grows with every meeting
   _Alignas(64) atomic_int asleep;
-} pool = {.turn = PTHREAD_MUTEX_INITIALIZER};
+} pool = {.turn = PTHREAD_MUTEX_INITIALIZER, .step = PTHREAD_MUTEX_INITIALIZER, .linear = PTHREAD_MUTEX_INITIALIZER};
 
 // Until *word is no longer `old`: spinning, then asleep, so that on busy cores the one waited for gets to run
 static int awaited(atomic_int *word, int old, int spins) {
@@ -401,6 +401,8 @@ static void *worker(void *number) {
 static void forked(void) {  // a child has no threads but its own
   pool.count = 0;
   pthread_mutex_init(&pool.turn, NULL);
+  pthread_mutex_init(&pool.step, NULL);
+  pthread_mutex_init(&pool.linear, NULL);
   atomic_store(&pool.arrived, 0);
   atomic_store(&pool.asleep, 0);
 }
@@ -636,7 +638,7 @@ static void linear(void *given, int own, int threads) {
   products((Product[]){{l->w, l->y}}, 1, &x, l->tokens, own, threads);
 }
 
-// Space that grows and is kept for the next call; several calls at once have each their own
+// Space that grows and is kept for the next call; calls that use the same wait for each other
 static void *space(void **held, size_t *size, size_t wanted) {
   if (*size < wanted) {
     free(*held);
@@ -646,28 +648,32 @@ static void *space(void **held, size_t *size, size_t wanted) {
   }
   return *held;
 }
-static _Thread_local void *step_space, *linear_space;
-static _Thread_local size_t step_size, linear_size;
+static void *step_space, *linear_space;
+static size_t step_size, linear_size;
 
 // y [tokens, rows] = x [tokens, cols] times the transpose of w. 0, or ENOMEM.
 int camelid_linear(const Matrix *w, const float *x, int64_t tokens, float *y, int64_t threads) {
   Linear l = {w, x, tokens, y, NULL, NULL, NULL};
+  pthread_mutex_lock(&pool.linear);
   if (w->kind >= Q8) {
     size_t groups = (size_t)tokens * ((w->cols + GROUP - 1) / GROUP);
-    char *held = space(&linear_space, &linear_size, groups * (GROUP + 8) + 192);
-    if (!held) return ENOMEM;
+    char *held = space(&linear_space, &linear_size, groups * (GROUP + 8));
+    if (!held) {
+      pthread_mutex_unlock(&pool.linear);
+      return ENOMEM;
+    }
     l.ints = (int8_t *)held;
     l.scales = (float *)(held + groups * GROUP);
     l.totals = (int32_t *)(l.scales + groups);
   }
   run(linear, &l, threads);
+  pthread_mutex_unlock(&pool.linear);
   return 0;
 }
 
 static size_t lined(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
-// All layers for the tokens of `b`: keys and values are stored, `states` written, and `logits` where wanted.
-int camelid_step(const Model *m, const Batch *b) {
+static int whole_step(const Model *m, const Batch *b) {
   Step s = {.m = m, .b = b};
   const size_t n = (size_t)b->tokens, threads = b->threads < 1 ? 1 : (size_t)b->threads;
   const int64_t inner = m->heads * m->head_width;
@@ -693,6 +699,15 @@ int camelid_step(const Model *m, const Batch *b) {
     else memcpy(s.x + i * m->width, b->states + i * m->width, sizeof(float) * m->width);
   }
   return b->wanted ? camelid_linear(&m->head, s.x, b->wanted, b->logits, b->threads) : 0;
+}
+
+// All layers for the tokens of `b`: keys and values are stored, `states` written, and `logits` where wanted.
+// 0, or ENOMEM.
+int camelid_step(const Model *m, const Batch *b) {
+  pthread_mutex_lock(&pool.step);
+  int failed = whole_step(m, b);
+  pthread_mutex_unlock(&pool.step);
+  return failed;
 }
 
 // ---------------------------------------------------------------------------------- choosing ids, and single steps

@@ -37,7 +37,7 @@ INLINE float sum(V x) {
 INLINE V sums(const V *x) {
   V y[8], z[4], r[2];
   for (int i = 0; i < 8; i++) {  // vector 4 b + e stands at place 4 e + b, and leaves in order
-    V a = x[(2 * i & 3) * 4 + (2 * i >> 2)], b = x[(2 * i + 1 & 3) * 4 + (2 * i >> 2)];
+    V a = x[((2 * i) & 3) * 4 + (2 * i >> 2)], b = x[((2 * i + 1) & 3) * 4 + (2 * i >> 2)];
     y[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
   }
   for (int i = 0; i < 4; i++)

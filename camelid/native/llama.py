@@ -52,7 +52,8 @@ class NativeLlama:
         self.shape = shape
         self.rope = Rope(shape.head_width, shape.theta, shape.scaling, shape.context)
         self.weights: Kind = weights["model.layers.0.self_attn.q_proj.weight"].kind
-        self._held = _Weights(weights, {name: norm.detach().float().contiguous() for name, norm in norms.items()})
+        copies = {name: norm.detach().to(torch.float32, copy=True).contiguous() for name, norm in norms.items()}
+        self._held = _Weights(weights, copies)
         self._layers = (LayerStruct * shape.layers)(*(self._layer(index) for index in range(shape.layers)))
         self._head = weights.get("lm_head.weight", weights["model.embed_tokens.weight"])
         self._struct = ModelStruct(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 SOONEST, LATEST = 32, 512  # ours: calls between two trials; the pause doubles after each one that was in vain
 CALLS, SECONDS = 8, 0.05  # ours: a trial ends after so many calls or so much time; one call alone is mostly chance
+COST = 1 / 20  # ours: trials in vain take no more than this share of the time
 SHARE = 1 / 16  # ours: how much of a call's time goes into what is remembered
 
 
@@ -22,6 +23,7 @@ class Pace:
         self._pause, self._calls, self._turn = SOONEST, 0, 0
         self._trial: int | None = self._numbers[0] if len(self._numbers) > 1 else None
         self._spent: list[float] = []
+        self._rest = 0.0  # seconds to go before the next trial is earned
         self._warm = False
 
     def threads(self) -> int:
@@ -43,7 +45,8 @@ class Pace:
         else:
             self._seconds[threads] += SHARE * (seconds - self._seconds[threads])
             self._calls += 1
-            if self._calls >= self._pause:
+            self._rest -= seconds
+            if self._calls >= self._pause and self._rest <= 0:
                 self._calls = 0
                 self._turn += 1
                 others = [number for number in self._numbers if number != threads]
@@ -57,6 +60,7 @@ class Pace:
         assert self._trial is not None
         before = self._best() if self._seconds else None
         self._seconds[self._trial] = sum(self._spent) / len(self._spent)
+        self._rest = sum(self._spent) / COST
         self._spent = []
         left = [number for number in self._numbers if number not in self._seconds]
         self._trial = left[0] if left else None

@@ -100,9 +100,9 @@ def test_a_request_gets_the_same_bits_alone_and_in_any_company(seed: int, kind: 
     alone = [complete(model, prompt, own) for prompt, own in zip(prompts, each, strict=True)]
     before = torch.get_num_threads()
     try:
-        for rows, threads in ((64, 1), (7, 3), (1, 4)):
+        for rows, threads, count in ((64, 1, 30), (7, 1, 20), (4, 2, 3)):
             torch.set_num_threads(threads)
-            chosen = chance.sample(range(30), 20)
+            chosen = chance.sample(range(30), count)
             together = complete_all(model, [prompts[i] for i in chosen], [each[i] for i in chosen], rows=rows)
             assert together == [alone[i] for i in chosen]
     finally:
@@ -272,14 +272,38 @@ def test_without_kernels_pytorch_decodes_and_says_why(tmp_path: Path, monkeypatc
 def test_the_number_of_threads_follows_the_seconds() -> None:
     """Busy cores make four threads slow; when they are free again, that is found out."""
     pace = Pace(4)
-    seconds = {1: 4.0, 2: 2.2, 3: 9.0, 4: 30.0}
+    seconds = {1: 4e-3, 2: 2.2e-3, 3: 9e-3, 4: 30e-3}
     chosen = []
-    for call in range(900):
+    for call in range(3000):
         if call == 200:
-            seconds = {1: 4.0, 2: 2.2, 3: 1.6, 4: 1.2}
+            seconds = {1: 4e-3, 2: 2.2e-3, 3: 1.6e-3, 4: 1.2e-3}
         number = pace.threads()
         chosen.append(number)
         pace.took(number, seconds[number])
     assert chosen[40:200].count(2) > 110
     assert chosen[-100:].count(4) > 80
     assert Pace(1).threads() == 1 and Pace(6, tries=False).threads() == 6
+
+
+def test_threads_and_forked_processes_decode_side_by_side() -> None:
+    """Calls from several Python threads wait for each other; a child has its own threads."""
+    import os
+    from concurrent.futures import ThreadPoolExecutor
+
+    shape = LlamaShape(2, 32, 4, 2, 8, 48, 61, 96)
+    model, prompts = NativeLlama.of(grown(5, shape), "q8_0"), prompts_of(random.Random(5), 8, 61)
+    own = Settings(max_tokens=8)
+    expected = [complete(model, prompt, own) for prompt in prompts]
+    with ThreadPoolExecutor(4) as several:
+        assert list(several.map(lambda prompt: complete(model, prompt, own), prompts)) == expected
+    found = library.library()
+    assert found is not None
+    matrix, x, y = model._head, torch.ones(3, 32), torch.empty(3, 61)
+    for _ in range(2):
+        assert found.camelid_linear(matrix.struct, x.data_ptr(), 3, y.data_ptr(), 3) == 0
+    child = os.fork()
+    if child == 0:  # no test runs on in the child, whatever happens
+        other = torch.empty(3, 61)
+        found.camelid_linear(matrix.struct, x.data_ptr(), 3, other.data_ptr(), 3)
+        os._exit(0 if other.tolist() == y.tolist() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
