@@ -11,7 +11,7 @@ from typing import Literal
 
 from camelid.dialogue.message import Message
 from camelid.dialogue.template import Template
-from camelid.models.shape import LINEARS, SIZES, LlamaShape, LoRA
+from camelid.models.shape import LINEARS, SIZES, LlamaShape, LoRA, RopeScaling
 from camelid.stage import Epochs, Sequences, Stage, Steps, Tokens
 from camelid.train.settings import AdamW, Constant, Cosine, Linear
 
@@ -21,10 +21,13 @@ __all__ = [
     "SIZES",
     "AdamW",
     "B",
+    "Blend",
     "Claim",
     "Constant",
     "Cosine",
+    "DeskConversations",
     "DeskInstructions",
+    "DeskTaught",
     "DeskText",
     "Epochs",
     "Finetune",
@@ -37,8 +40,11 @@ __all__ = [
     "Message",
     "Mixture",
     "Part",
+    "Portion",
     "Pretrain",
     "Recipe",
+    "Released",
+    "RopeScaling",
     "SelfInstruct",
     "Sequences",
     "Size",
@@ -49,6 +55,7 @@ __all__ = [
     "Text",
     "Tokens",
     "TrainTokenizer",
+    "Trees",
     "replace",
 ]
 
@@ -109,10 +116,80 @@ class DeskInstructions:
 
 
 @dataclass(frozen=True)
+class DeskTaught:
+    """The same by a teacher of whose answers a share is `wrong`; a grader may leave only the best of them.
+
+    `kept` of the `count` records remain: the first of those that a grader, itself wrong one time in twenty, likes best
+    ("graded"), or as many drawn blindly ("random").
+    """
+
+    world: str = "small"
+    seed: int = 0
+    count: int = 1_000
+    wrong: float = 0.0
+    kept: int | None = None
+    by: Literal["graded", "random"] = "graded"
+
+
+@dataclass(frozen=True)
+class DeskConversations:
+    """Conversations about the desk world: later questions say "this person" of whom the first one named.
+
+    Told "apart", every exchange is a record of its own, without what was said before.
+    """
+
+    world: str = "small"
+    seed: int = 0
+    count: int = 500
+    turns: int = 3
+    told: Literal["whole", "apart"] = "whole"
+
+
+@dataclass(frozen=True)
+class Trees:
+    """A file of conversation trees as Open Assistant publishes them: every path from the root to an assistant's message.
+
+    `best` keeps at most so many of the best-ranked replies at each branching; `languages` none means all.
+    """
+
+    path: str
+    best: int | None = None
+    languages: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Released:
+    """A published set of records that is not part of this package: supply it with --data."""
+
+    name: str
+    rows: int
+    licence: str
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What one data set gives to a blend: all of it so many times over, at most so many records a time."""
+
+    data: Table | Trees | Released | DeskInstructions | DeskTaught | DeskConversations
+    epochs: float = 1.0
+    most: int | None = None
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Several data sets as one; an epoch of the blend is each portion's own number of epochs."""
+
+    portions: tuple[Portion, ...]
+
+
+@dataclass(frozen=True)
 class Folder:
     """A model that exists already: a Hugging Face folder, or one grown here."""
 
     path: str
+
+
+DeskRecords = DeskInstructions | DeskTaught | DeskConversations
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------
@@ -131,7 +208,35 @@ class SelfInstruct(Stage):
 
 
 Text = Mixture | Table | DeskText
-Instructions = SelfInstruct | Table | DeskInstructions
+Instructions = SelfInstruct | Table | Trees | Released | DeskInstructions | DeskTaught | DeskConversations | Blend
+
+
+def portions(data: object) -> Iterator[object]:
+    """The data sets that a stage's data consists of: itself, or those of a blend."""
+    if isinstance(data, Blend):
+        yield from (each.data for each in data.portions)
+    else:
+        yield data
+
+
+def records_of(data: object) -> int | None:
+    """How many records an epoch of the data has, where that is known before it is read."""
+    if isinstance(data, Blend):
+        counts = [(records_of(each.data), each) for each in data.portions]
+        if any(count is None for count, _ in counts):
+            return None
+        return sum(round(each.epochs * min(count or 0, each.most or count or 0)) for count, each in counts)
+    if isinstance(data, SelfInstruct):
+        return data.target
+    if isinstance(data, Released):
+        return data.rows
+    if isinstance(data, DeskTaught):
+        return data.kept or data.count
+    if isinstance(data, DeskConversations):
+        return data.count * (data.turns if data.told == "apart" else 1)
+    if isinstance(data, DeskInstructions):
+        return data.count
+    return data.first if isinstance(data, Table) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,6 +283,8 @@ class Finetune(Stage):
     over_length: OverLength = "cut"
     clip: float | None = 1.0
     pad: str | None = None
+    controls: tuple[str, ...] = ()  # control tokens added, each with the mean of all rows
+    dropout: float = 0.0  # of residual branches: 0 at the first layer, rising to this at the last
     adapter: LoRA | None = None
     seed: int = 0
 

@@ -23,16 +23,18 @@ from camelid.journal import Narrator
 from camelid.machine import GIB, Machine, divided, hands, resident
 from camelid.recipe import (
     AnyStage,
-    DeskInstructions,
+    Blend,
+    DeskRecords,
     DeskText,
     Finetune,
     Folder,
-    Message,
     Pretrain,
     Recipe,
     Table,
     Text,
     TrainTokenizer,
+    Trees,
+    portions,
     reference,
 )
 from camelid.recipes import MEMBERS
@@ -164,7 +166,11 @@ class Work:
             return {"folder": self.folder_digest(value.path)}
         if isinstance(value, Table):
             return {"table": file_digest(Path(value.path)), "first": value.first, "bad_rows": value.bad_rows}
-        if isinstance(value, DeskText | DeskInstructions):
+        if isinstance(value, Trees):
+            return {"trees": file_digest(Path(value.path)), "best": value.best, "languages": list(value.languages)}
+        if isinstance(value, Blend):
+            return [[self.input_mark(p.data), p.epochs, p.most] for p in value.portions]
+        if isinstance(value, DeskText | DeskRecords):
             return {"desk": DESK, "data": to_data(value)}
         return to_data(value)
 
@@ -243,14 +249,13 @@ class Work:
                 first=data.first,
                 bad_rows=data.bad_rows,
             )
-        if not isinstance(data, DeskInstructions):
-            found = f"its teacher {data.teacher} is retired"
-            raise UsageError([Problem(f"{stage.name}.data", found, "supply records with --data")])
-        from camelid import desk
         from camelid.data.corpus import render_all
+        from camelid.supply import supplied
 
-        items = desk.instructions(desk.world(data.world, data.seed), "train", data.count, data.seed)
-        told = [[Message("user", i.instruction, i.input), Message("assistant", i.output)] for i in items]
+        notes: list[str] = []
+        told = supplied(data, stage.prompt, stage.name, notes)
+        for line in notes:
+            self.narrator.warn(line)
         return render_all(
             told, stage.prompt, tokenizer, learn=stage.learn, length=stage.length, over_length=stage.over_length
         )
@@ -313,7 +318,8 @@ def file_digest(path: Path) -> str:
 def desk_of(stage: AnyStage) -> dict[str, Any]:
     """The desk world that a stage's data comes from, for those who score its model later."""
     data = getattr(stage, "data", None)
-    return {"desk": {"world": data.world, "seed": data.seed}} if isinstance(data, DeskText | DeskInstructions) else {}
+    found = [each for each in portions(data) if isinstance(each, DeskText | DeskRecords)]
+    return {"desk": {"world": found[0].world, "seed": found[0].seed}} if found else {}
 
 
 def first_bytes(texts: Iterable[str], most: int) -> Iterator[str]:
@@ -384,10 +390,12 @@ def finetune(work: Work, owner: Recipe, stage: Finetune, target: Path, run: Path
     """A model tuned on dialogues, every weight or an adapter."""
     from camelid import tokenizers
     from camelid.checkpoints import directory
+    from camelid.tokenizers.extend import with_controls
     from camelid.train.finetune import finetune as train
 
     start = work.folder(stage.start)
-    corpus, report = work.dialogues(stage, tokenizers.load(start))
+    tokenizer = tokenizers.load(start)
+    corpus, report = work.dialogues(stage, with_controls(tokenizer, stage.controls) if stage.controls else tokenizer)
     for line in report.lines():
         work.narrator.warn(line)
     weights = directory.load(start, check="lengths").shape.parameters()
@@ -404,6 +412,8 @@ def finetune(work: Work, owner: Recipe, stage: Finetune, target: Path, run: Path
             schedule=stage.schedule,
             clip=stage.clip,
             pad=stage.pad,
+            controls=stage.controls,
+            dropout=stage.dropout,
             adapter=stage.adapter,
             seed=stage.seed,
             conduct=conduct,

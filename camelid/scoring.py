@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from camelid.durable import read_json, read_lines, replace_file
 from camelid.machine import Machine, describe
-from camelid.recipe import DeskInstructions, Finetune, Folder, Pretrain
+from camelid.recipe import DeskRecords, Finetune, Folder, Pretrain, portions
 from camelid.report import Ancestor, Curve, Drawn, Page, Sample, Score, amount, page
 from camelid.run import Made, Work
 from camelid.store import PROVENANCE
@@ -23,8 +23,11 @@ SHOWN = 3  # sample answers on the terminal and on the page
 OPERATIONS = {"Pretrain": "pre-training", "Finetune": "instruction tuning"}
 
 
-def desk_score(path: Path, template: Template, data: DeskInstructions, machine: Machine) -> Scores:
-    """A model's scores on the held-out instructions of the world that `data` names, asked in `template`."""
+def desk_score(path: Path, template: Template, data: DeskRecords, machine: Machine) -> Scores:
+    """A model's scores on the held-out instructions of the world that `data` names, asked in `template`.
+
+    A model from before the template's control tokens were added is asked without these.
+    """
     import torch
 
     from camelid import desk
@@ -33,7 +36,8 @@ def desk_score(path: Path, template: Template, data: DeskInstructions, machine: 
 
     torch.set_num_threads(machine.threads)
     items = desk.instructions(desk.world(data.world, data.seed), "held_out", seed=data.seed)
-    return score(load(path, device=machine.device), items, template=template)
+    loaded = load(path, device=machine.device)
+    return score(loaded, items, template=template.within(loaded.tokenizer))
 
 
 def score_line(
@@ -41,13 +45,16 @@ def score_line(
 ) -> tuple[tuple[tuple[str, tuple[Score, ...]], ...], tuple[Sample, ...]]:
     """Scores of the base and of the member on the same held-out instructions, in the member's template; () elsewhere."""
     last = work.recipe.last
-    if not isinstance(last, Finetune) or not isinstance(last.data, DeskInstructions) or isinstance(last.start, Folder):
+    if not isinstance(last, Finetune) or isinstance(last.start, Folder):
+        return (), ()
+    asked = next((each for each in portions(last.data) if isinstance(each, DeskRecords)), None)
+    if asked is None:
         return (), ()
     models = [m for m in made if isinstance(m.stage, Pretrain | Finetune)]
     found: list[tuple[str, Scores]] = []
     with work.narrator.progress("scoring", len(models), "models") as report:
         for done, each in enumerate(models):
-            found.append((each.title, desk_score(each.path, last.prompt, last.data, work.machine)))
+            found.append((each.title, desk_score(each.path, last.prompt, asked, work.machine)))
             report(done + 1)
     scores = tuple((title, tuple(_scores(scores))) for title, scores in found)
     return scores, tuple(_samples(found))

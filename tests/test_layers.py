@@ -19,7 +19,7 @@ LAYERS: list[set[str]] = [
     {"train", "evaluate"},
     {"recipe"},
     {"plan", "recipes"},
-    {"request", "store", "report"},
+    {"request", "store", "report", "supply"},
     {"run", "runs"},
     {"scoring", "fit"},
     {"grow"},

@@ -26,6 +26,7 @@ COMMANDS = {
     "tree": ("family", "The family tree."),
     "show": ("family", "A member's recipe, with the source of every number."),
     "diff": ("family", "The distance between two members."),
+    "family": ("pedigree", "Every member with its numbers and verdicts, as a page."),
     "plan": ("family", "Steps, tokens, memory and FLOPs, before anything runs."),
     "chat": ("talking", "Talk with a model in its own template."),
     "generate": ("talking", "Continue or answer one prompt."),

@@ -10,7 +10,7 @@ import click
 from camelid.cli.asked import Asked, Command, json_option, machine_options, store_option, training_options
 from camelid.cli.family import override_recipe
 from camelid.journal import Narrator
-from camelid.recipe import Finetune, Folder, Pretrain, Recipe, SelfInstruct, Table, replace
+from camelid.recipe import Finetune, Folder, Pretrain, Recipe, Released, SelfInstruct, Table, portions, replace
 from camelid.recipes import MEMBERS
 from camelid.request import Request, read_request
 from camelid.runs import find_run
@@ -96,7 +96,9 @@ def asked_recipe(asked: Asked, /, request: Request) -> Recipe | None:
     recipe, last = found[1], found[1].last
     if isinstance(last, Finetune | Pretrain):
         if start is not None:
-            last = replace(last, start=Folder(str(start.resolve())))
+            folder = Folder(str(start.resolve()))
+            last = replace(last, start=folder)
+            last = last if isinstance(last, Finetune) else replace(last, tokenizer=folder)
         if data is not None:
             table = Table(path=str(data.resolve()), bad_rows="skip" if bad_rows == "skip" else "stop")
             last = replace(last, data=table)
@@ -118,12 +120,25 @@ def missing(recipe: Recipe, request: Request, asked: Asked) -> None:
                 f"{recipe.title} needs records: its teacher {last.data.teacher} is retired",
                 "name a file with --data",
             )
+        for each in portions(last.data):
+            if isinstance(each, Released):
+                asked.problems.add(
+                    "--data",
+                    f"{recipe.title} needs {each.rows:,} records of {each.name}, which is not part of this package",
+                    "name a file with --data",
+                )
         if isinstance(last.start, Recipe) and not grows_here(last.start):
             asked.problems.add(
                 "--start",
                 f"{recipe.title} starts from {last.start.title}, which cannot be grown here",
                 "name its folder with --start",
             )
+    elif isinstance(last, Pretrain) and isinstance(last.start, Recipe) and not grows_here(last.start):
+        asked.problems.add(
+            "--start",
+            f"{recipe.title} starts from {last.start.title}, which cannot be grown here",
+            "name its folder with --start",
+        )
     elif not grows_here(recipe):
         asked.problems.add(
             "--data",
@@ -136,7 +151,9 @@ def grows_here(recipe: Recipe) -> bool:
     """Whether every stage of a base recipe has data that this package generates or the person supplied."""
     from camelid.recipe import Mixture
 
-    return all(not isinstance(getattr(stage, "data", None), Mixture | SelfInstruct) for stage in recipe.stages)
+    stages = [stage for ancestor in recipe.lineage() for stage in ancestor.stages]
+    needed = [each for stage in stages for each in portions(getattr(stage, "data", None))]
+    return not any(isinstance(each, Mixture | SelfInstruct | Released) for each in needed)
 
 
 @click.command(cls=Command)

@@ -43,3 +43,16 @@ VICUNA_1_1 = Template(
     assistant=" {reply}{eos}",
     markers=("USER:", "ASSISTANT:"),
 )
+
+# code: fastchat/conversation.py, conv_one_shot and the first train.py (SeparatorStyle.SINGLE, "###"): a turn is closed by the
+# mark that opens the next, which is therefore learned as the end of a reply.
+VICUNA_0 = Template(
+    system="{system}\n###",
+    default_system="A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions.",
+    user=" Human: {instruction}\n###",
+    cue=" Assistant:",
+    assistant=" {reply}\n###",
+    stop_texts=("###",),
+    markers=("### Human:", "### Assistant:"),
+)

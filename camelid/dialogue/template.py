@@ -9,7 +9,7 @@ its markers and a policy, "keep" or "refuse".
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from camelid.dialogue.jinja import jinja
@@ -104,6 +104,19 @@ class Template:
     def patterns(self) -> tuple[str, ...]:
         """Every pattern as written, those of the stops among them."""
         return (*(getattr(self, name) for name in PATTERNS), *self.stops)
+
+    def within(self, tokenizer: Tokenizer) -> Template:
+        """The same template without the control tokens that the tokenizer lacks: what can be asked of a model from
+        before they were added. Itself where none is lacking."""
+        names = {piece.name for written in self.patterns for piece in pieces(written) if isinstance(piece, Control)}
+        lacking = [name for name in names - {"bos", "eos"} if name not in tokenizer.controls]
+        if not lacking:
+            return self
+        changed = {name: getattr(self, name) for name in PATTERNS}
+        for lost in lacking:
+            changed = {name: written.replace(f"{{{lost}}}", "") for name, written in changed.items()}
+        kept = tuple(stop for stop in self.stops if stop.strip("{}") not in lacking)
+        return replace(self, **changed, stops=kept)
 
     def folds(self, messages: Sequence[Message], index: int) -> bool:
         """Whether the message at `index` is the user turn that the system message is folded into."""

@@ -19,15 +19,18 @@ from camelid.models.shape import LlamaShape, LoRA
 from camelid.plan.machines import DEVICES, Machines
 from camelid.plan.training import Layout, Memory, Training, flops_per_token, memory, ours, tokens_per_second
 from camelid.recipe import (
-    DeskInstructions,
     Epochs,
     Finetune,
     Mixture,
     Pretrain,
     Recipe,
+    Released,
     SelfInstruct,
     Steps,
     Table,
+    Trees,
+    portions,
+    records_of,
 )
 
 UTILISATION = 0.4  # of the peak; Llama 3 405B reports 0.38 to 0.43 on H100 (Dubey et al. 2024, table 4)
@@ -219,19 +222,13 @@ def _work(stage: Finetune | Pretrain) -> tuple[int, int, bool, list[str]]:
     if isinstance(stage.train, Steps):
         sequences = stage.train.count * stage.batch.count
         return stage.train.count, sequences * stage.length, False, ["tokens: at most length per sequence"]
-    records = _records(stage)
+    records = records_of(stage.data)
     assert isinstance(stage.train, Epochs)
     if records is None:
         return 0, 0, False, ["steps and tokens depend on your file: see camelid data inspect"]
     sequences = math.ceil(records * stage.train.count)
     steps = math.ceil(math.ceil(records / stage.batch.count) * stage.train.count)
     return steps, sequences * stage.length, False, ["tokens: at most length per sequence; real records are shorter"]
-
-
-def _records(stage: Finetune) -> int | None:
-    if isinstance(stage.data, SelfInstruct):
-        return stage.data.target
-    return stage.data.count if isinstance(stage.data, DeskInstructions) else stage.data.first
 
 
 def _missing(recipe: Recipe) -> list[str]:
@@ -243,12 +240,17 @@ def _missing(recipe: Recipe) -> list[str]:
                 missing.append(
                     f"{data.target:,} records: the teacher {data.teacher} is retired; name a file with --data"
                 )
+            for each in portions(data) if ancestor is recipe else ():
+                if isinstance(each, Released):
+                    missing.append(f"{each.rows:,} records of {each.name} ({each.licence}): name a file with --data")
+                if isinstance(each, Table | Trees) and not _is_file(each.path):
+                    missing.append(f"the file {each.path}")
             if isinstance(data, Mixture) and isinstance(stage, Pretrain):
                 where = (
                     "name a folder with --start" if ancestor is not recipe else "name texts with --data, or --size desk"
                 )
                 missing.append(f"the weights of {ancestor.title}: its texts are not published as assembled; {where}")
-            if isinstance(data, Table) and not _is_file(data.path):
+            if isinstance(data, Table) and ancestor is not recipe and not _is_file(data.path):
                 missing.append(f"the file {data.path}")
     return missing
 

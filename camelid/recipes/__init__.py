@@ -1,4 +1,9 @@
-"""The family: one file per member, and the table of them."""
+"""The family: one file per member, and the table of them.
+
+Every number of a recipe has a comment on where it comes from. "Paper or repository": our sources name both for the
+member and do not say which of them holds the number. "Unverified": our sources do not hold it, or hold it from memory
+only. "Ours": a choice of this project.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,24 @@ from camelid.errors import ProblemList, did_you_mean
 from camelid.recipe import Recipe, Size
 from camelid.recipes.alpaca import alpaca
 from camelid.recipes.alpaca_lora import alpaca_lora
+from camelid.recipes.alpagasus import alpagasus
+from camelid.recipes.baize import baize
+from camelid.recipes.belle import belle
+from camelid.recipes.expertllama import expertllama
+from camelid.recipes.gorilla import gorilla
+from camelid.recipes.gpt4_x_alpaca import gpt4_x_alpaca
+from camelid.recipes.gpt_4_llm import gpt_4_llm
+from camelid.recipes.huatuo import huatuo
+from camelid.recipes.koala import koala_distill
+from camelid.recipes.koala_all import koala_all
+from camelid.recipes.lima import lima
 from camelid.recipes.llama import llama
+from camelid.recipes.llama_2 import llama_2
+from camelid.recipes.llama_3 import llama_3
+from camelid.recipes.llama_3_1 import llama_3_1
+from camelid.recipes.openassistant import openassistant
+from camelid.recipes.ultralm import ultralm
+from camelid.recipes.vicuna import vicuna
 
 
 @dataclass(frozen=True)
@@ -42,11 +64,50 @@ class Member:
 
 MEMBERS: dict[str, Member] = {
     "llama": Member("llama", llama, ("7B", "13B", "33B", "65B", "desk", "tiny"), "7B", None, "pre-training"),
+    "llama-2": Member("llama-2", llama_2, ("7B", "13B", "34B", "70B", "desk", "tiny"), "7B", None, "pre-training"),
+    "llama-3": Member("llama-3", llama_3, ("8B", "70B", "405B", "desk", "tiny"), "8B", None, "pre-training"),
+    "llama-3.1": Member(
+        "llama-3.1", llama_3_1, ("8B", "70B", "405B", "desk", "tiny"), "8B", "llama-3", "longer context"
+    ),
     "alpaca": Member(
         "alpaca", alpaca, ("7B", "13B", "desk", "tiny"), "7B", "llama", "instruction tuning, every weight"
     ),
     "alpaca-lora": Member(
         "alpaca-lora", alpaca_lora, ("7B", "desk", "tiny"), "7B", "llama", "instruction tuning by LoRA"
+    ),
+    "gpt-4-llm": Member(
+        "gpt-4-llm", gpt_4_llm, ("7B", "desk", "tiny"), "7B", "llama", "instruction tuning by a better teacher"
+    ),
+    "alpagasus": Member(
+        "alpagasus", alpagasus, ("7B", "13B", "desk", "tiny"), "7B", "llama", "instruction tuning on graded records"
+    ),
+    "lima": Member(
+        "lima", lima, ("65B", "7B", "desk", "tiny"), "65B", "llama", "tuning on a thousand chosen conversations"
+    ),
+    "vicuna": Member(
+        "vicuna", vicuna, ("7B", "13B", "33B", "desk", "tiny"), "7B", "llama", "tuning on shared conversations"
+    ),
+    "koala-distill": Member(
+        "koala-distill", koala_distill, ("7B", "13B", "desk", "tiny"), "13B", "llama", "tuning on cleaned conversations"
+    ),
+    "koala-all": Member(
+        "koala-all", koala_all, ("7B", "13B", "desk", "tiny"), "13B", "llama", "tuning on a mixture of open data"
+    ),
+    "belle": Member("belle", belle, ("7B", "desk", "tiny"), "7B", "llama", "instruction tuning in Chinese"),
+    "openassistant": Member(
+        "openassistant", openassistant, ("7B", "13B", "desk", "tiny"), "13B", "llama", "tuning on conversation trees"
+    ),
+    "ultralm": Member(
+        "ultralm", ultralm, ("13B", "65B", "desk", "tiny"), "13B", "llama", "tuning on simulated conversations"
+    ),
+    "baize": Member("baize", baize, ("7B", "13B", "desk", "tiny"), "7B", "llama", "tuning on self-chat by LoRA"),
+    "huatuo": Member("huatuo", huatuo, ("7B", "desk", "tiny"), "7B", "llama", "medical questions by LoRA"),
+    "expertllama": Member(
+        "expertllama", expertllama, ("7B", "desk", "tiny"), "7B", "llama", "instruction tuning by experts' answers"
+    ),
+    "gorilla": Member("gorilla", gorilla, ("7B", "desk", "tiny"), "7B", "llama", "tuning on calls of APIs"),
+    "gpt4-x-alpaca": Member(
+        "gpt4-x-alpaca", gpt4_x_alpaca, ("13B", "desk", "tiny"), "13B", "alpaca", "a second tuning by a better teacher"
     ),
 }
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from camelid.data.corpus import Corpus
 from camelid.dialogue.template import Template
 from camelid.errors import BadData, Problem, StoreError, UsageError
 from camelid.models.adapt import adapter_state, add_lora, fold, set_randomness
+from camelid.models.dropout import add_residual_dropout
 from camelid.models.llama import Llama
 from camelid.models.shape import LoRA
 from camelid.stage import Epochs, Sequences, Steps
-from camelid.tokenizers.extend import with_pad
+from camelid.tokenizers.extend import with_controls, with_pad
 from camelid.tokenizers.protocol import Tokenizer
 from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, told
 from camelid.train.loop import Conduct, Trained, train
@@ -45,6 +47,8 @@ def finetune(
     schedule: Schedule,
     clip: float | None = 1.0,
     pad: str | None = None,
+    controls: Sequence[str] = (),
+    dropout: float = 0.0,
     adapter: LoRA | None = None,
     seed: int = 0,
     conduct: Conduct,
@@ -55,17 +59,22 @@ def finetune(
     run       directory of the run: its journal and commits; an interrupted run goes on from there
     corpus    dialogues rendered through `template` with the model's own tokenizer
     pad       a control token to pad with, added with the mean of all rows where the tokenizer has none (Alpaca)
+    controls  further control tokens, added in the same way (Open Assistant, LIMA); `corpus` was rendered with them
+    dropout   of residual branches, rising from 0 at the first layer to this at the last (LIMA)
     adapter   train low-rank adapters only: `target` is then the merged model, and RUN/adapter the adapter for PEFT
 
     Raises what `train` raises, and UsageError or StoreError before any work where it could not be finished.
     """
     check_free(target)
     parent = directory.load(start)
-    tokenizer = _padded(parent.tokenizer, pad)
+    tokenizer = with_controls(parent.tokenizer, controls) if controls else parent.tokenizer
+    tokenizer = _padded(tokenizer, pad)
     rows = max(parent.shape.vocab, tokenizer.size)
     if adapter is not None and rows > parent.shape.vocab:
-        found = f"{pad!r} adds a row to the weights that an adapter leaves as they are"
-        raise UsageError([Problem("pad", found, "leave it out: nothing here is padded")])
+        names = ", ".join(map(repr, [*controls, *([pad] if pad else [])]))
+        found = f"{names} adds a row to the weights that an adapter leaves as they are"
+        remedy = "leave it out: nothing here is padded" if pad else "train every weight"
+        raise UsageError([Problem("pad" if pad else "controls", found, remedy)])
     batches = _batches(corpus, batch, amount, conduct, seed)
     check(
         optim=optim,
@@ -73,7 +82,7 @@ def finetune(
         clip=clip,
         steps=batches.steps,
         longest=int(corpus.lengths.max(initial=0)),
-        shape=parent.shape,
+        shape=replace(parent.shape, vocab=rows),
         ids=int(corpus.ids.max(initial=0)) + 1,
     )
     check_learned(batches)
@@ -87,8 +96,10 @@ def finetune(
         clip=clip,
         template=template,
         adapter=adapter,
+        **({"dropout": dropout} if dropout else {}),
     )
     model, optimizer = _prepared(parent, rows, adapter, optim, clip, seed, conduct)
+    add_residual_dropout(model, dropout)
     trained = train(
         model,
         batches,

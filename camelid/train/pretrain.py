@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ def pretrain(
 
     run      directory of the run: its journal and commits; an interrupted run goes on from there
     length   tokens of a row; `batch` tokens make a step
-    start    folder of a model of the same shape whose weights to begin with; without it they are drawn from `seed`,
-             with this standard deviation
+    start    folder of a model whose weights to begin with; its shape may differ in context, rotary base and scaling.
+             Without it weights are drawn from `seed`, with this standard deviation
 
     Raises what `train` raises, and UsageError or StoreError before any work where it could not be finished.
     """
@@ -109,9 +110,14 @@ def _fresh(shape: LlamaShape, seed: int, deviation: float, device: str) -> Llama
 
 
 def _begun(parent: directory.Checkpoint, shape: LlamaShape, conduct: Conduct) -> Llama:
-    if parent.shape != shape:
-        changes = "; ".join(f"{c.path} {c.before} -> {c.after}" for c in diff(parent.shape, shape))
+    """The parent's weights under `shape`, which may read positions in another way: longer, faster or stretched."""
+    read = replace(parent.shape, context=shape.context, theta=shape.theta, scaling=shape.scaling)
+    if read != shape:
+        changes = "; ".join(f"{c.path} {c.before} -> {c.after}" for c in diff(read, shape))
         raise UsageError(
             [Problem("shape", f"not that of {parent.path}: {changes}", "continue a model in its own shape")]
         )
-    return directory.build(parent, torch.float32, conduct.machine.device)
+    weights = directory.build(parent, torch.float32, conduct.machine.device)
+    model = Llama(shape, dtype=torch.float32, device="meta")
+    model.load_state_dict(weights.state_dict(), assign=True)
+    return model

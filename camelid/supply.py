@@ -1,0 +1,109 @@
+"""The dialogues that a recipe's data names: out of files, out of the desk world, or blended from several of these."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from camelid.data.source import Dialogue, Rejected
+from camelid.desk.instructions import Item
+from camelid.dialogue.template import Template
+from camelid.errors import Problem, UsageError
+from camelid.randomness import key, order
+from camelid.recipe import (
+    Blend,
+    DeskConversations,
+    DeskInstructions,
+    DeskRecords,
+    Instructions,
+    Message,
+    Portion,
+    Released,
+    Table,
+    Trees,
+)
+
+
+def supplied(data: Instructions, template: Template, where: str, notes: list[str]) -> list[Dialogue]:
+    """The dialogues of `data`, worded so that `template` can express the desk world's; what was lost goes to `notes`.
+
+    Raises UsageError for published data that is not part of this package, BadData and BadFile as its readers do.
+    """
+    if isinstance(data, Blend):
+        return [dialogue for each in data.portions for dialogue in portion(each, template, where, notes)]
+    if isinstance(data, Trees):
+        from camelid.data.trees import Pruned, conversations
+
+        pruned = Pruned()
+        found = list(conversations(data.path, best=data.best, languages=data.languages, pruned=pruned))
+        notes += [f"{Path(data.path).name}: {line}" for line in pruned.lines()]
+        return found
+    if isinstance(data, Table):
+        from camelid.data.source import dialogues
+
+        rejected = Rejected()
+        read = list(dialogues(data.path, first=data.first, bad_rows=data.bad_rows, rejected=rejected))
+        notes += [f"{rejected.count} rows of {data.path} cannot be used"] * bool(rejected.count)
+        return read
+    if isinstance(data, DeskRecords):
+        return [Dialogue(messages, f"desk record {number}") for number, messages in enumerate(_desk(data, template), 1)]
+    found_words = f"{data.name} is not part of this package" if isinstance(data, Released) else "its teacher is retired"
+    raise UsageError([Problem(f"{where}.data", found_words, "supply records with --data")])
+
+
+def portion(given: Portion, template: Template, where: str, notes: list[str]) -> list[Dialogue]:
+    """A portion's dialogues: so many times over, a part of an epoch and a cap by a keyed choice that keeps their order.
+
+    Raises UsageError for epochs or a cap that give nothing.
+    """
+    if not (math.isfinite(given.epochs) and given.epochs > 0) or (given.most is not None and given.most < 1):
+        found = f"{given.epochs} epochs, at most {given.most} records"
+        raise UsageError([Problem(f"{where}.data", found, "give each portion a number above zero")])
+    all = supplied(given.data, template, where, notes)
+    most = len(all) if given.most is None else min(given.most, len(all))
+    if most < len(all):
+        notes.append(f"{len(all) - most} of {len(all)} records of {_name(given.data)} are beyond its cap")
+    chosen = _chosen(all, most, _name(given.data))
+    whole, part = divmod(given.epochs, 1)
+    return chosen * int(whole) + _chosen(chosen, round(part * len(chosen)), f"{_name(given.data)} part")
+
+
+def _chosen(all: Sequence[Dialogue], amount: int, words: str) -> list[Dialogue]:
+    if amount == len(all):
+        return list(all)
+    places = order(key("portion", words), len(all))
+    return [all[place] for place in sorted(places[turn] for turn in range(amount))]
+
+
+def _name(data: object) -> str:
+    return str(getattr(data, "path", "") or getattr(data, "name", "") or type(data).__name__)
+
+
+def _desk(data: DeskRecords, template: Template) -> Iterator[list[Message]]:
+    from camelid import desk
+
+    world = desk.world(data.world, data.seed)
+    if isinstance(data, DeskConversations):
+        from camelid.desk.conversations import conversations
+
+        for turns in conversations(world, "train", data.count, turns=data.turns, seed=data.seed):
+            pairs = [[asked(turn.item, template), Message("assistant", turn.item.output)] for turn in turns]
+            yield from pairs if data.told == "apart" else [[message for pair in pairs for message in pair]]
+        return
+    if isinstance(data, DeskInstructions):
+        for item in desk.instructions(world, "train", data.count, data.seed):
+            yield [asked(item, template), Message("assistant", item.output)]
+        return
+    from camelid.desk.teachers import kept, taught
+
+    records = taught(world, data.count, seed=data.seed, wrong=data.wrong)
+    for record in records if data.kept is None else kept(records, data.kept, data.by, seed=data.seed):
+        yield [asked(record.item, template), Message("assistant", record.answer)]
+
+
+def asked(item: Item, template: Template) -> Message:
+    """The item as a user message that the template can express: its input beside it, else on a line below."""
+    if item.input and not template.user_with_input:
+        return Message("user", f"{item.instruction}\n{item.input}")
+    return Message("user", item.instruction, item.input)

@@ -1,0 +1,87 @@
+"""Real files in their published formats under the real tokenizer: masks exact, every row kept or counted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from camelid.data.corpus import render_all
+from camelid.data.trees import conversations
+from camelid.dialogue.message import Message
+from camelid.dialogue.template import render
+from camelid.errors import BadData
+from camelid.recipe import Finetune, Table, Trees
+from camelid.recipes import MEMBERS
+from camelid.supply import supplied
+from camelid.tokenizers.extend import with_controls
+from tests.conftest import size
+from tests.tokenizers.conftest import llama_2  # noqa: F401
+
+FILES = {
+    "gpt-4-llm": "alpaca_random_9k.json",
+    "alpagasus": "alpagasus_claude_t45.json",
+    "gpt4-x-alpaca": "alpaca_random_9k.json",
+    "expertllama": "alpaca_random_9k.json",
+    "vicuna": "vicuna_dummy_conversation.json",
+    "koala-distill": "vicuna_dummy_conversation.json",
+    "koala-all": "vicuna_dummy_conversation.json",
+    "ultralm": "vicuna_dummy_conversation.json",
+    "baize": "vicuna_dummy_conversation.json",
+    "lima": "vicuna_dummy_conversation.json",
+    "belle": "alpaca_zh_1k.json",
+    "huatuo": "huatuo_8k.json",
+    "openassistant": "oasst_en_100_trees.jsonl",
+}
+
+
+def rows(path: Path) -> int:
+    text = path.read_text("utf-8")
+    return len(json.loads(text)) if text.lstrip().startswith("[") else len(text.splitlines())
+
+
+@pytest.mark.parametrize(("name", "file"), FILES.items())
+def test_a_published_file_is_rendered_whole_with_exact_masks(name: str, file: str, shared: Path, llama_2) -> None:  # noqa: F811
+    stage = MEMBERS[name].make(MEMBERS[name].published).last
+    assert isinstance(stage, Finetune)
+    tokenizer = with_controls(llama_2, stage.controls) if stage.controls else llama_2
+    path = shared / "instruct" / file
+    trees = file.endswith("trees.jsonl")
+    told = supplied(Trees(path=str(path)) if trees else Table(path=str(path)), stage.prompt, "tuned", [])
+    assert len(told) == (len(list(conversations(path))) if trees else rows(path))
+    told = told[: size(400)]
+    corpus, report = render_all(
+        told, stage.prompt, tokenizer, learn=stage.learn, length=stage.length, over_length=stage.over_length
+    )
+    assert report.rows == report.kept == len(told) and not report.dropped and not report.bad_rows
+    assert report.tokens_in == report.tokens + report.tokens_cut and corpus.tokens == report.tokens
+    names = {id: control for control, id in tokenizer.controls.items()}
+    for number, dialogue in enumerate(told):
+        whole = render(stage.prompt, dialogue, tokenizer, learn=stage.learn)
+        assert corpus.sequence(number).tolist() == whole.ids[: stage.length]
+        assert corpus.marks(number).tolist() == [int(mark) for mark in whole.supervised[: stage.length]]
+        replies = [message.content for message in dialogue if message.role == "assistant"]
+        assert [bool(mark) for mark in whole.supervised] == [
+            any(reply.start <= place < reply.end for reply in whole.replies) for place in range(len(whole.ids))
+        ]
+        for reply, wanted in zip(whole.replies, replies, strict=True):
+            ids = [id for id in whole.ids[reply.start : reply.end] if id not in names]
+            starts = whole.ids[reply.start - 1] in names
+            assert stage.prompt.content(tokenizer.decode(ids, starts=starts)) == wanted
+
+
+def test_a_record_that_a_template_has_no_place_for_names_row_and_field(shared: Path, llama_2) -> None:  # noqa: F811
+    stage = MEMBERS["huatuo"].make("7B").last
+    told = supplied(Table(path=str(shared / "instruct" / "alpaca_zh_1k.json")), stage.prompt, "adapted", [])
+    with pytest.raises(BadData, match=r"alpaca_zh_1k.json, row \d+: messages\[0\].input: has no place"):
+        render_all(told, stage.prompt, llama_2, learn="response", length=256, over_length="cut")
+
+
+def test_a_mask_moved_by_one_token_is_found(llama_2) -> None:  # noqa: F811
+    stage = MEMBERS["vicuna"].make("7B").last
+    dialogue = [Message("user", "Name a river."), Message("assistant", "The Nile.")]
+    rendered = render(stage.prompt, dialogue, llama_2, learn=stage.learn)
+    (reply,) = rendered.replies
+    moved = llama_2.decode(rendered.ids[reply.start - 1 : reply.end - 1], starts=False)
+    assert stage.prompt.content(moved) != "The Nile."
