@@ -8,6 +8,7 @@ than 15 % says why in `miss`; a test recomputes every prediction and refuses a `
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -31,7 +32,7 @@ Unit = Literal["tokens/s", "GPU-hours", "hours", "days", "GiB", "GB", "TFLOPS", 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Printed:
+class Printed(ABC):
     """One figure as it was printed, and where; `assumed` is what its source leaves open, `miss` why we are not near."""
 
     run: str
@@ -41,9 +42,9 @@ class Printed:
     assumed: str = ""
     miss: str = ""
 
+    @abstractmethod
     def predicted(self) -> float:
         """The same figure by this planner."""
-        raise NotImplementedError
 
     @property
     def error(self) -> float:
