@@ -7,13 +7,14 @@ adapter_state(model)                                 what learns, under PEFT's n
 portable(model)                                      the same as an adapter for the base as it was, which PEFT reads
 merge(model) / unmerge(model)                        into the weights and exactly out again
 fold(model)                                          for good: a plain model again
+merged(model)                                        the weights of that model, made one by one
 with without_adapter(model): ...                     the base, bit for bit (a reference model for free)
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -33,10 +34,12 @@ __all__ = [
     "adapter_state",
     "add_lora",
     "check_bits",
+    "computing_with",
     "fold",
     "lean",
     "load_adapter_state",
     "merge",
+    "merged",
     "portable",
     "set_randomness",
     "unmerge",
@@ -256,6 +259,67 @@ def fold(model: Llama) -> Llama:
     model.adapter = model.draws = None
     model.requires_grad_(True)
     return model
+
+
+def merged(model: Llama) -> dict[str, Callable[[], Tensor]]:
+    """Every weight of the plain model that model and adapter are, by name, each made when it is called for.
+
+    That is what `fold` leaves, for models that must not be held whole. Raises UsageError when the model has no adapter.
+    """
+    _require(model)
+    made: dict[str, Callable[[], Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        owner = model.get_submodule(name.rpartition(".")[0])
+        if not isinstance(owner, TrainedEmbedding | TrainedLinear) and "lora_" not in name:
+            made[name] = parameter.detach
+    for name, module in model.named_modules():
+        if isinstance(module, LoRALinear):
+            made[f"{name}.weight"] = module.sum
+        elif isinstance(module, FrozenLinear) and not name.endswith(".frozen"):
+            made[f"{name}.weight"] = module.dense
+        elif isinstance(module, TrainedEmbedding | TrainedLinear):
+            made[f"{name}.weight"] = module.trained.detach
+    return made
+
+
+@contextmanager
+def computing_with(model: Llama, weight: Callable[[str, LoRALinear | FrozenLinear], Tensor]) -> Iterator[Llama]:
+    """As long as the block lasts, adapted and quantised maps compute with what `weight` gives for each name and map.
+
+    It is asked when a layer's turn comes, and what it gave is let go after it: one layer is whole at a time.
+    """
+    handles = []
+    for index, layer in enumerate(model.model.layers):
+        maps = [
+            (f"model.layers.{index}.{name}", part)
+            for name, part in layer.named_modules()
+            if isinstance(part, LoRALinear | FrozenLinear) and not name.endswith(".frozen")
+        ]
+        handles += [layer.register_forward_pre_hook(_lending(maps, weight)), layer.register_forward_hook(_ending(maps))]
+    try:
+        yield model
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+Maps = Sequence[tuple[str, LoRALinear | FrozenLinear]]
+
+
+def _lending(maps: Maps, weight: Callable[[str, LoRALinear | FrozenLinear], Tensor]) -> Callable[..., None]:
+    def lend(layer: nn.Module, given: object) -> None:
+        for name, part in maps:
+            part.instead = weight(name, part)
+
+    return lend
+
+
+def _ending(maps: Maps) -> Callable[..., None]:
+    def end(layer: nn.Module, given: object, out: object) -> None:
+        for _, part in maps:
+            part.instead = None
+
+    return end
 
 
 @contextmanager

@@ -25,6 +25,7 @@ class FrozenLinear(nn.Module):
     def __init__(self, stored: int8.Int8 | nf4.NF4, dtype: torch.dtype) -> None:
         super().__init__()
         self.stored, self.dtype = stored, dtype  # no buffer: a model moved to another dtype must not touch the scales
+        self.instead: Tensor | None = None  # a weight that stands in for W, as long as it is there
         self.out_features, self.in_features = stored.codes.shape if isinstance(stored, int8.Int8) else stored.shape
 
     @staticmethod
@@ -48,6 +49,8 @@ class FrozenLinear(nn.Module):
         return weight.to(self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.instead is not None:
+            return F.linear(x, self.instead)
         product: Tensor = _Product.apply(x, self)  # type: ignore[no-untyped-call]
         return product
 

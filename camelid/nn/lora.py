@@ -58,6 +58,7 @@ class LoRALinear(nn.Linear):
         self.name, self.rank, self.factor, self.dropout, self.draws = name, rank, factor, dropout, draws
         self.active, self.merged = True, False
         self.base: Tensor | None = None  # the base's weights while merged
+        self.instead: Tensor | None = None  # a weight that stands in for all of it, as long as it is there
         self.origin: tuple[Tensor, Tensor] | None = None  # A and B as they began, where W gave them up for it
         for child, shape in (("lora_A", (rank, self.in_features)), ("lora_B", (self.out_features, rank))):
             holder = nn.Module()
@@ -134,8 +135,9 @@ class LoRALinear(nn.Linear):
         return self.weight if self.base is None else self.base
 
     def forward(self, x: Tensor) -> Tensor:
-        quantised = self.frozen is not None and not self.merged
-        out: Tensor = self.frozen(x) if quantised else F.linear(x, self.weight)  # type: ignore[misc]
+        if self.instead is not None:
+            return F.linear(x, self.instead)
+        out: Tensor = F.linear(x, self.weight) if self.frozen is None else self.frozen(x)
         if self.merged:
             return out
         if not self.active:
@@ -170,7 +172,7 @@ class LoRALinear(nn.Linear):
             self.base = self.weight.detach().clone()
             self.weight.copy_(together)
         else:
-            self.weight = nn.Parameter(together, requires_grad=False)
+            self.instead = together
         self.merged = True
 
     @torch.no_grad()
@@ -180,17 +182,21 @@ class LoRALinear(nn.Linear):
             self.weight.copy_(self.base)
             self.base = None
         elif self.merged:
-            self.weight = None  # type: ignore[assignment]
+            self.instead = None
         self.merged = False
 
     @torch.no_grad()
-    def sum(self) -> Tensor:
+    def sum(self, other: Tensor | None = None) -> Tensor:
         """W + s B A, for DoRA with its rows made as long as m says; computed in float32 or better, rounded once to W's
-        dtype."""
-        base = self.plain()
+        dtype. With `other`, the same over another weight than W: one that gave nothing up for the adapter."""
+        base = self.plain() if other is None else other
         together = base.to(self.a.dtype) + self.factor * (self.b @ self.a)
+        if other is not None and self.origin is not None:
+            a, b = self.origin
+            together -= self.factor * (b @ a)
         if self.lora_magnitude_vector is not None:
-            together *= (self.lora_magnitude_vector / self.lengths())[:, None]
+            lengths = self.lengths() if other is None else together.norm(dim=1)
+            together *= (self.lora_magnitude_vector / lengths)[:, None]
         return together.to(base.dtype)
 
     def extra_repr(self) -> str:

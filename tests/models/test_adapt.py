@@ -10,16 +10,20 @@ from camelid.models.adapt import (
     adapter_of,
     adapter_state,
     add_lora,
+    computing_with,
     fold,
     lean,
     load_adapter_state,
     merge,
+    merged,
+    portable,
     set_randomness,
     unmerge,
     without_adapter,
 )
 from camelid.models.shape import LINEARS, LlamaShape, LoRA
 from camelid.nn.frozen import FrozenLinear
+from camelid.nn.lora import LoRALinear
 from camelid.randomness import numpy_generator
 from tests.conftest import size
 from tests.models.shapes import random_ids, random_model, random_shape
@@ -167,7 +171,7 @@ def test_every_tensor_that_does_not_fit_is_named_and_nothing_is_copied():
 
 def test_surgery_that_makes_no_sense_is_refused():
     model = random_model(LlamaShape(**{**vars(SHAPE), "tied": True}))
-    for step in (merge, unmerge, fold, adapter_state):
+    for step in (merge, merged, unmerge, fold, adapter_state, portable):
         with pytest.raises(UsageError, match="the model has none"):
             step(model)
     with pytest.raises(UsageError, match="name embed_tokens instead"):
@@ -226,6 +230,34 @@ def test_a_model_laid_down_in_few_bits_is_the_model_of_the_decoded_weights(kind,
     assert learns == {name for name, parameter in plain.named_parameters() if parameter.requires_grad}
     torch.testing.assert_close(fold(model)(ids), fold(plain)(ids), atol=1e-5, rtol=1e-5)
     assert {name for name, _ in model.named_parameters()} == set(kept)
+
+
+@pytest.mark.parametrize("kind", [{}, {"kind": "dora"}, {"start": "pissa"}, {"trained": ("embed_tokens", "lm_head")}])
+def test_weights_merged_one_by_one_are_those_of_folding_and_another_base_is_tried_without_being_held(kind):
+    lora = LoRA(3, 6, targets=("q_proj", "v_proj", "down_proj"), **kind)
+    parent = random_model(WIDE, 4, torch.float32)
+    model = stirred(lean(WIDE, parent.state_dict(), lora, bits="nf4", dtype=torch.float32))
+    ids = random_ids(WIDE, (2, 9), "merged")
+    worn, made = model(ids), {name: make() for name, make in merged(model).items()}
+    with computing_with(model, lambda name, part: made[f"{name}.weight"]):
+        together = model(ids)
+    torch.testing.assert_close(together, worn, atol=1e-5, rtol=1e-5)
+    assert torch.equal(model(ids), worn)
+
+    def over_the_parent(name, part):
+        weight = parent.get_parameter(f"{name}.weight").detach()
+        return part.sum(weight) if isinstance(part, LoRALinear) else weight
+
+    with computing_with(model, over_the_parent):
+        elsewhere = model(ids)
+    plain, state = portable(model)
+    other = add_lora(copy.deepcopy(parent), plain)
+    load_adapter_state(other, state)
+    torch.testing.assert_close(elsewhere, other(ids), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(elsewhere, worn, atol=1e-3)
+    fold(model)
+    assert model.state_dict().keys() == made.keys()
+    assert all(torch.equal(tensor, made[name]) for name, tensor in model.state_dict().items())
 
 
 def test_bits_that_cannot_be_are_refused_with_every_matrix_named():

@@ -162,7 +162,7 @@ def test_merging_returns_to_the_codes_that_the_adapter_was_trained_on(bits):
     for _ in range(20):
         layer.merge()
         torch.testing.assert_close(layer(x), apart, rtol=1e-5, atol=1e-5)
-        assert torch.equal(layer.weight, dense + 2.0 * (layer.b @ layer.a))
+        assert torch.equal(layer.instead, dense + 2.0 * (layer.b @ layer.a))
         layer.unmerge()
-        assert layer.weight is None and torch.equal(layer(x), apart)
+        assert layer.instead is None and torch.equal(layer(x), apart)
     assert torch.equal(layer.frozen.stored.codes, codes)
