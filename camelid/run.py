@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 MARK = "camelid stage 1"  # changes when a stage function changes what the same text means
 DESK = 2  # changes when the desk world tells other texts: tests/test_run.py knows their digest
+YOUNGER = {"noise", "base"}  # settings younger than stores there are: no part of a mark where they say nothing
 SAMPLE_BYTES = 1_000_000  # of text that a vocabulary is learned from
 
 
@@ -152,8 +153,9 @@ class Work:
         """Sixteen digits that name a stage by its text and inputs."""
         told: dict[str, Any] = {"format": MARK, "type": type(stage).__name__}
         for field in fields(stage):
-            if field.name != "name":
-                told[field.name] = self.input_mark(getattr(stage, field.name))
+            value = getattr(stage, field.name)
+            if field.name != "name" and not (field.name in YOUNGER and value == field.default):
+                told[field.name] = self.input_mark(value)
         return fingerprint(told)
 
     def input_mark(self, value: object) -> Any:
@@ -414,11 +416,23 @@ def finetune(work: Work, owner: Recipe, stage: Finetune, target: Path, run: Path
             pad=stage.pad,
             controls=stage.controls,
             dropout=stage.dropout,
+            noise=stage.noise,
             adapter=stage.adapter,
+            base=stage.base,
             seed=stage.seed,
             conduct=conduct,
             provenance=work.provenance(owner, stage, parent=str(start), data=to_data(report)),
         )
+    if stage.adapter is not None:
+        work.narrator.say(f"[dim]{merging(target)}[/]")
+
+
+def merging(target: Path) -> str:
+    """What merging an adapter changed, in words, from the provenance of the merged model."""
+    found = durable.read_json(target / PROVENANCE)["provenance"]["training"]["merged"]  # type: ignore[index]
+    words = f"merged in float32: over {found['tokens']} tokens no logit moved by more than {found['largest difference']:.1e}"
+    far = found.get("largest difference to the unquantised base")
+    return words + ("" if far is None else f"; on the weights before quantisation it would move by up to {far:.1e}")
 
 
 STAGES: Mapping[type, Callable[[Work, Recipe, Any, Path, Path], None]] = {

@@ -10,6 +10,7 @@ import math
 import mmap
 import os
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,9 @@ class Pages:
     def __init__(self, folder: Path) -> None:
         self.folder, self.bytes = folder, 0
         folder.mkdir(parents=True, exist_ok=True)
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed with the object
+        with tempfile.TemporaryFile(dir=folder) as file:
+            self._file = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._file)
 
     def zeros(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """A tensor of zeros. Raises StoreError where the disk has no room for it: not later, when a page is written."""
@@ -36,11 +39,11 @@ class Pages:
         start, self.bytes = self.bytes, self.bytes + length
         try:
             if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(self._file.fileno(), start, length)
+                os.posix_fallocate(self._file, start, length)
             else:
-                os.truncate(self._file.fileno(), self.bytes)
+                os.truncate(self._file, self.bytes)
         except OSError as error:
             found = f"no room for {self.bytes:,} bytes of paged moments ({error.strerror})"
             raise StoreError(f"{self.folder}: {found}; make room, or set optim.paged=false") from error
-        memory = mmap.mmap(self._file.fileno(), length, offset=start)
+        memory = mmap.mmap(self._file, length, offset=start)
         return torch.frombuffer(memory, dtype=dtype, count=count).view(tuple(shape))

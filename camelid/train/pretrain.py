@@ -69,6 +69,9 @@ def pretrain(
         shape=shape,
         ids=tokenizer.size,
     )
+    if optim.ratio != 1:
+        found = f"{optim.ratio:g} is for an adapter's B, and pre-training has no adapter"
+        raise UsageError([Problem("optim.ratio", found, "leave it at 1")])
     parent = None if start is None else directory.load(start)
     facts = identity(
         "pretrain",
@@ -85,7 +88,7 @@ def pretrain(
         model,
         batches,
         NextToken(),
-        optimizer_for(model, optim, clip, dtype_of(conduct)),
+        optimizer_for(model, optim, clip, dtype_of(conduct), run),
         schedule,
         directory=run,
         seed=seed,
