@@ -30,6 +30,7 @@ __all__ = [
     "DeskInstructions",
     "DeskTaught",
     "DeskText",
+    "Distinct",
     "Epochs",
     "Finetune",
     "Folder",
@@ -137,14 +138,15 @@ class DeskTaught:
 class DeskConversations:
     """Conversations about the desk world: later questions say "this person" of whom the first one named.
 
-    Told "apart", every exchange is a record of its own, without what was said before.
+    Told "apart", every exchange is a record of its own, without what was said before; "folded", with it: the exchanges
+    before in the instruction, the question in the input, each under its speaker's name.
     """
 
     world: str = "small"
     seed: int = 0
     count: int = 500
     turns: int = 3
-    told: Literal["whole", "apart"] = "whole"
+    told: Literal["whole", "apart", "folded"] = "whole"
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,18 @@ class Blend:
 
 
 @dataclass(frozen=True)
+class Distinct:
+    """Data without the records that are too like an earlier one: whose instruction and input have a cosine above `alike`
+    (camelid/data/similarity.py). Of records with the same question the longest answer stays. With `apart_from`, records
+    at least as like to one of these go too, so that nothing is tested on what was trained on.
+    """
+
+    data: Table | Released | DeskInstructions | DeskTaught
+    alike: float = 0.8
+    apart_from: Table | DeskInstructions | None = None
+
+
+@dataclass(frozen=True)
 class Folder:
     """A model that exists already: a Hugging Face folder, or one grown here."""
 
@@ -210,13 +224,17 @@ class SelfInstruct(Stage):
 
 
 Text = Mixture | Table | DeskText
-Instructions = SelfInstruct | Table | Trees | Released | DeskInstructions | DeskTaught | DeskConversations | Blend
+Instructions = (
+    SelfInstruct | Table | Trees | Released | DeskInstructions | DeskTaught | DeskConversations | Blend | Distinct
+)
 
 
 def portions(data: object) -> Iterator[object]:
     """The data sets that a stage's data consists of: itself, or those of a blend."""
     if isinstance(data, Blend):
         yield from (each.data for each in data.portions)
+    elif isinstance(data, Distinct):
+        yield data.data
     else:
         yield data
 
@@ -235,7 +253,7 @@ def records_of(data: object) -> int | None:
     if isinstance(data, DeskTaught):
         return data.kept or data.count
     if isinstance(data, DeskConversations):
-        return data.count * (data.turns if data.told == "apart" else 1)
+        return data.count * (1 if data.told == "whole" else data.turns)
     if isinstance(data, DeskInstructions):
         return data.count
     return data.first if isinstance(data, Table) else None

@@ -7,14 +7,20 @@ from collections.abc import Callable, Sequence
 from camelid.dialogue.message import Message
 from camelid.dialogue.published import VICUNA_0
 from camelid.dialogue.template import Template
+from camelid.recipes.anima import PROMPT as ANIMA
 from camelid.recipes.baize import PROMPT as BAIZE
 from camelid.recipes.belle import PROMPT as BELLE
+from camelid.recipes.chinese_vicuna import PROMPT as CHINESE_VICUNA
+from camelid.recipes.chinese_vicuna_chat import PROMPT as CHINESE_VICUNA_CHAT
 from camelid.recipes.expertllama import PROMPT as EXPERTLLAMA
 from camelid.recipes.gorilla import PROMPT as GORILLA
+from camelid.recipes.guanaco import PROMPT as GUANACO
+from camelid.recipes.guanaco_dataset import PROMPT as GUANACO_DATASET
 from camelid.recipes.huatuo import PROMPT as HUATUO
 from camelid.recipes.koala import PROMPT as KOALA
 from camelid.recipes.lima import PROMPT as LIMA
 from camelid.recipes.openassistant import PROMPT as OPENASSISTANT
+from camelid.recipes.platypus import PROMPT as PLATYPUS
 from camelid.recipes.ultralm import PROMPT as ULTRALM
 
 BAIZE_HEAD = "The conversation between human and AI assistant.\n"
@@ -25,6 +31,14 @@ HUMAN_0 = (
 ULTRA = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, very detailed, "
     "and polite answers to the user's questions."
+)
+BELOW = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n"
+)
+CHAT_ZH = (
+    "The following is a conversation between an AI assistant called Assistant and a human user called User. "
+    "The assistant is intelligent, knowledgeable and polite to answer questions of user.\n\n"
 )
 MED = "下面是一个问题，运用医学知识来正确回答提问.\n### 问题:\n"
 
@@ -67,5 +81,20 @@ WAVE: dict[str, tuple[Template, Callable[[Turns], str]]] = {
         lambda p: "<s>" + "".join(f"### Human:\n{u}\n\n### Assistant:\n{a}</s>" for u, a in p),
     ),
     "gorilla": (GORILLA, lambda p: "<s>" + "".join(f"###USER: {u}###ASSISTANT: {a}</s>" for u, a in p)),
+    "guanaco": (GUANACO, lambda p: "<s>" + "".join(f"### Human: {u}### Assistant: {a}" for u, a in p) + "###"),
+    "guanaco_dataset": (
+        GUANACO_DATASET,
+        lambda p: "<s>" + "".join(f"### Instruction:\n{u}\n### Response:\n{a}</s>" for u, a in p),
+    ),
+    "anima": (ANIMA, lambda p: "<s>" + "".join(f"{BELOW}{u}\n\n### Response: {a}</s>" for u, a in p)),
+    "platypus": (PLATYPUS, lambda p: "<s>" + "".join(f"{BELOW}{u}\n\n### Response:\n{a}</s>" for u, a in p)),
+    "chinese_vicuna": (
+        CHINESE_VICUNA,
+        lambda p: "<s>" + "".join(f"{BELOW}{u}\n\n### Response:{a}</s>" for u, a in p),
+    ),
+    "chinese_vicuna_chat": (
+        CHINESE_VICUNA_CHAT,
+        lambda p: "<s>" + CHAT_ZH + "".join(f"User:{u}\n\nAssistant:{a}\n\n" for u, a in p),
+    ),
 }
 CONTROLS = ("<EOT>", "<|prompter|>", "<|assistant|>", "<|system|>", "<|prefix_begin|>", "<|prefix_end|>")

@@ -33,6 +33,13 @@ FILES = {
     "belle": "alpaca_zh_1k.json",
     "huatuo": "huatuo_8k.json",
     "openassistant": "oasst_en_100_trees.jsonl",
+    "guanaco": "oasst_en_100_trees.jsonl",
+    "guanaco-dataset": "alpaca_zh_1k.json",
+    "anima": "alpaca_zh_1k.json",
+    "chinese-vicuna": "alpaca_zh_1k.json",
+    "chinese-vicuna-4bit": "alpaca_random_9k.json",
+    "chinese-vicuna-chat": "vicuna_dummy_conversation.json",
+    "platypus": "alpaca_random_9k.json",
 }
 
 
