@@ -30,7 +30,7 @@ import numpy as np
 from camelid.machine import describe
 from camelid.models.count import Dtype
 from camelid.models.shape import LINEARS, LlamaShape, LoRA
-from camelid.plan.training import memory, ours
+from camelid.plan.training import memory, ours, paged_bytes
 from camelid.train.settings import AdamW, AdamW8bit, GaLore
 
 RESULTS = Path(__file__).parent / "results" / "memory_of_runs.json"
@@ -105,7 +105,8 @@ def predicted(case: Case) -> int:
         recompute=float(case.recompute),
         workers=case.workers,
     )
-    return memory(training).peak
+    pages = paged_bytes(case.shape, case.lora, case.optim) if case.optim.paged else 0.0
+    return memory(training).peak + int(pages)  # nothing presses them out here, so that they count as resident
 
 
 def measured(case: Case) -> dict[str, Any]:
