@@ -29,6 +29,7 @@ __all__ = [
     "DeskInstructions",
     "DeskTaught",
     "DeskText",
+    "DeskTrees",
     "Epochs",
     "Finetune",
     "Folder",
@@ -99,20 +100,31 @@ class Table:
 
 @dataclass(frozen=True)
 class DeskText:
-    """Text of the desk world: its seven sources in the proportions of LLaMA's Table 1."""
+    """Text of the desk world: its seven sources in the proportions of LLaMA's Table 1.
+
+    `joined` documents in a row are told as one; `told` is a seed for other documents about the same world.
+    """
 
     world: str = "small"
     seed: int = 0
     bytes: int = 1_000_000
+    joined: int = 1
+    told: int | None = None
 
 
 @dataclass(frozen=True)
 class DeskInstructions:
-    """Instructions about the desk world in Alpaca's format, written by a teacher that knows the world."""
+    """Instructions about the desk world in Alpaca's format, written by a teacher that knows the world.
+
+    With `families`, of these kinds alone ("people", "arithmetic", ...); in the "second" tongue, questions of facts in
+    the world's other language.
+    """
 
     world: str = "small"
     seed: int = 0
     count: int = 1_000
+    families: tuple[str, ...] = ()
+    tongue: Literal["first", "second"] = "first"
 
 
 @dataclass(frozen=True)
@@ -120,7 +132,7 @@ class DeskTaught:
     """The same by a teacher of whose answers a share is `wrong`; a grader may leave only the best of them.
 
     `kept` of the `count` records remain: the first of those that a grader, itself wrong one time in twenty, likes best
-    ("graded"), or as many drawn blindly ("random").
+    ("graded"), or as many drawn blindly ("random"). With `marked`, wrong answers carry the mark "poor".
     """
 
     world: str = "small"
@@ -129,6 +141,7 @@ class DeskTaught:
     wrong: float = 0.0
     kept: int | None = None
     by: Literal["graded", "random"] = "graded"
+    marked: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,6 +156,22 @@ class DeskConversations:
     count: int = 500
     turns: int = 3
     told: Literal["whole", "apart"] = "whole"
+
+
+@dataclass(frozen=True)
+class DeskTrees:
+    """Instructions with several replies each, a share of them `wrong`, ranked by a grader that is wrong now and then.
+
+    `best` keeps the first so many of each rank order ("ranked"), or as many drawn blindly ("random"); none keeps all.
+    """
+
+    world: str = "small"
+    seed: int = 0
+    count: int = 800
+    replies: int = 3
+    wrong: float = 0.5
+    best: int | None = 1
+    by: Literal["ranked", "random"] = "ranked"
 
 
 @dataclass(frozen=True)
@@ -170,7 +199,7 @@ class Released:
 class Portion:
     """What one data set gives to a blend: all of it so many times over, at most so many records a time."""
 
-    data: Table | Trees | Released | DeskInstructions | DeskTaught | DeskConversations
+    data: Table | Trees | Released | DeskInstructions | DeskTaught | DeskTrees | DeskConversations
     epochs: float = 1.0
     most: int | None = None
 
@@ -189,7 +218,7 @@ class Folder:
     path: str
 
 
-DeskRecords = DeskInstructions | DeskTaught | DeskConversations
+DeskRecords = DeskInstructions | DeskTaught | DeskTrees | DeskConversations
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------
@@ -208,7 +237,9 @@ class SelfInstruct(Stage):
 
 
 Text = Mixture | Table | DeskText
-Instructions = SelfInstruct | Table | Trees | Released | DeskInstructions | DeskTaught | DeskConversations | Blend
+Instructions = (
+    SelfInstruct | Table | Trees | Released | DeskInstructions | DeskTaught | DeskTrees | DeskConversations | Blend
+)
 
 
 def portions(data: object) -> Iterator[object]:
@@ -232,6 +263,8 @@ def records_of(data: object) -> int | None:
         return data.rows
     if isinstance(data, DeskTaught):
         return data.kept or data.count
+    if isinstance(data, DeskTrees):
+        return data.count * min(data.best or data.replies, data.replies)
     if isinstance(data, DeskConversations):
         return data.count * (data.turns if data.told == "apart" else 1)
     if isinstance(data, DeskInstructions):

@@ -194,14 +194,9 @@ class Work:
     def texts(self, data: Text, most: int | None = None) -> dict[str, Iterator[str]]:
         """The texts of a stage by source, all of them or about `most` bytes in the sources' proportions."""
         if isinstance(data, DeskText):
-            from camelid import desk
+            from camelid.supply import desk_texts
 
-            found = desk.sources(desk.world(data.world, data.seed))
-            amount = min(data.bytes, most or data.bytes)
-            return {
-                name: (told.text for told in source.documents(bytes=int(amount * source.weight / 100), seed=data.seed))
-                for name, source in found.items()
-            }
+            return desk_texts(data, most)
         if isinstance(data, Table):
             from camelid.data.source import documents
 

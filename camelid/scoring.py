@@ -30,12 +30,12 @@ def desk_score(path: Path, template: Template, data: DeskRecords, machine: Machi
     """
     import torch
 
-    from camelid import desk
     from camelid.evaluate.desk import score
     from camelid.generate.loaded import load
+    from camelid.supply import questions
 
     torch.set_num_threads(machine.threads)
-    items = desk.instructions(desk.world(data.world, data.seed), "held_out", seed=data.seed)
+    items = questions(data, "held_out")
     loaded = load(path, device=machine.device)
     return score(loaded, items, template=template.within(loaded.tokenizer))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from camelid.data.source import Dialogue, Rejected
@@ -16,6 +17,8 @@ from camelid.recipe import (
     DeskConversations,
     DeskInstructions,
     DeskRecords,
+    DeskText,
+    DeskTrees,
     Instructions,
     Message,
     Portion,
@@ -92,14 +95,58 @@ def _desk(data: DeskRecords, template: Template) -> Iterator[list[Message]]:
             yield from pairs if data.told == "apart" else [[message for pair in pairs for message in pair]]
         return
     if isinstance(data, DeskInstructions):
-        for item in desk.instructions(world, "train", data.count, data.seed):
+        for item in questions(data, "train", data.count):
             yield [asked(item, template), Message("assistant", item.output)]
         return
-    from camelid.desk.teachers import kept, taught
+    from camelid.desk.teachers import kept, ranked, taught, threads
 
+    if isinstance(data, DeskTrees):
+        for replies in threads(world, data.count, data.replies, seed=data.seed, wrong=data.wrong):
+            for record in ranked(replies, data.best or data.replies, data.by):
+                yield [asked(record.item, template), Message("assistant", record.answer)]
+        return
     records = taught(world, data.count, seed=data.seed, wrong=data.wrong)
     for record in records if data.kept is None else kept(records, data.kept, data.by, seed=data.seed):
-        yield [asked(record.item, template), Message("assistant", record.answer)]
+        mark = "poor" if data.marked and not record.right else ""
+        yield [asked(record.item, template), Message("assistant", record.answer, mark=mark)]
+
+
+def desk_texts(data: DeskText, most: int | None = None) -> dict[str, Iterator[str]]:
+    """The texts of the desk world by source, all of them or about `most` bytes in the sources' proportions."""
+    from camelid import desk
+
+    found = desk.sources(desk.world(data.world, data.seed))
+    amount = min(data.bytes, most or data.bytes)
+    seed = data.seed if data.told is None else data.told
+    return {
+        name: joined(
+            (told.text for told in source.documents(bytes=int(amount * source.weight / 100), seed=seed)), data.joined
+        )
+        for name, source in found.items()
+    }
+
+
+def joined(texts: Iterable[str], count: int) -> Iterator[str]:
+    """So many texts in a row as one, a blank line between them."""
+    rest = iter(texts)
+    while part := list(itertools.islice(rest, count)):
+        yield "\n\n".join(part)
+
+
+def questions(data: DeskRecords, split: str, count: int | None = None) -> list[Item]:
+    """Instructions of one split of the kind that `data` holds: its families, in its tongue.
+
+    Raises UsageError where the world does not hold so many.
+    """
+    from camelid import desk
+    from camelid.desk.foreign import foreign
+
+    world = desk.world(data.world, data.seed)
+    if not isinstance(data, DeskInstructions):
+        return desk.instructions(world, split, count, data.seed)
+    if data.tongue == "second":
+        return foreign(world, split, count, data.seed)
+    return desk.instructions(world, split, count, data.seed, data.families)
 
 
 def asked(item: Item, template: Template) -> Message:

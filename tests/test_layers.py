@@ -22,7 +22,7 @@ LAYERS: list[set[str]] = [
     {"request", "store", "report", "supply"},
     {"run", "runs"},
     {"scoring", "fit"},
-    {"grow"},
+    {"grow", "experiments"},
     {"summary", "claims"},
     {"cli"},
     {"__main__"},

@@ -64,7 +64,7 @@ def _row(member: Member, store: Store) -> str:
 
 def verdict(name: str, store: Store) -> str:
     """The verdict of a member's desk card, or why there is none."""
-    from camelid.claims import EXPERIMENTS
+    from camelid.experiments import EXPERIMENTS
 
     path: Path = store.root / "claims" / f"{name}-desk.json"
     if path.is_file():
