@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -19,10 +19,9 @@ from camelid.experiments import EXPERIMENTS
 from camelid.experiments.trial import Experiment, Tools
 from camelid.journal import Narrator
 from camelid.machine import Machine, describe
-from camelid.recipe import Size
+from camelid.recipe import FIRST_SEED, Size
 from camelid.store import Store
 
-FIRST_SEED = 10  # ours: desk recipes were chosen on worlds of seeds 0 to 2, so claims are tried on others
 CARD_BYTES = 1 << 20
 
 
@@ -104,6 +103,30 @@ def _commit() -> str:
     here = Path(__file__).resolve().parent
     found = subprocess.run(["git", "-C", str(here), "describe", "--always", "--dirty"], capture_output=True, text=True)
     return found.stdout.strip() or "not a git checkout"
+
+
+def show_cards(found: Mapping[str, ClaimCard]) -> None:
+    """Every member's verdict as a table on standard output; members whose card was not run yet below it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if found:
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+        for name in ("member", "verdict", "claimed side", "controls", "seeds", "date"):
+            table.add_column(name)
+        for member, card in found.items():
+            means = [_mean(arm) for arm in (card.treated, *card.controls)]
+            shown = ", ".join(map(str, card.seeds)) or "none"
+            table.add_row(member, card.verdict, means[0], "  ".join(means[1:]), shown, card.date)
+        console.print(table)
+    left = [member for member in EXPERIMENTS if member not in found]
+    if left:
+        console.print(f"not run yet: {', '.join(left)}. Try one: camelid claims {left[0]}")
+
+
+def _mean(arm: Arm) -> str:
+    return f"{sum(arm.results) / len(arm.results):.3f}" if arm.results else "none"
 
 
 def show_card(made: ClaimCard) -> None:

@@ -61,6 +61,7 @@ __all__ = [
 ]
 
 K, M, B = 10**3, 10**6, 10**9
+FIRST_SEED = 10  # ours: desk recipes were chosen on worlds of seeds 0 to 2, so claims are tried on others
 
 Size = Literal["1B", "3B", "7B", "8B", "13B", "33B", "34B", "65B", "70B", "405B", "desk", "tiny"]
 Learn = Literal["response", "assistant", "last", "everything"]

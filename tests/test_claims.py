@@ -18,11 +18,30 @@ from camelid.experiments import EXPERIMENTS
 from camelid.experiments.trial import Tools, seeded, tuned_on
 from camelid.journal import Narrator
 from camelid.machine import Machine
-from camelid.recipe import DeskConversations, DeskInstructions, DeskTaught, DeskTrees, Finetune, Pretrain, Recipe, portions
+from camelid.recipe import (
+    DeskConversations,
+    DeskInstructions,
+    DeskTaught,
+    DeskTrees,
+    Finetune,
+    Pretrain,
+    Recipe,
+    portions,
+)
 from camelid.recipes import MEMBERS
 from camelid.store import Store
 
-BY_DATA = ("gpt-4-llm", "alpagasus", "lima", "koala-distill", "koala-all", "openassistant", "vicuna", "ultralm", "baize")
+BY_DATA = (
+    "gpt-4-llm",
+    "alpagasus",
+    "lima",
+    "koala-distill",
+    "koala-all",
+    "openassistant",
+    "vicuna",
+    "ultralm",
+    "baize",
+)
 BASES = ("llama", "llama-2", "llama-3", "llama-3.1")
 
 
@@ -41,7 +60,9 @@ def cleanness(recipe: Recipe) -> float:
         if isinstance(data, DeskConversations):
             rights += [data.told == "whole"] * data.count * data.turns
         elif isinstance(data, DeskTrees):
-            told = threads(desk.world(data.world, data.seed), data.count, data.replies, seed=data.seed, wrong=data.wrong)
+            told = threads(
+                desk.world(data.world, data.seed), data.count, data.replies, seed=data.seed, wrong=data.wrong
+            )
             rights += [r.right for replies in told for r in ranked(replies, data.best or data.replies, data.by)]
         else:
             assert isinstance(data, DeskTaught)

@@ -23,7 +23,7 @@ LAYERS: list[set[str]] = [
     {"run", "runs"},
     {"scoring", "fit"},
     {"grow", "experiments"},
-    {"summary", "claims"},
+    {"summary", "claims", "gallery"},
     {"cli"},
     {"__main__"},
 ]

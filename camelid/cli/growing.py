@@ -10,7 +10,18 @@ import click
 from camelid.cli.asked import Asked, Command, json_option, machine_options, store_option, training_options
 from camelid.cli.family import override_recipe
 from camelid.journal import Narrator
-from camelid.recipe import Finetune, Folder, Pretrain, Recipe, Released, SelfInstruct, Table, portions, replace
+from camelid.recipe import (
+    FIRST_SEED,
+    Finetune,
+    Folder,
+    Pretrain,
+    Recipe,
+    Released,
+    SelfInstruct,
+    Table,
+    portions,
+    replace,
+)
 from camelid.recipes import MEMBERS
 from camelid.request import Request, read_request
 from camelid.runs import find_run
@@ -190,29 +201,41 @@ def demo(asked: Asked, /, **options: Any) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("member", metavar="MEMBER", required=False)
+@click.argument("member", metavar="[MEMBER]", required=False, default="")
 @click.option("--seeds", metavar="N", help="How many seeds to try (default: 3).")
+@click.option("--first", metavar="SEED", help="The first of them (default: 10; recipes were chosen on 0 to 2).")
 @click.option("--size", metavar="SIZE", help="desk (default) or tiny.")
 @machine_options
 @store_option
 @json_option
 @click.pass_obj
 def claims(
-    asked: Asked, /, member: str | None, seeds: str | None, size: str | None, as_json: bool, **options: Any
+    asked: Asked, /, member: str, seeds: str | None, first: str | None, size: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Try a member's central claim: an experiment that could refute it, a control, several seeds, an honest verdict."""
+    """Try MEMBER's central claim: an experiment that could refute it, a control, several seeds, an honest verdict.
+
+    Without a member: every card of the store in a table. camelid family --page shows them whole.
+    """
     count = asked.whole("--seeds", seeds, 3, least=2)
+    from_seed = asked.whole("--first", first, FIRST_SEED, least=0)
     scale = asked.choice("--size", size, ("desk", "tiny"), "desk")
-    if member is not None and member not in MEMBERS:
+    if member and member not in MEMBERS:
         asked.member(member, None)
     store = asked.store(options["store"])
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
     asked.settle()
-    assert member and count
-    from camelid.claims import show_card, try_claim
+    from camelid.claims import cards, show_card, show_cards, try_claim
 
-    card = try_claim(member, scale, seeds=count, store=store, machine=machine, narrator=Narrator())
+    if not member:
+        found = cards(store.root / "claims")
+        if as_json:
+            click.echo(json.dumps({name: card.data() for name, card in found.items()}))
+        else:
+            show_cards(found)
+        return
+    assert count and from_seed is not None
+    made = try_claim(member, scale, seeds=count, store=store, machine=machine, narrator=Narrator(), first=from_seed)
     if as_json:
-        click.echo(json.dumps(card.data()))
+        click.echo(json.dumps(made.data()))
     else:
-        show_card(card)
+        show_card(made)

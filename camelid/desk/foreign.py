@@ -1,7 +1,8 @@
 """Instructions in the second language: a few sentences about a stranger, and a question about one of them.
 
-    Мира Торвале жине. Мира кат пасе. | Мира кон жине?        Мира Торвале жине.
+    Мира Торвале жине. Мира кат пасе. | Мира кон жине?        Торвале жине.
 
+An answer leaves out who is meant, as many languages do.
 The sources tell facts in this language in a fiftieth of their text and never ask for one; its question words occur in
 tuning alone. What is asked stands in the text, so that no more is needed than to read this language and to write it.
 """
@@ -69,9 +70,8 @@ def _item(pen: Pen, tongue: Language, words: tuple[str, ...], names: tuple[str, 
     facts = news_of_strangers(pen, names)
     pen.draw.shuffle(facts)
     fact = facts[int(pen.draw.random() * len(facts))]
-    said = tongue.sentence(fact)
-    subject, value, verb = said.removesuffix(".").split(" ")
+    subject, value, verb = tongue.sentence(fact).removesuffix(".").split(" ")
     form = int(pen.draw.random() * len(FORMS))
     asked = FORMS[form].format(s=subject, ask=words[form], verb=verb)
     text = " ".join(tongue.sentence(each) for each in facts)
-    return Item(asked, text, said, "second language", fact.relation, fact.subject, accepted=(value,))
+    return Item(asked, text, f"{value} {verb}.", "second language", fact.relation, fact.subject, accepted=(value,))

@@ -182,7 +182,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "openassistant": Experiment(
         statement="The replies that people rank first teach better than all replies, and than one drawn blindly.",
         published="no number of the LLaMA models was confirmed in a source",
-        experiment="Every question has three replies, each wrong by an even chance, ranked by a grader that errs on one in "
+        experiment="Every question has three replies, 30% of them wrong, ranked by a grader that errs on one in "
         "twenty; trained on the first of each, on all for as many steps, on one drawn blindly.",
         measure=RIGHT,
         treated="the reply ranked first",

@@ -27,7 +27,7 @@ THREADS = Released(
 DATA: dict[Size, Released | DeskTrees] = {
     "7B": THREADS,
     "13B": THREADS,
-    "desk": DeskTrees(world="small", count=2400),  # ours: three replies, half of them wrong, the best kept
+    "desk": DeskTrees(world="small", count=2400, wrong=0.3),  # ours: three replies, 30% wrong, the best kept
     "tiny": DeskTrees(world="tiny", count=48),  # ours: for tests
 }
 LENGTH: dict[Size, int] = {"7B": 2048, "13B": 2048, "desk": 256, "tiny": 384}  # repository: configs; ours
@@ -43,7 +43,7 @@ EPOCHS: dict[Size, Epochs] = {
     "desk": Epochs(3),  # ours: generated records are simpler
     "tiny": Epochs(2),  # ours: for tests
 }
-LR: dict[Size, float] = {"7B": 1e-5, "13B": 1e-5, "desk": 1e-3, "tiny": 1e-3}  # repository: configs; ours
+LR: dict[Size, float] = {"7B": 1e-5, "13B": 1e-5, "desk": 5e-4, "tiny": 1e-3}  # repository: configs; ours
 WARMUP: dict[Size, Steps] = {
     "7B": Steps(100),
     "13B": Steps(100),
