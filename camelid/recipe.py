@@ -25,6 +25,7 @@ __all__ = [
     "Claim",
     "Constant",
     "Cosine",
+    "DeskCalls",
     "DeskConversations",
     "DeskInstructions",
     "DeskTaught",
@@ -160,6 +161,20 @@ class DeskConversations:
 
 
 @dataclass(frozen=True)
+class DeskCalls:
+    """Requests to the desk world's library of functions, each answered by one call.
+
+    With `manual` the line of the manual that a retriever found stands beside each, a share `wrong` of them another's.
+    """
+
+    world: str = "small"
+    seed: int = 0
+    count: int = 1_000
+    manual: bool = False
+    wrong: float = 0.0
+
+
+@dataclass(frozen=True)
 class DeskTrees:
     """Instructions with several replies each, a share of them `wrong`, ranked by a grader that is wrong now and then.
 
@@ -200,7 +215,7 @@ class Released:
 class Portion:
     """What one data set gives to a blend: all of it so many times over, at most so many records a time."""
 
-    data: Table | Trees | Released | DeskInstructions | DeskTaught | DeskTrees | DeskConversations
+    data: Table | Trees | Released | DeskInstructions | DeskTaught | DeskTrees | DeskCalls | DeskConversations
     epochs: float = 1.0
     most: int | None = None
 
@@ -219,7 +234,7 @@ class Folder:
     path: str
 
 
-DeskRecords = DeskInstructions | DeskTaught | DeskTrees | DeskConversations
+DeskRecords = DeskInstructions | DeskTaught | DeskTrees | DeskCalls | DeskConversations
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------
@@ -239,7 +254,16 @@ class SelfInstruct(Stage):
 
 Text = Mixture | Table | DeskText
 Instructions = (
-    SelfInstruct | Table | Trees | Released | DeskInstructions | DeskTaught | DeskTrees | DeskConversations | Blend
+    SelfInstruct
+    | Table
+    | Trees
+    | Released
+    | DeskInstructions
+    | DeskTaught
+    | DeskTrees
+    | DeskCalls
+    | DeskConversations
+    | Blend
 )
 
 
@@ -268,7 +292,7 @@ def records_of(data: object) -> int | None:
         return data.count * min(data.best or data.replies, data.replies)
     if isinstance(data, DeskConversations):
         return data.count * (data.turns if data.told == "apart" else 1)
-    if isinstance(data, DeskInstructions):
+    if isinstance(data, DeskInstructions | DeskCalls):
         return data.count
     return data.first if isinstance(data, Table) else None
 

@@ -8,12 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from camelid.data.source import Dialogue, Rejected
+from camelid.desk.apis import Request
 from camelid.desk.instructions import Item
 from camelid.dialogue.template import Template
 from camelid.errors import Problem, UsageError
 from camelid.randomness import key, order
 from camelid.recipe import (
     Blend,
+    DeskCalls,
     DeskConversations,
     DeskInstructions,
     DeskRecords,
@@ -26,6 +28,8 @@ from camelid.recipe import (
     Table,
     Trees,
 )
+
+HELD_OUT_CALLS = 240  # ours: as many as held-out instructions of the small world
 
 
 def supplied(data: Instructions, template: Template, where: str, notes: list[str]) -> list[Dialogue]:
@@ -98,6 +102,12 @@ def _desk(data: DeskRecords, template: Template) -> Iterator[list[Message]]:
         for item in questions(data, "train", data.count):
             yield [asked(item, template), Message("assistant", item.output)]
         return
+    if isinstance(data, DeskCalls):
+        from camelid.desk.apis import requests
+
+        for each in requests(world, "train", data.count, seed=data.seed, wrong=data.wrong):
+            yield [Message("user", each.asked, each.manual if data.manual else ""), Message("assistant", each.call)]
+        return
     from camelid.desk.teachers import kept, ranked, taught, threads
 
     if isinstance(data, DeskTrees):
@@ -139,14 +149,24 @@ def questions(data: DeskRecords, split: str, count: int | None = None) -> list[I
     Raises UsageError where the world does not hold so many.
     """
     from camelid import desk
+    from camelid.desk.apis import requests
     from camelid.desk.foreign import foreign
 
     world = desk.world(data.world, data.seed)
+    if isinstance(data, DeskCalls):
+        return [_wanted(each, data.manual) for each in requests(world, split, count or HELD_OUT_CALLS, seed=data.seed)]
     if not isinstance(data, DeskInstructions):
         return desk.instructions(world, split, count, data.seed)
     if data.tongue == "second":
         return foreign(world, split, count, data.seed)
     return desk.instructions(world, split, count, data.seed, data.families)
+
+
+def _wanted(request: Request, manual: bool) -> Item:
+    """A request as an item that is judged by its call alone."""
+    function = request.function
+    shown = request.manual if manual else ""
+    return Item(request.asked, shown, request.call, "calls", function.name.partition("_")[0], function.kind)
 
 
 def asked(item: Item, template: Template) -> Message:

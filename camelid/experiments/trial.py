@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from camelid.evaluate.claim import Better
 from camelid.journal import Narrator
 from camelid.machine import Machine
 from camelid.recipe import (
+    DeskCalls,
     DeskRecords,
     DeskText,
     Finetune,
@@ -30,7 +31,10 @@ from camelid.request import Request
 from camelid.run import Work
 from camelid.scoring import desk_score
 from camelid.store import Store
-from camelid.supply import desk_texts
+from camelid.supply import HELD_OUT_CALLS, desk_texts
+
+if TYPE_CHECKING:
+    from camelid.evaluate.requests import Called
 
 T = TypeVar("T")
 HELD_OUT_CONVERSATIONS = 60  # ours: 120 later turns, as many as half the held-out instructions
@@ -91,6 +95,21 @@ class Tools:
         told = conversations(world, "held_out", HELD_OUT_CONVERSATIONS, seed=data.seed)
         loaded = load(self.grown(recipe), device=self.machine.device)
         return later_turns(loaded, told, last.prompt.within(loaded.tokenizer))
+
+    def calls(self, recipe: Recipe, prompt_of: Recipe, *, changed: bool, manual: bool) -> Called:
+        """How held-out requests are answered, of the library as it was or after every name has changed."""
+        from camelid import desk
+        from camelid.desk.apis import library, requests
+        from camelid.evaluate.requests import called
+        from camelid.generate.loaded import load
+
+        last = cast(Finetune, prompt_of.last)
+        data = cast(DeskCalls, last.data)
+        world = desk.world(data.world, data.seed)
+        asked = requests(world, "held_out", HELD_OUT_CALLS, seed=data.seed, changed=changed)
+        known = {function.name for function in library(world, changed=changed)}
+        loaded = load(self.grown(recipe), device=self.machine.device)
+        return called(loaded, asked, last.prompt.within(loaded.tokenizer), known, manual=manual)
 
     def bits(self, recipe: Recipe, *, beyond: int = 0) -> float:
         """Bits per byte of documents that the base has not read, about the world that it has read of.
