@@ -219,4 +219,4 @@ def test_a_card_runs_whole_at_tiny_size_and_does_not_flatter(tmp_path: Path) -> 
 
 def test_a_member_without_a_card_says_which_have_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no claim card yet"):
-        try_claim("gorilla", "tiny", seeds=2, store=Store(tmp_path), machine=Machine(), narrator=Narrator(quiet=True))
+        try_claim("vicunha", "tiny", seeds=2, store=Store(tmp_path), machine=Machine(), narrator=Narrator(quiet=True))
