@@ -31,7 +31,7 @@ class Item:
     """One instruction with its reference answer, in Alpaca's three fields, and how to judge another answer.
 
     `family` is what scores are kept by, `task` the finer kind. `accepted` holds further right answers. Where
-    `members` is not empty, any `amount` different members are right instead.
+    `members` is not empty, any `amount` different members are right instead; where `ending` is not, whatever ends so.
     """
 
     instruction: str
@@ -43,6 +43,7 @@ class Item:
     accepted: tuple[str, ...] = ()
     members: tuple[str, ...] = ()
     amount: int = 0
+    ending: str = ""
 
 
 @dataclass(frozen=True)

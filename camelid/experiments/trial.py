@@ -121,7 +121,7 @@ class Tools:
 
         data = cast(DeskText, cast(Pretrain, recipe.last).data)
         loaded = load(self.grown(recipe), device=self.machine.device)
-        told = replace(data, bytes=UNSEEN_BYTES, told=UNSEEN + data.seed)
+        told = replace(data, bytes=UNSEEN_BYTES, draw=UNSEEN + data.seed)
         texts = [text for source in desk_texts(told).values() for text in source]
         return bits_per_byte(loaded, texts, beyond=beyond)
 

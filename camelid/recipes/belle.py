@@ -21,8 +21,8 @@ PROMPT = Template(
 )
 DATA: dict[Size, Released | DeskInstructions] = {
     "7B": Released(name="BELLE train_2M_CN", rows=2_000_000, licence="licence on its card"),  # repository or papers: 2M
-    "desk": DeskInstructions(world="small", count=2400, tongue="second"),  # ours: as the desk Alpaca's
-    "tiny": DeskInstructions(world="tiny", count=48, tongue="second"),  # ours: for tests
+    "desk": DeskInstructions(world="small", count=2400, told="second reading"),  # ours: as the desk Alpaca's
+    "tiny": DeskInstructions(world="tiny", count=48, told="second reading"),  # ours: for tests
 }
 LENGTH: dict[Size, int] = {"7B": 1024, "desk": 256, "tiny": 384}  # paper, study of LoRA against full tuning; ours
 BATCH: dict[Size, Sequences] = {

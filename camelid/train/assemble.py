@@ -48,6 +48,15 @@ def identity(kind: str, *, shape: LlamaShape, tokenizer: str, **settings: object
     return {"kind": kind, "shape": to_data(shape), "tokenizer": tokenizer, **told}
 
 
+def read_as(model: Llama, shape: LlamaShape) -> Llama:
+    """The same weights under `shape`, which may read positions in another way: longer, faster or stretched."""
+    if model.shape == shape:
+        return model
+    other = Llama(shape, dtype=torch.float32, device="meta")
+    other.load_state_dict(model.state_dict(), assign=True)
+    return other
+
+
 def optimizer_for(model: Llama, optim: AdamW, clip: float | None, dtype: torch.dtype) -> Optimizer:
     """An optimizer of all weights that learn; then the whole model, frozen weights too, computes in `dtype`."""
     optimizer = Optimizer(dict(model.named_parameters()), optim, clip=clip, dtype=dtype)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,16 +20,16 @@ from camelid.errors import BadData, Problem, StoreError, UsageError
 from camelid.models.adapt import adapter_state, add_lora, fold, set_randomness
 from camelid.models.dropout import add_residual_dropout
 from camelid.models.llama import Llama
-from camelid.models.shape import LoRA
+from camelid.models.shape import LlamaShape, LoRA, RopeScaling
 from camelid.stage import Epochs, Sequences, Steps
 from camelid.tokenizers.extend import with_controls, with_pad
 from camelid.tokenizers.protocol import Tokenizer
-from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, told
+from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, read_as, told
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
 from camelid.train.optim import Optimizer
 from camelid.train.settings import AdamW, Schedule
-from camelid.train.vocabulary import with_rows
+from camelid.train.vocabulary import NewRows, old_pieces, with_rows
 
 ADAPTER = "adapter"
 
@@ -50,6 +50,11 @@ def finetune(
     controls: Sequence[str] = (),
     dropout: float = 0.0,
     adapter: LoRA | None = None,
+    tokenizer: Tokenizer | None = None,
+    new_rows: NewRows = "mean",
+    context: int | None = None,
+    scaling: RopeScaling | None = None,
+    order: Literal["shuffled", "given"] = "shuffled",
     seed: int = 0,
     conduct: Conduct,
     provenance: Mapping[str, Any] | None = None,
@@ -62,27 +67,35 @@ def finetune(
     controls  further control tokens, added in the same way (Open Assistant, LIMA); `corpus` was rendered with them
     dropout   of residual branches, rising from 0 at the first layer to this at the last (LIMA)
     adapter   train low-rank adapters only: `target` is then the merged model, and RUN/adapter the adapter for PEFT
+              (none where rows were added: PEFT would need a base that has them)
+    tokenizer a larger vocabulary that begins with the parent's, with which `corpus` was rendered; rows for it begin as
+              `new_rows` says (camelid/train/vocabulary.py)
+    context   tokens that the model is made for from now on, with the positions scaled by `scaling`
+    order     of the sequences in an epoch: fresh each time, or the corpus's own (a curriculum)
 
     Raises what `train` raises, and UsageError or StoreError before any work where it could not be finished.
     """
     check_free(target)
     parent = directory.load(start)
-    tokenizer = with_controls(parent.tokenizer, controls) if controls else parent.tokenizer
-    tokenizer = _padded(tokenizer, pad)
+    tokenizer = tokenizer or parent.tokenizer
+    tokenizer = _padded(with_controls(tokenizer, controls) if controls else tokenizer, pad)
     rows = max(parent.shape.vocab, tokenizer.size)
-    if adapter is not None and rows > parent.shape.vocab:
+    shape = replace(parent.shape, vocab=rows, context=context or parent.shape.context)
+    shape = shape if scaling is None else replace(shape, scaling=scaling)
+    frozen = adapter is not None and not {"embed_tokens", *(() if shape.tied else ("lm_head",))} <= set(adapter.trained)
+    if frozen and rows > parent.shape.vocab:
         names = ", ".join(map(repr, [*controls, *([pad] if pad else [])]))
         found = f"{names} adds a row to the weights that an adapter leaves as they are"
         remedy = "leave it out: nothing here is padded" if pad else "train every weight"
         raise UsageError([Problem("pad" if pad else "controls", found, remedy)])
-    batches = _batches(corpus, batch, amount, conduct, seed)
+    batches = _batches(corpus, batch, amount, conduct, seed, order)
     check(
         optim=optim,
         schedule=schedule,
         clip=clip,
         steps=batches.steps,
         longest=int(corpus.lengths.max(initial=0)),
-        shape=replace(parent.shape, vocab=rows),
+        shape=shape,
         ids=int(corpus.ids.max(initial=0)) + 1,
     )
     check_learned(batches)
@@ -97,8 +110,12 @@ def finetune(
         template=template,
         adapter=adapter,
         **({"dropout": dropout} if dropout else {}),
+        **({"read as": shape} if shape != replace(parent.shape, vocab=rows) else {}),
+        **({"new rows": new_rows} if new_rows != "mean" else {}),
     )
-    model, optimizer = _prepared(parent, rows, adapter, optim, clip, seed, conduct)
+    model, optimizer = _prepared(
+        parent, tokenizer, shape, new_rows, adapter=adapter, optim=optim, clip=clip, seed=seed, conduct=conduct
+    )
     add_residual_dropout(model, dropout)
     trained = train(
         model,
@@ -113,8 +130,9 @@ def finetune(
         draw=partial(set_randomness, model, seed),
     )
     history = told(provenance or {}, trained, facts, batches, conduct)
-    if adapter is not None:
+    if adapter is not None and rows == parent.shape.vocab:
         _save_adapter(run / ADAPTER, model, adapter, parent, history, conduct)
+    if adapter is not None:
         fold(model)
     directory.save(
         target,
@@ -132,7 +150,14 @@ def _padded(tokenizer: Tokenizer, pad: str | None) -> Tokenizer:
     return tokenizer if pad is None or tokenizer.pad is not None else with_pad(tokenizer, pad)
 
 
-def _batches(corpus: Corpus, batch: Sequences, amount: Epochs | Steps, conduct: Conduct, seed: int) -> SequenceBatches:
+def _batches(
+    corpus: Corpus,
+    batch: Sequences,
+    amount: Epochs | Steps,
+    conduct: Conduct,
+    seed: int,
+    order: Literal["shuffled", "given"],
+) -> SequenceBatches:
     """The amount in epochs; half a step less than asked, because the data rounds up to whole steps."""
     per_epoch = -(-len(corpus) // max(1, batch.count)) or 1
     epochs = amount.count if isinstance(amount, Epochs) else (amount.count - 0.5) / per_epoch
@@ -144,6 +169,7 @@ def _batches(corpus: Corpus, batch: Sequences, amount: Epochs | Steps, conduct: 
         micro_tokens=micro_tokens,
         seed=seed,
         shares=conduct.machine.shares,
+        sequence=order,
     )
 
 
@@ -167,7 +193,10 @@ def check_learned(batches: SequenceBatches) -> None:
 
 def _prepared(
     parent: directory.Checkpoint,
-    rows: int,
+    tokenizer: Tokenizer,
+    shape: LlamaShape,
+    new_rows: NewRows,
+    *,
     adapter: LoRA | None,
     optim: AdamW,
     clip: float | None,
@@ -176,10 +205,12 @@ def _prepared(
 ) -> tuple[Llama, Optimizer]:
     """The model as it will be trained. A frozen base lies in the machine's dtype; its adapters are float32."""
     device, dtype = conduct.machine.device, dtype_of(conduct)
+    model = directory.build(parent, torch.float32 if adapter is None else dtype, device)
+    pieces = old_pieces(parent.tokenizer, tokenizer) if new_rows == "pieces" else None
+    model = read_as(with_rows(model, shape.vocab, new=new_rows, pieces=pieces, seed=seed), shape)
     if adapter is None:
-        model = with_rows(directory.build(parent, torch.float32, device), rows)
         return model, optimizer_for(model, optim, clip, dtype)
-    model = add_lora(directory.build(parent, dtype, device), adapter, seed=seed)
+    model = add_lora(model, adapter, seed=seed)
     return model, Optimizer(dict(model.named_parameters()), optim, clip=clip)
 
 
