@@ -14,13 +14,14 @@ from camelid.dialogue.message import Message
 from camelid.dialogue.template import Template
 from camelid.models.shape import LINEARS, SIZES, LlamaShape, LoRA, RopeScaling
 from camelid.stage import Epochs, Sequences, Stage, Steps, Tokens
-from camelid.train.settings import AdamW, Constant, Cosine, Linear
+from camelid.train.settings import AdamW, AdamW8bit, Constant, Cosine, GaLore, Linear
 
 __all__ = [
     "ATTENTION",
     "EVERY_LINEAR",
     "SIZES",
     "AdamW",
+    "AdamW8bit",
     "B",
     "Blend",
     "Claim",
@@ -39,6 +40,7 @@ __all__ = [
     "Fields",
     "Finetune",
     "Folder",
+    "GaLore",
     "K",
     "Linear",
     "LlamaShape",
@@ -410,7 +412,7 @@ class Pretrain(Stage):
     length: int
     batch: Tokens
     train: Tokens
-    optim: AdamW
+    optim: AdamW | AdamW8bit | GaLore
     schedule: Cosine | Linear | Constant
     clip: float | None = 1.0
     deviation: float = 0.02
@@ -431,13 +433,14 @@ class Finetune(Stage):
     length: int
     batch: Sequences
     train: Epochs | Steps
-    optim: AdamW
+    optim: AdamW | AdamW8bit | GaLore
     schedule: Cosine | Linear | Constant
     over_length: OverLength = "cut"
     clip: float | None = 1.0
     pad: str | None = None
     controls: tuple[str, ...] = ()  # control tokens added, each with the mean of all rows
     dropout: float = 0.0  # of residual branches: 0 at the first layer, rising to this at the last
+    noise: float = 0.0  # NEFTune's alpha: on the embeddings, while it is tuned
     adapter: LoRA | None = None
     fields: Fields | None = None  # the columns of a table that is in none of the known formats
     order: Literal["shuffled", "given"] = "shuffled"  # of the records in an epoch: given is a curriculum
@@ -445,6 +448,7 @@ class Finetune(Stage):
     new_rows: NewRows = "mean"
     context: int | None = None  # a longer window than the parent's
     scaling: RopeScaling | None = None  # of the positions, for that window
+    base: Literal["int8", "nf4"] | None = None  # what frozen weights are kept in; None: the machine's own precision
     seed: int = 0
 
 

@@ -54,7 +54,7 @@ DESK = 2  # changes when the desk world tells other texts: tests/test_run.py kno
 SAMPLE_BYTES = 1_000_000  # of text that a vocabulary is learned from
 LATER = {  # settings newer than MARK: told only where they are set, so that what was grown before is found again
     *((Pretrain, name) for name in ("new_rows", "adapter")),
-    *((Finetune, name) for name in ("fields", "order", "tokenizer", "new_rows", "context", "scaling")),
+    *((Finetune, name) for name in ("fields", "order", "tokenizer", "new_rows", "context", "scaling", "noise", "base")),
 }
 
 
@@ -163,9 +163,10 @@ class Work:
         """Sixteen digits that name a stage by its text and inputs."""
         told: dict[str, Any] = {"format": MARK, "type": type(stage).__name__}
         for field in fields(stage):
-            later = (type(stage), field.name) in LATER and getattr(stage, field.name) == field.default
+            value = getattr(stage, field.name)
+            later = (type(stage), field.name) in LATER and value == field.default
             if field.name != "name" and not later:
-                told[field.name] = self.input_mark(getattr(stage, field.name))
+                told[field.name] = self.input_mark(value)
         return fingerprint(told)
 
     def input_mark(self, value: object) -> Any:
@@ -470,16 +471,28 @@ def finetune(work: Work, owner: Recipe, stage: Finetune, target: Path, run: Path
             pad=stage.pad,
             controls=stage.controls,
             dropout=stage.dropout,
+            noise=stage.noise,
             adapter=stage.adapter,
             tokenizer=tokenizer,
             new_rows=stage.new_rows,
             context=stage.context,
             scaling=stage.scaling,
             order=stage.order,
+            base=stage.base,
             seed=stage.seed,
             conduct=conduct,
             provenance=work.provenance(owner, stage, parent=str(start), data=to_data(report)),
         )
+    if stage.adapter is not None:
+        work.narrator.say(f"[dim]{merging(target)}[/]")
+
+
+def merging(target: Path) -> str:
+    """What merging an adapter changed, in words, from the provenance of the merged model."""
+    found = durable.read_json(target / PROVENANCE)["provenance"]["training"]["merged"]  # type: ignore[index]
+    words = f"merged in float32: over {found['tokens']} tokens no logit moved by more than {found['largest difference']:.1e}"
+    far = found.get("largest difference to the unquantised base")
+    return words + ("" if far is None else f"; on the weights before quantisation it would move by up to {far:.1e}")
 
 
 STAGES: Mapping[type, Callable[[Work, Recipe, Any, Path, Path], None]] = {

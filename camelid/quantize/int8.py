@@ -34,7 +34,7 @@ def encode(values: Tensor) -> Int8:
 
 def decode(stored: Int8) -> Tensor:
     """The weights in float32."""
-    return stored.codes.float() * stored.scales
+    return stored.codes.float().mul_(stored.scales)
 
 
 def bound(values: Tensor) -> Tensor:

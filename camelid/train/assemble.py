@@ -17,6 +17,7 @@ from camelid.models.shape import LlamaShape
 from camelid.train import schedule as schedules
 from camelid.train.loop import Batches, Conduct, Trained, bits
 from camelid.train.optim import Optimizer
+from camelid.train.optimizers import optimizer_of
 from camelid.train.settings import AdamW, Schedule
 
 
@@ -57,10 +58,12 @@ def read_as(model: Llama, shape: LlamaShape) -> Llama:
     return other
 
 
-def optimizer_for(model: Llama, optim: AdamW, clip: float | None, dtype: torch.dtype) -> Optimizer:
-    """An optimizer of all weights that learn; then the whole model, frozen weights too, computes in `dtype`."""
-    optimizer = Optimizer(dict(model.named_parameters()), optim, clip=clip, dtype=dtype)
-    model.to(dtype)
+def optimizer_for(model: Llama, optim: AdamW, clip: float | None, dtype: torch.dtype | None, folder: Path) -> Optimizer:
+    """An optimizer of all weights that learn, paged moments in a file of `folder`; then the whole model, frozen weights
+    too, computes in `dtype`, where one is given."""
+    optimizer = optimizer_of(dict(model.named_parameters()), optim, clip=clip, dtype=dtype, folder=folder)
+    if dtype is not None:
+        model.to(dtype)
     return optimizer
 
 

@@ -23,7 +23,6 @@ from camelid.tokenizers.protocol import Tokenizer
 from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, read_as, told
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
-from camelid.train.optim import Optimizer
 from camelid.train.settings import AdamW, Schedule
 from camelid.train.vocabulary import NewRows, old_pieces, with_rows
 
@@ -77,6 +76,9 @@ def pretrain(
         shape=shape,
         ids=tokenizer.size,
     )
+    if optim.ratio != 1 and adapter is None:
+        found = f"{optim.ratio:g} is for an adapter's B, and there is no adapter"
+        raise UsageError([Problem("optim.ratio", found, "leave it at 1")])
     parent = None if start is None else directory.load(start)
     facts = identity(
         "pretrain",
@@ -96,10 +98,10 @@ def pretrain(
         check_vocabulary(parent, tokenizer)
         model = _begun(parent, tokenizer, shape, new_rows, seed, conduct)
     if adapter is None:
-        optimizer = optimizer_for(model, optim, clip, dtype_of(conduct))
+        optimizer = optimizer_for(model, optim, clip, dtype_of(conduct), run)
     else:
         model = add_lora(model.to(dtype_of(conduct)), adapter, seed=seed)
-        optimizer = Optimizer(dict(model.named_parameters()), optim, clip=clip)
+        optimizer = optimizer_for(model, optim, clip, None, run)
     trained = train(
         model,
         batches,
