@@ -65,13 +65,14 @@ class NF4:
 
     shape: tuple[int, ...]
     codes: Tensor  # uint8 [weights / 2]
-    scales: Tensor  # uint8 [weights / 64]
+    scales: Tensor  # uint8 [weights / 64], coded
     largest: Tensor  # float32, one for 256 scales
     mean: Tensor  # float32, of all scales
+    # Others also write scales in float32, without double quantization: `largest` is then empty and `mean` zero.
 
     @property
     def bytes(self) -> int:
-        return self.codes.numel() + self.scales.numel() + 4 * self.largest.numel() + 4
+        return self.codes.numel() + self.scales.numel() * self.scales.element_size() + 4 * self.largest.numel() + 4
 
 
 def encode(values: Tensor) -> NF4:
@@ -94,10 +95,16 @@ def encode(values: Tensor) -> NF4:
 
 def decode(stored: NF4) -> Tensor:
     """The weights in float32, [*shape]."""
-    largest = stored.largest.repeat_interleave(SCALE_BLOCK)[: len(stored.scales)]
-    scales = TREE[stored.scales.long()] * largest + stored.mean
+    scales = _decode_scales(stored)
     codes = torch.stack([stored.codes >> 4, stored.codes & 15], dim=1).reshape(-1, BLOCK)
     return (LEVELS[codes.long()] * scales[:, None]).reshape(stored.shape)
+
+
+def _decode_scales(stored: NF4) -> Tensor:
+    if not len(stored.largest):
+        return stored.scales
+    largest = stored.largest.repeat_interleave(SCALE_BLOCK)[: len(stored.scales)]
+    return TREE[stored.scales.long()] * largest + stored.mean
 
 
 def bound(values: Tensor) -> Tensor:
