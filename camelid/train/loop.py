@@ -8,8 +8,8 @@
 Bits. With equal settings, threads, micro_tokens, shares, dtype, device and PyTorch, a run and every interrupted and
 resumed copy of it end in the same bits of weights, moments and journal. Threads, micro_tokens and shares change the order
 in which floats are added, the last two also the dropout masks; a run that goes on under others says so and writes it into
-its journal. How many processes work on a step (train/workers.py) and when commits are made changes nothing. All this is
-shown on the CPU; some GPU kernels add in no fixed order.
+its journal. How many processes work on a step (train/workers.py; train/team.py in ordered sums) and when commits are made changes
+nothing. All this is shown on the CPU; some GPU kernels add in no fixed order.
 """
 
 from __future__ import annotations
@@ -31,12 +31,15 @@ from camelid.durable import FILES, Files
 from camelid.errors import BadData, NonFinite, Problem
 from camelid.machine import Machine
 from camelid.randomness import key
+from camelid.ranks import ALONE, RankFailed, Ranks
 from camelid.train.interrupt import Interrupted, listening
 from camelid.train.loss import Loss
 from camelid.train.optim import LARGEST, Optimizer
 from camelid.train.schedule import rate
 from camelid.train.settings import Schedule
 from camelid.train.state import Counters, Store, journal, steps_of
+from camelid.train.team import Replicas, hands_of
+from camelid.train.team import check as check_ranks
 from camelid.train.workers import Crew, WorkerFailed, crew
 from camelid.train.workers import check as check_workers
 
@@ -79,6 +82,7 @@ class Conduct:
     skip      how many refused steps to pass over in the whole run before giving up; each is told in the journal
     progress  told after each step: steps done, steps in all, loss in nats per supervised token, tokens per second
     note      told what a person should know: damaged commits passed over, other settings than the run began with
+    ranks     the processes that share the run, connected (camelid/ranks.py)
     """
 
     machine: Machine
@@ -87,6 +91,7 @@ class Conduct:
     progress: Progress | None = None
     note: Callable[[str], None] = lambda text: None
     files: Files = FILES
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)
@@ -125,14 +130,17 @@ def train(
 
     Raises NonFinite for a step that was refused and WorkerFailed for one that a process did not finish (weights and
     moments stay as they were and are committed), Interrupted after a signal, StoreError if the directory is in use or
-    the disk refuses, UsageError if it holds another run or the machine cannot be had.
+    the disk refuses, UsageError if it holds another run or the machine cannot be had, RankFailed if another rank is
+    lost and RanksDisagree if one holds other numbers.
     """
+    ranks = conduct.ranks
     check_workers(conduct.machine)
+    check_ranks(conduct.machine, ranks)
     facts = {"seed": seed, "steps": batches.steps, "data": batches.digest, **identity}
     work = _Work(model, loss, seed, draw)
     plan = _Plan(batches, loss)
-    with durable.locked(directory), _threads(conduct.machine), listening() as request:
-        directory.mkdir(parents=True, exist_ok=True)
+    alone = durable.locked(directory) if ranks.leads else nullcontext()
+    with alone, _threads(conduct.machine), listening() as request:
         store = Store(
             directory,
             facts,
@@ -140,35 +148,61 @@ def train(
             keep=conduct.cadence.keep,
             note=conduct.note,
             files=conduct.files,
+            ranks=ranks,
         )
         counters = committed = store.begin(optimizer)
         clock, line = _Clock(conduct.cadence), dict[str, Any]()
         model.train()
-        several = conduct.machine.workers > 1 and counters.step < batches.steps
-        with crew(conduct.machine, optimizer, plan, work) if several else nullcontext() as workers:
-            run = _Run(work, plan, optimizer, schedule, conduct.skip, workers)
-            while counters.step < batches.steps and request.signal is None:
+        asked, due = _asked(ranks, request.signal, False)
+        with _hands(conduct, optimizer, plan, work, counters.step < batches.steps) as hands:
+            run = _Run(work, plan, optimizer, schedule, conduct.skip, ranks, hands)
+            while counters.step < batches.steps and asked is None:
                 try:
                     counters, line = run.step(counters)
-                except (NonFinite, WorkerFailed):
+                except (NonFinite, WorkerFailed, RankFailed) as error:
                     if counters != committed:
-                        store.commit(counters, optimizer)
+                        store.commit(counters, optimizer, alone=isinstance(error, RankFailed))
                     raise
                 speed = clock.tick(line["tokens"])
                 store.write(line, clock.line(line["step"]))
                 if conduct.progress is not None:
                     loss_now = math.nan if line["loss"] is None else line["loss"]
                     conduct.progress(counters.step, batches.steps, loss_now, speed)
-                if clock.due(counters.step - committed.step):
+                asked, due = _asked(ranks, request.signal, clock.due(counters.step - committed.step))
+                if due:
                     store.commit(counters, optimizer)
                     committed = counters
                     clock.restart()
         if counters != committed:
             store.commit(counters, optimizer)
-        if request.signal is not None:
-            raise Interrupted(request.signal, directory, counters.step, batches.steps)
+        if asked is not None:
+            raise Interrupted(asked, directory, counters.step, batches.steps)
     last = line or deque(steps_of(directory), maxlen=1).pop()
     return Trained(directory, counters.step, counters.skipped, counters.tokens, counters.supervised, last["loss"])
+
+
+def _asked(ranks: Ranks, signal: int | None, due: bool) -> tuple[int | None, bool]:
+    """The signal by which any rank was asked to stop, and whether rank 0's clock says that a commit is due."""
+    if ranks.world == 1:
+        return signal, due
+    told = ranks.numbers([signal or 0, due], "asking whether to stop")
+    return int(max(number for number, _ in told)) or None, bool(told[0][1])
+
+
+@contextmanager
+def _hands(
+    conduct: Conduct, optimizer: Optimizer, plan: _Plan, work: _Work, needed: bool
+) -> Iterator[Crew | Replicas | None]:
+    """Who makes a step's gradient: forked workers, ranks, or nobody but the loop itself."""
+    if not needed:
+        yield None
+    elif conduct.ranks.world > 1:
+        yield hands_of(conduct.machine, conduct.ranks, optimizer, plan, work)
+    elif conduct.machine.workers > 1:
+        with crew(conduct.machine, optimizer, plan, work) as workers:
+            yield workers
+    else:
+        yield None
 
 
 @contextmanager
@@ -223,7 +257,8 @@ class _Run:
     optimizer: Optimizer
     schedule: Schedule
     skip: int
-    crew: Crew | None = None
+    ranks: Ranks = ALONE
+    hands: Crew | Replicas | None = None
 
     def step(self, counters: Counters) -> tuple[Counters, dict[str, Any]]:
         """The counters after one step and its line for the journal. Raises NonFinite with nothing changed."""
@@ -266,9 +301,12 @@ class _Run:
 
     def _gradient(self, step: int, micros: Sequence[Batch], counts: Sequence[int]) -> tuple[list[float], float]:
         """The sum of losses of each micro-batch that has any, and the norm of the gradient that the optimizer holds."""
-        sums = self._collected(step, micros, counts) if self.crew is None else self.crew.gradient(step, counts)
-        measured = torch.stack([*sums, self.optimizer.norm().double()])
+        sums = self._collected(step, micros, counts) if self.hands is None else self.hands.gradient(step, counts)
+        size = (self.hands if isinstance(self.hands, Replicas) else self.optimizer).norm()
+        measured = torch.stack([*sums, size.double().to(sums[0].device)])
         *losses, norm = measured.tolist()  # the one place where a step waits for its device
+        if self.ranks.world > 1:
+            self.ranks.agreed([norm, math.fsum(losses)], f"step {step + 1}, norm and loss")
         return losses, norm
 
     def _collected(self, step: int, micros: Sequence[Batch], counts: Sequence[int]) -> list[Tensor]:
@@ -323,6 +361,7 @@ def bits(machine: Machine) -> dict[str, Any]:
         "threads": machine.threads,
         "micro_tokens": machine.micro_tokens,
         "shares": machine.shares,
+        **({"sums": f"fast, {machine.replicas} ranks"} if machine.sums == "fast" and machine.replicas > 1 else {}),
         "torch": torch.__version__,
         "kernels": torch.backends.cpu.get_cpu_capability(),
     }

@@ -23,6 +23,7 @@ from camelid.checkpoints.safetensors_io import open_tensors, serialise
 from camelid.durable import FILES, Draft, Files
 from camelid.errors import BadFile, NonFinite, ProblemList
 from camelid.frozen import canonical
+from camelid.ranks import ALONE, Ranks
 from camelid.train.optim import Optimizer
 
 FORMAT = "camelid run 1"
@@ -52,9 +53,10 @@ class Store:
         keep: int,
         note: Callable[[str], None],
         files: Files = FILES,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.directory, self.identity, self.machine = directory, _plain(identity), _plain(machine)
-        self.keep, self.note, self.files = keep, note, files
+        self.keep, self.note, self.files, self.ranks = keep, note, files, ranks
         self.journal, self.commits = journal(directory), directory / "commits"
         self.timings = directory / "timings.jsonl"
         self._length, self._sha = 0, hashlib.sha256()
@@ -64,13 +66,23 @@ class Store:
 
         Raises UsageError if the directory holds another run, BadFile if what it holds cannot be gone on with.
         """
+        found: list[str] = []
+        with self.ranks.first("looking for the run's last commit"):
+            if self.ranks.leads:
+                found += self._begin()
+        commit = self.ranks.told(found[0] if found else None)
+        return Counters() if commit is None else self._resume(self.commits / commit, optimizer)
+
+    def _begin(self) -> list[str]:
+        """The name of the newest good commit, in a list; an empty one where there is none, and the run is begun."""
+        self.directory.mkdir(parents=True, exist_ok=True)
         newest = durable.newest(self.commits, PREFIX, damaged=lambda error: self.note(f"passed over: {error}"))
-        if newest is None:
-            if damaged := durable.commits(self.commits, PREFIX):
-                raise BadFile(damaged[-1], "", "no commit of this run is whole", "remove the run to start it over")
-            self._start()
-            return Counters()
-        return self._resume(newest, optimizer)
+        if newest is not None:
+            return [newest.name]
+        if damaged := durable.commits(self.commits, PREFIX):
+            raise BadFile(damaged[-1], "", "no commit of this run is whole", "remove the run to start it over")
+        self._start()
+        return []
 
     def _start(self) -> None:
         for path in (self.journal, self.timings):
@@ -81,16 +93,22 @@ class Store:
     def _resume(self, commit: Path, optimizer: Optimizer) -> Counters:
         state = _read_state(commit)
         _same_run(state["identity"], self.identity, commit)
-        self._cut_journal(commit, state["journal"])
         optimizer.load(open_tensors(commit / WEIGHTS), state["updates"], where=str(commit / WEIGHTS))
         counters = Counters(**state["counters"])
+        with self.ranks.first("taking up the journal"):
+            if self.ranks.leads:
+                self._take_up(commit, state, counters)
+        return counters
+
+    def _take_up(self, commit: Path, state: Mapping[str, Any], counters: Counters) -> None:
+        """The journal as it was at this commit, and what followed it out of the way."""
+        self._cut_journal(commit, state["journal"])
         self._set_aside_after(counters.step)
         if state["machine"] != self.machine and counters.step < self.identity["steps"]:
             changes = _differences(state["machine"], self.machine)
             changed = ", ".join(f"{name} {before} -> {now}" for name, before, now in changes)
             self.note(f"{self.directory}: goes on under other settings ({changed}); its bits will differ")
             self.write({"resumed": counters.step, "machine": self.machine})
-        return counters
 
     def _cut_journal(self, commit: Path, recorded: Mapping[str, Any]) -> None:
         length = recorded["bytes"]
@@ -112,7 +130,9 @@ class Store:
                 self.files.rename(path, path.with_name(f"damaged-{path.name}-{secrets.token_hex(4)}"))
 
     def write(self, event: Mapping[str, Any], timing: Mapping[str, Any] | None = None) -> None:
-        """One line more in the journal, and one in the timings if there is one."""
+        """One line more in the journal, and one in the timings if there is one; rank 0 writes for all."""
+        if not self.ranks.leads:
+            return
         durable.append_line(self.journal, event, files=self.files)
         line = json.dumps(event, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
         self._length += len(line)
@@ -120,11 +140,22 @@ class Store:
         if timing is not None:
             durable.append_line(self.timings, timing, files=self.files)
 
-    def commit(self, counters: Counters, optimizer: Optimizer) -> Path:
-        """Makes everything up to this step durable, then prunes.
+    def commit(self, counters: Counters, optimizer: Optimizer, *, alone: bool = False) -> None:
+        """Makes everything up to this step durable, then prunes. With `alone` other ranks are gone: rank 0 goes ahead.
 
         Raises StoreError if the disk refuses, NonFinite if a weight or moment is not finite; the commit before stands.
         """
+        if alone:
+            if self.ranks.leads:
+                self._commit(counters, optimizer)
+            return
+        if self.ranks.world > 1:
+            self.ranks.agreed([optimizer.checksum()], f"step {counters.step}, weights and moments")
+        with self.ranks.first(f"committing step {counters.step}"):
+            if self.ranks.leads:
+                self._commit(counters, optimizer)
+
+    def _commit(self, counters: Counters, optimizer: Optimizer) -> None:
         if bad := optimizer.non_finite():
             raise NonFinite(f"{self.directory}: {bad} is not finite after step {counters.step}; nothing was committed")
         self.files.fsync(self.journal)
@@ -145,7 +176,6 @@ class Store:
         target = self.commits / f"{PREFIX}{counters.step:08d}"
         durable.commit(target, fill, needed=optimizer.bytes(), files=self.files)
         durable.prune(self.commits, PREFIX, self.keep, files=self.files)
-        return target
 
 
 def journal(directory: Path) -> Path:
