@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,13 @@ def optimizer_for(model: Llama, optim: AdamW, clip: float | None, dtype: torch.d
     optimizer = Optimizer(dict(model.named_parameters()), optim, clip=clip, dtype=dtype)
     model.to(dtype)
     return optimizer
+
+
+@contextmanager
+def saving(conduct: Conduct) -> Iterator[bool]:
+    """Whether this rank saves what was trained; the others wait until it is saved, and fail if that fails."""
+    with conduct.ranks.first("saving the model"):
+        yield conduct.ranks.leads
 
 
 def dtype_of(conduct: Conduct) -> torch.dtype:

@@ -24,7 +24,7 @@ from camelid.models.shape import LoRA
 from camelid.stage import Epochs, Sequences, Steps
 from camelid.tokenizers.extend import with_controls, with_pad
 from camelid.tokenizers.protocol import Tokenizer
-from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, told
+from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, saving, told
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
 from camelid.train.optim import Optimizer
@@ -65,7 +65,8 @@ def finetune(
 
     Raises what `train` raises, and UsageError or StoreError before any work where it could not be finished.
     """
-    check_free(target)
+    if conduct.ranks.leads:
+        check_free(target)
     parent = directory.load(start)
     tokenizer = with_controls(parent.tokenizer, controls) if controls else parent.tokenizer
     tokenizer = _padded(tokenizer, pad)
@@ -112,19 +113,21 @@ def finetune(
         conduct=conduct,
         draw=partial(set_randomness, model, seed),
     )
-    history = told(provenance or {}, trained, facts, batches, conduct)
-    if adapter is not None:
-        _save_adapter(run / ADAPTER, model, adapter, parent, history, conduct)
-        fold(model)
-    directory.save(
-        target,
-        model.state_dict(),
-        shape=model.shape,
-        tokenizer=tokenizer,
-        template=template,
-        provenance=history,
-        files=conduct.files,
-    )
+    with saving(conduct) as here:
+        if here:
+            history = told(provenance or {}, trained, facts, batches, conduct)
+            if adapter is not None:
+                _save_adapter(run / ADAPTER, model, adapter, parent, history, conduct)
+                fold(model)
+            directory.save(
+                target,
+                model.state_dict(),
+                shape=model.shape,
+                tokenizer=tokenizer,
+                template=template,
+                provenance=history,
+                files=conduct.files,
+            )
     return trained
 
 

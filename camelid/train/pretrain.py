@@ -18,7 +18,7 @@ from camelid.models.llama import DEVIATION, Llama, initialise
 from camelid.models.shape import LlamaShape
 from camelid.stage import Tokens
 from camelid.tokenizers.protocol import Tokenizer
-from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, told
+from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, saving, told
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
 from camelid.train.settings import AdamW, Schedule
@@ -51,7 +51,8 @@ def pretrain(
 
     Raises what `train` raises, and UsageError or StoreError before any work where it could not be finished.
     """
-    check_free(target)
+    if conduct.ranks.leads:
+        check_free(target)
     micro_tokens = max(length, conduct.machine.micro_tokens)
     batches = PretrainingBatches(
         mixture,
@@ -92,14 +93,16 @@ def pretrain(
         identity=facts,
         conduct=conduct,
     )
-    directory.save(
-        target,
-        model.state_dict(),
-        shape=shape,
-        tokenizer=tokenizer,
-        provenance=told(provenance or {}, trained, facts, batches, conduct),
-        files=conduct.files,
-    )
+    with saving(conduct) as here:
+        if here:
+            directory.save(
+                target,
+                model.state_dict(),
+                shape=shape,
+                tokenizer=tokenizer,
+                provenance=told(provenance or {}, trained, facts, batches, conduct),
+                files=conduct.files,
+            )
     return trained
 
 

@@ -139,7 +139,7 @@ class Replicas:
             sums += [torch.tensor(row[0], dtype=torch.float64) for row in told[: len(turn)]]
             self._add([[bool(flag) for flag in row[1:]] for row in told[: len(turn)]], begun)
         with self.ranks.speaking(DOING):
-            distributed.all_gather(list(self.whole.split(self.flat.piece)), self.total)
+            distributed.all_gather(list(torch.split(self.whole, self.flat.piece)), self.total)
         return sums, [name for name in self.names if name in begun]
 
     def _lay(self) -> list[bool]:
