@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from camelid.errors import ProblemList, StoreError
 from camelid.frozen import to_data
@@ -18,6 +19,7 @@ from camelid.models.shape import LlamaShape
 from camelid.train import schedule as schedules
 from camelid.train.loop import Batches, Conduct, Trained, bits
 from camelid.train.optim import Optimizer
+from camelid.train.parallel import Placement, place
 from camelid.train.settings import AdamW, Schedule
 
 
@@ -49,11 +51,27 @@ def identity(kind: str, *, shape: LlamaShape, tokenizer: str, **settings: object
     return {"kind": kind, "shape": to_data(shape), "tokenizer": tokenizer, **told}
 
 
-def optimizer_for(model: Llama, optim: AdamW, clip: float | None, dtype: torch.dtype) -> Optimizer:
-    """An optimizer of all weights that learn; then the whole model, frozen weights too, computes in `dtype`."""
+def optimizer_for(
+    model: Llama, optim: AdamW, clip: float | None, conduct: Conduct
+) -> tuple[Optimizer, Placement | None]:
+    """An optimizer of all weights that learn, and how the model was divided among ranks, where the machine asks for it.
+
+    Then the whole model, frozen weights too, computes in the machine's precision.
+    """
+    dtype = dtype_of(conduct)
+    placement = place(model, conduct.machine, conduct.ranks, dtype)
+    if placement is not None:
+        shards = conduct.machine.shard > 1  # they are rounded as they are gathered
+        optimizer = Optimizer(placement.locals(), optim, clip=clip, dtype=None if shards else dtype)
+        return optimizer, placement
     optimizer = Optimizer(dict(model.named_parameters()), optim, clip=clip, dtype=dtype)
     model.to(dtype)
-    return optimizer
+    return optimizer, None
+
+
+def weights_of(model: Llama, placement: Placement | None, conduct: Conduct) -> Mapping[str, Tensor]:
+    """The trained model's weights; of a divided one put together on rank 0, and nothing elsewhere."""
+    return model.state_dict() if placement is None else placement.state(dtype_of(conduct))
 
 
 @contextmanager

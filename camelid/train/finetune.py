@@ -24,10 +24,12 @@ from camelid.models.shape import LoRA
 from camelid.stage import Epochs, Sequences, Steps
 from camelid.tokenizers.extend import with_controls, with_pad
 from camelid.tokenizers.protocol import Tokenizer
-from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, saving, told
+from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, saving, told, weights_of
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
 from camelid.train.optim import Optimizer
+from camelid.train.parallel import Placement
+from camelid.train.parallel import check as check_divided
 from camelid.train.settings import AdamW, Schedule
 from camelid.train.vocabulary import with_rows
 
@@ -99,8 +101,7 @@ def finetune(
         adapter=adapter,
         **({"dropout": dropout} if dropout else {}),
     )
-    model, optimizer = _prepared(parent, rows, adapter, optim, clip, seed, conduct)
-    add_residual_dropout(model, dropout)
+    model, optimizer, placement = _prepared(parent, rows, adapter, optim, clip, dropout, seed, conduct)
     trained = train(
         model,
         batches,
@@ -112,16 +113,18 @@ def finetune(
         identity=facts,
         conduct=conduct,
         draw=partial(set_randomness, model, seed),
+        placement=placement,
     )
+    weights = weights_of(model, placement, conduct)
     with saving(conduct) as here:
         if here:
             history = told(provenance or {}, trained, facts, batches, conduct)
             if adapter is not None:
                 _save_adapter(run / ADAPTER, model, adapter, parent, history, conduct)
-                fold(model)
+                weights = fold(model).state_dict()
             directory.save(
                 target,
-                model.state_dict(),
+                weights,
                 shape=model.shape,
                 tokenizer=tokenizer,
                 template=template,
@@ -174,16 +177,20 @@ def _prepared(
     adapter: LoRA | None,
     optim: AdamW,
     clip: float | None,
+    dropout: float,
     seed: int,
     conduct: Conduct,
-) -> tuple[Llama, Optimizer]:
+) -> tuple[Llama, Optimizer, Placement | None]:
     """The model as it will be trained. A frozen base lies in the machine's dtype; its adapters are float32."""
     device, dtype = conduct.machine.device, dtype_of(conduct)
     if adapter is None:
         model = with_rows(directory.build(parent, torch.float32, device), rows)
-        return model, optimizer_for(model, optim, clip, dtype)
+        return model, *optimizer_for(add_residual_dropout(model, dropout), optim, clip, conduct)
     model = add_lora(directory.build(parent, dtype, device), adapter, seed=seed)
-    return model, Optimizer(dict(model.named_parameters()), optim, clip=clip)
+    add_residual_dropout(model, dropout)
+    if conduct.machine.shard > 1 or conduct.machine.tensor > 1:
+        check_divided(parent.shape, conduct.machine, adapted=True)
+    return model, Optimizer(dict(model.named_parameters()), optim, clip=clip), None
 
 
 def _save_adapter(

@@ -35,10 +35,11 @@ from camelid.ranks import ALONE, RankFailed, Ranks
 from camelid.train.interrupt import Interrupted, listening
 from camelid.train.loss import Loss
 from camelid.train.optim import LARGEST, Optimizer
+from camelid.train.parallel import Divided, Placement
 from camelid.train.schedule import rate
 from camelid.train.settings import Schedule
 from camelid.train.state import Counters, Store, journal, steps_of
-from camelid.train.team import Replicas, hands_of
+from camelid.train.team import Replicas
 from camelid.train.team import check as check_ranks
 from camelid.train.workers import Crew, WorkerFailed, crew
 from camelid.train.workers import check as check_workers
@@ -122,11 +123,13 @@ def train(
     identity: Mapping[str, Any],
     conduct: Conduct,
     draw: Callable[[int, int], None] = lambda step, micro: None,
+    placement: Placement | None = None,
 ) -> Trained:
     """Trains to the last step of `batches`, from the newest good commit in `directory` if there is one.
 
-    identity  what decides the result, as JSON values; a directory begun under another identity is refused
-    draw      told step and micro-batch before each forward pass, to key the model's own random draws
+    identity   what decides the result, as JSON values; a directory begun under another identity is refused
+    draw       told step and micro-batch before each forward pass, to key the model's own random draws
+    placement  how the model was divided among ranks (train/parallel.py); the optimizer then holds this rank's pieces
 
     Raises NonFinite for a step that was refused and WorkerFailed for one that a process did not finish (weights and
     moments stay as they were and are committed), Interrupted after a signal, StoreError if the directory is in use or
@@ -149,12 +152,13 @@ def train(
             note=conduct.note,
             files=conduct.files,
             ranks=ranks,
+            placement=placement,
         )
         counters = committed = store.begin(optimizer)
         clock, line = _Clock(conduct.cadence), dict[str, Any]()
         model.train()
         asked, due = _asked(ranks, request.signal, False)
-        with _hands(conduct, optimizer, plan, work, counters.step < batches.steps) as hands:
+        with _hands(conduct, optimizer, plan, work, placement, counters.step < batches.steps) as hands:
             run = _Run(work, plan, optimizer, schedule, conduct.skip, ranks, hands)
             while counters.step < batches.steps and asked is None:
                 try:
@@ -191,13 +195,15 @@ def _asked(ranks: Ranks, signal: int | None, due: bool) -> tuple[int | None, boo
 
 @contextmanager
 def _hands(
-    conduct: Conduct, optimizer: Optimizer, plan: _Plan, work: _Work, needed: bool
-) -> Iterator[Crew | Replicas | None]:
+    conduct: Conduct, optimizer: Optimizer, plan: _Plan, work: _Work, placement: Placement | None, needed: bool
+) -> Iterator[Crew | Replicas | Divided | None]:
     """Who makes a step's gradient: forked workers, ranks, or nobody but the loop itself."""
     if not needed:
         yield None
+    elif placement is not None:
+        yield Divided(placement, optimizer, plan, work)
     elif conduct.ranks.world > 1:
-        yield hands_of(conduct.machine, conduct.ranks, optimizer, plan, work)
+        yield Replicas(conduct.machine, conduct.ranks, optimizer, plan, work)
     elif conduct.machine.workers > 1:
         with crew(conduct.machine, optimizer, plan, work) as workers:
             yield workers
@@ -226,7 +232,7 @@ class _Work:
     seed: int
     draw: Callable[[int, int], None]
 
-    def __call__(self, step: int, micro: int, batch: Batch, total: int) -> Tensor:
+    def __call__(self, step: int, micro: int, batch: Batch, total: float) -> Tensor:
         """The sum of its losses, in float64; its gradient, divided by `total`, is left in the model's weights."""
         torch.manual_seed(key(self.seed, "train", step, micro))  # for whatever draws without a key of its own
         self.draw(step, micro)
@@ -258,7 +264,7 @@ class _Run:
     schedule: Schedule
     skip: int
     ranks: Ranks = ALONE
-    hands: Crew | Replicas | None = None
+    hands: Crew | Replicas | Divided | None = None
 
     def step(self, counters: Counters) -> tuple[Counters, dict[str, Any]]:
         """The counters after one step and its line for the journal. Raises NonFinite with nothing changed."""
@@ -302,7 +308,7 @@ class _Run:
     def _gradient(self, step: int, micros: Sequence[Batch], counts: Sequence[int]) -> tuple[list[float], float]:
         """The sum of losses of each micro-batch that has any, and the norm of the gradient that the optimizer holds."""
         sums = self._collected(step, micros, counts) if self.hands is None else self.hands.gradient(step, counts)
-        size = (self.hands if isinstance(self.hands, Replicas) else self.optimizer).norm()
+        size = (self.hands if isinstance(self.hands, Replicas | Divided) else self.optimizer).norm()
         measured = torch.stack([*sums, size.double().to(sums[0].device)])
         *losses, norm = measured.tolist()  # the one place where a step waits for its device
         if self.ranks.world > 1:
@@ -362,6 +368,7 @@ def bits(machine: Machine) -> dict[str, Any]:
         "micro_tokens": machine.micro_tokens,
         "shares": machine.shares,
         **({"sums": f"fast, {machine.replicas} ranks"} if machine.sums == "fast" and machine.replicas > 1 else {}),
+        **({"tensor": machine.tensor} if machine.tensor > 1 else {}),
         "torch": torch.__version__,
         "kernels": torch.backends.cpu.get_cpu_capability(),
     }

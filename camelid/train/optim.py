@@ -81,10 +81,14 @@ class Optimizer:
 
     def norm(self) -> Tensor:
         """The Euclidean norm of the whole gradient, a scalar; a weight without a gradient counts as zero."""
+        return torch.nn.utils.get_total_norm(list(self.gradients().values()))
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The step's gradient by name, zeros where there is none."""
         for master in self.masters.values():
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
-        return torch.nn.utils.get_total_norm([m.grad for m in self.masters.values() if m.grad is not None])
+        return {name: master.grad for name, master in self.masters.items() if master.grad is not None}
 
     def apply(self, rate: float, norm: float) -> None:
         """One update at the learning rate `rate`, the gradient of this `norm` clipped; the gradient is forgotten."""

@@ -18,7 +18,7 @@ from camelid.models.llama import DEVIATION, Llama, initialise
 from camelid.models.shape import LlamaShape
 from camelid.stage import Tokens
 from camelid.tokenizers.protocol import Tokenizer
-from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, saving, told
+from camelid.train.assemble import check, check_free, identity, optimizer_for, saving, told, weights_of
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
 from camelid.train.settings import AdamW, Schedule
@@ -82,22 +82,25 @@ def pretrain(
         deviation=deviation,
     )
     model = _fresh(shape, seed, deviation, conduct.machine.device) if parent is None else _begun(parent, shape, conduct)
+    optimizer, placement = optimizer_for(model, optim, clip, conduct)
     trained = train(
         model,
         batches,
         NextToken(),
-        optimizer_for(model, optim, clip, dtype_of(conduct)),
+        optimizer,
         schedule,
         directory=run,
         seed=seed,
         identity=facts,
         conduct=conduct,
+        placement=placement,
     )
+    weights = weights_of(model, placement, conduct)
     with saving(conduct) as here:
         if here:
             directory.save(
                 target,
-                model.state_dict(),
+                weights,
                 shape=shape,
                 tokenizer=tokenizer,
                 provenance=told(provenance or {}, trained, facts, batches, conduct),

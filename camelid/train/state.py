@@ -3,6 +3,7 @@
     RUN/journal.jsonl            one line for the run, then one for each step: a pure function of the run's settings
     RUN/timings.jsonl            when each step ended and how fast it was; never read back
     RUN/commits/step-00000120/   state.safetensors (exact weights, both moments) · state.json (step, counters, journal)
+                                 of a model divided among ranks: a file for each (train/pieces.py), readable by any
 
 The journal is forced to the disk before a commit that counts on it. A commit knows the journal's length and SHA-256 at
 its step; resuming cuts the journal there, so each step stands in it exactly once.
@@ -14,17 +15,22 @@ import hashlib
 import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from camelid import durable
-from camelid.checkpoints.safetensors_io import open_tensors, serialise
-from camelid.durable import FILES, Draft, Files
-from camelid.errors import BadFile, NonFinite, ProblemList
+from camelid.checkpoints.safetensors_io import open_tensors, read_header, serialise
+from camelid.durable import FILES, Draft, Entry, Files
+from camelid.errors import BadFile, NonFinite, ProblemList, StoreError
 from camelid.frozen import canonical
-from camelid.ranks import ALONE, Ranks
+from camelid.ranks import ALONE, RankFailed, Ranks
 from camelid.train.optim import Optimizer
+from camelid.train.parallel import Placement
+from camelid.train.pieces import Box, Pieces
 
 FORMAT = "camelid run 1"
 PREFIX = "step-"
@@ -54,9 +60,11 @@ class Store:
         note: Callable[[str], None],
         files: Files = FILES,
         ranks: Ranks = ALONE,
+        placement: Placement | None = None,
     ) -> None:
         self.directory, self.identity, self.machine = directory, _plain(identity), _plain(machine)
         self.keep, self.note, self.files, self.ranks = keep, note, files, ranks
+        self.placement = placement
         self.journal, self.commits = journal(directory), directory / "commits"
         self.timings = directory / "timings.jsonl"
         self._length, self._sha = 0, hashlib.sha256()
@@ -93,12 +101,24 @@ class Store:
     def _resume(self, commit: Path, optimizer: Optimizer) -> Counters:
         state = _read_state(commit)
         _same_run(state["identity"], self.identity, commit)
-        optimizer.load(open_tensors(commit / WEIGHTS), state["updates"], where=str(commit / WEIGHTS))
+        table = state.get("pieces")
+        if table is None and self.placement is None:
+            tensors: Mapping[str, Tensor] = open_tensors(commit / WEIGHTS)
+        else:
+            tensors = Pieces(commit, table or _whole(commit), self._wanted)
+        optimizer.load(tensors, state["updates"], where=str(commit / WEIGHTS))
         counters = Counters(**state["counters"])
         with self.ranks.first("taking up the journal"):
             if self.ranks.leads:
                 self._take_up(commit, state, counters)
         return counters
+
+    def _wanted(self, name: str) -> Box | None:
+        """Which box of a tensor of the state this rank holds."""
+        if self.placement is None:
+            return None
+        piece = self.placement.pieces[name.partition(".")[2]]
+        return piece.begin, piece.shape
 
     def _take_up(self, commit: Path, state: Mapping[str, Any], counters: Counters) -> None:
         """The journal as it was at this commit, and what followed it out of the way."""
@@ -146,8 +166,11 @@ class Store:
         Raises StoreError if the disk refuses, NonFinite if a weight or moment is not finite; the commit before stands.
         """
         if alone:
-            if self.ranks.leads:
+            if self.ranks.leads and self.placement is None:
                 self._commit(counters, optimizer)
+            return
+        if self.placement is not None:
+            self._commit_pieces(counters, optimizer, self.placement)
             return
         if self.ranks.world > 1:
             self.ranks.agreed([optimizer.checksum()], f"step {counters.step}, weights and moments")
@@ -156,11 +179,20 @@ class Store:
                 self._commit(counters, optimizer)
 
     def _commit(self, counters: Counters, optimizer: Optimizer) -> None:
-        if bad := optimizer.non_finite():
+        self._refuse(optimizer.non_finite(), counters)
+
+        def fill(draft: Draft) -> None:
+            draft.write(WEIGHTS, serialise(optimizer.state()))
+            draft.write(COUNTERS, durable.json_bytes(self._state(counters, optimizer)))
+
+        self._publish(counters, fill, optimizer.bytes())
+
+    def _refuse(self, bad: str, counters: Counters) -> None:
+        if bad:
             raise NonFinite(f"{self.directory}: {bad} is not finite after step {counters.step}; nothing was committed")
-        self.files.fsync(self.journal)
-        self.files.fsync_dir(self.directory)
-        state = {
+
+    def _state(self, counters: Counters, optimizer: Optimizer) -> dict[str, Any]:
+        return {
             "format": FORMAT,
             "counters": asdict(counters),
             "updates": optimizer.updates,
@@ -169,13 +201,66 @@ class Store:
             "machine": self.machine,
         }
 
-        def fill(draft: Draft) -> None:
-            draft.write(WEIGHTS, serialise(optimizer.state()))
-            draft.write(COUNTERS, durable.json_bytes(state))
-
+    def _publish(self, counters: Counters, fill: Callable[[Draft], None], needed: int) -> None:
+        """One commit, the journal forced to the disk before it, older ones pruned after it."""
+        self.files.fsync(self.journal)
+        self.files.fsync_dir(self.directory)
         target = self.commits / f"{PREFIX}{counters.step:08d}"
-        durable.commit(target, fill, needed=optimizer.bytes(), files=self.files)
+        durable.commit(target, fill, needed=needed, files=self.files)
         durable.prune(self.commits, PREFIX, self.keep, files=self.files)
+
+    # --- pieces -------------------------------------------------------------------------------------------------------
+
+    def _commit_pieces(self, counters: Counters, optimizer: Optimizer, placement: Placement) -> None:
+        """One commit of many ranks: rank 0 opens a draft, each writes its pieces into it, rank 0 seals and publishes."""
+        doing = f"committing step {counters.step}"
+        self._refuse(next(filter(None, self.ranks.gathered(optimizer.non_finite(), doing)), ""), counters)
+        own = {name: each for name, each in optimizer.state().items() if placement.writes(name.partition(".")[2])}
+        file = f"state-{self.ranks.rank:05d}.safetensors"
+        table = {
+            name: {"whole": list(piece.whole), "begin": list(piece.begin)}
+            for name in own
+            for piece in [placement.pieces[name.partition(".")[2]]]
+        }
+        needed = sum(row[0] for row in self.ranks.numbers([sum(each.nbytes for each in own.values())], doing))
+
+        def write(draft: Draft) -> list[dict[str, Any]]:
+            """Writes this rank's file; what each rank wrote. Raises StoreError, on all, if one could not."""
+            told: dict[str, Any] = {"file": file, "table": table}
+            try:
+                told["entry"] = asdict(draft.write(file, serialise(own)))
+            except StoreError as error:
+                told["error"] = f"rank {self.ranks.rank}: {error}"
+            everyone = self.ranks.gathered(told, doing)
+            if wrong := [each["error"] for each in everyone if "error" in each]:
+                raise StoreError("; ".join(wrong))
+            return everyone
+
+        def fill(draft: Draft) -> None:
+            opened.append(str(draft.path))
+            self.ranks.told(opened[0])
+            everyone = write(draft)
+            for each in everyone[1:]:
+                draft.adopt(each["file"], Entry(**each["entry"]))
+            pieces = {each["file"]: each["table"] for each in everyone}
+            draft.write(COUNTERS, durable.json_bytes(self._state(counters, optimizer) | {"pieces": pieces}))
+
+        opened: list[str] = []
+        if not self.ranks.leads:
+            if path := self.ranks.told(None, f"waiting for rank 0, {doing}"):
+                with suppress(StoreError):  # rank 0 will tell whose it was
+                    write(Draft(Path(path), Path(path), 0, self.files))
+            if error := self.ranks.told(None, f"waiting for rank 0, {doing}"):
+                raise RankFailed(f"rank 0 failed, {doing}: {error}")
+            return
+        try:
+            self._publish(counters, fill, int(needed))
+        except BaseException as error:
+            if not opened:
+                self.ranks.told(None)
+            self.ranks.told(f"{type(error).__name__}: {error}")
+            raise
+        self.ranks.told(None)
 
 
 def journal(directory: Path) -> Path:
@@ -196,9 +281,15 @@ _LOST = "it was changed or lost outside the run: restore it, or remove the run t
 def _read_state(commit: Path) -> dict[str, Any]:
     state = durable.read_json(commit / COUNTERS)
     keys = {"format", "counters", "updates", "journal", "identity", "machine"}
-    if not isinstance(state, dict) or set(state) != keys or state["format"] != FORMAT:
+    if not isinstance(state, dict) or set(state) - {"pieces"} != keys or state["format"] != FORMAT:
         raise BadFile(commit / COUNTERS, "", f"is not a {FORMAT!r}", "resume with the version that wrote it")
     return state
+
+
+def _whole(commit: Path) -> dict[str, Any]:
+    """The table of a state that lies whole in one file."""
+    places = read_header(commit / WEIGHTS).places
+    return {WEIGHTS: {name: {"whole": each.shape, "begin": (0,) * len(each.shape)} for name, each in places.items()}}
 
 
 def _plain(data: Mapping[str, Any]) -> dict[str, Any]:

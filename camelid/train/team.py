@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, distributed
@@ -31,7 +31,7 @@ from camelid.train.optim import Optimizer
 if TYPE_CHECKING:
     from camelid.data.batch import Batch
 
-Backward = Callable[[int, int, "Batch", int], Tensor]  # step, micro-batch, its data, count of the step: its loss sum
+Backward = Callable[[int, int, "Batch", float], Tensor]  # step, micro-batch, its data, count of the step: its loss sum
 Plan = Callable[[int], tuple[Sequence["Batch"], Sequence[int]]]  # a step's micro-batches and their counts
 BORDER = 64  # bytes: where every weight's gradient begins, as PyTorch's own allocator would lay it
 DOING = "adding gradients"
@@ -187,10 +187,3 @@ class Replicas:
             distributed.all_reduce(self.whole)
         sums = [torch.tensor(told[turn % world][turn // world], dtype=torch.float64) for turn in range(len(busy))]
         return sums, self.names
-
-
-def hands_of(
-    machine: Machine, ranks: Ranks, optimizer: Optimizer, plan: Plan, backward: Backward, placed: Any = None
-) -> Replicas:
-    """Who makes a step's gradient where there are several ranks."""
-    return Replicas(machine, ranks, optimizer, plan, backward)
