@@ -24,8 +24,11 @@ def grow(
     narrator: Narrator,
     seconds: float = 60.0,
     anyway: bool = False,
+    spikes: int | None = None,
 ) -> Outcome | None:
     """Make every stage of the recipe and of its ancestors, score what can be scored, and write the report.
+
+    With `spikes` a run goes back where its loss leaps, up to so many times (train/spikes.py).
 
     Under torchrun all ranks train together and rank 0 does the rest; what comes back is None on the others.
 
@@ -34,7 +37,7 @@ def grow(
     """
     with joined(machine.device) as ranks:
         narrator = narrator if ranks.leads else Narrator(quiet=True, warns=False)
-        return _grow(Work(request, recipe, store, machine, narrator, seconds, ranks), anyway)
+        return _grow(Work(request, recipe, store, machine, narrator, seconds, ranks, spikes), anyway)
 
 
 def _grow(work: Work, anyway: bool) -> Outcome | None:

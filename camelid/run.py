@@ -112,9 +112,10 @@ class Work:
         narrator: Narrator,
         seconds: float,
         ranks: Ranks = ALONE,
+        spikes: int | None = None,
     ) -> None:
         self.request, self.recipe, self.store, self.machine = request, recipe, store, machine
-        self.narrator, self.seconds, self.ranks = narrator, seconds, ranks
+        self.narrator, self.seconds, self.ranks, self.spikes = narrator, seconds, ranks, spikes
 
     @property
     def grown_as_declared(self) -> bool:
@@ -291,6 +292,7 @@ class Work:
         import torch
 
         from camelid.train.loop import Cadence, Conduct
+        from camelid.train.spikes import Spikes
 
         torch.set_num_threads(self.machine.threads)
         machine = divided(self.machine, weights)
@@ -303,7 +305,13 @@ class Work:
 
             cadence = Cadence(seconds=self.seconds)
             yield Conduct(
-                machine=machine, cadence=cadence, progress=progress, note=self.narrator.warn, ranks=self.ranks
+                machine=machine,
+                cadence=cadence,
+                spikes=None if self.spikes is None else Spikes(budget=self.spikes),
+                rehearse=True,
+                progress=progress,
+                note=self.narrator.warn,
+                ranks=self.ranks,
             )
 
     # --- provenance --------------------------------------------------------------------------------------------------

@@ -197,6 +197,11 @@ def training_options(function: F) -> F:
     """--micro-tokens, --anyway, and how ranks share the work; what changes a run, changes its last bits only."""
     for option in (
         click.option(
+            "--spikes",
+            metavar="N",
+            help="Where the loss leaps, go back and pass over the data, up to N times (default: none is looked for).",
+        ),
+        click.option(
             "--sums",
             metavar="WORD",
             help="ordered: the bits of one process (default on CPUs); fast: one all-reduce (default on GPUs).",

@@ -59,6 +59,7 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
         asked.machine(options["device"], options["dtype"], options["threads"], options["micro_tokens"]), options
     )
     seconds = asked.number("--save-every", options.get("save_every"), 60.0)
+    spikes = asked.whole("--spikes", options["spikes"], least=0)
     asked.settle()
     assert recipe and seconds is not None
     from camelid.grow import grow as grown
@@ -73,6 +74,7 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
         narrator=narrator,
         seconds=seconds,
         anyway=options["anyway"],
+        spikes=spikes,
     )
     if outcome is None:
         return  # rank 0 tells

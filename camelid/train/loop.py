@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from camelid import durable
 from camelid.durable import FILES, Files
-from camelid.errors import BadData, NonFinite, Problem
+from camelid.errors import BadData, NonFinite, Problem, ProblemList
 from camelid.machine import Machine
 from camelid.randomness import key
 from camelid.ranks import ALONE, RankFailed, Ranks
@@ -36,8 +36,10 @@ from camelid.train.interrupt import Interrupted, listening
 from camelid.train.loss import Loss
 from camelid.train.optim import LARGEST, Optimizer
 from camelid.train.parallel import Divided, Placement
+from camelid.train.rehearsal import rehearse
 from camelid.train.schedule import rate
 from camelid.train.settings import Schedule
+from camelid.train.spikes import Spiked, Spikes, Watch
 from camelid.train.state import Counters, Store, journal, steps_of
 from camelid.train.team import Replicas
 from camelid.train.team import check as check_ranks
@@ -81,6 +83,8 @@ class Conduct:
     """How a run is carried out by whoever runs it. Nothing here changes what is computed, but for its last bits.
 
     skip      how many refused steps to pass over in the whole run before giving up; each is told in the journal
+    spikes    what to do where the loss leaps; each is told in the journal
+    rehearse  try the largest micro-batch before the first step: a run that does not fit ends then, and not in an hour
     progress  told after each step: steps done, steps in all, loss in nats per supervised token, tokens per second
     note      told what a person should know: damaged commits passed over, other settings than the run began with
     ranks     the processes that share the run, connected (camelid/ranks.py)
@@ -89,6 +93,8 @@ class Conduct:
     machine: Machine
     cadence: Cadence = Cadence()
     skip: int = 0
+    spikes: Spikes | None = None
+    rehearse: bool = False
     progress: Progress | None = None
     note: Callable[[str], None] = lambda text: None
     files: Files = FILES
@@ -131,7 +137,7 @@ def train(
     draw       told step and micro-batch before each forward pass, to key the model's own random draws
     placement  how the model was divided among ranks (train/parallel.py); the optimizer then holds this rank's pieces
 
-    Raises NonFinite for a step that was refused and WorkerFailed for one that a process did not finish (weights and
+    Raises NonFinite or Spiked for a step that was refused and WorkerFailed for one that a process did not finish (weights and
     moments stay as they were and are committed), Interrupted after a signal, StoreError if the directory is in use or
     the disk refuses, UsageError if it holds another run or the machine cannot be had, RankFailed if another rank is
     lost and RanksDisagree if one holds other numbers.
@@ -139,6 +145,10 @@ def train(
     ranks = conduct.ranks
     check_workers(conduct.machine)
     check_ranks(conduct.machine, ranks)
+    if conduct.spikes is not None:
+        problems = ProblemList()
+        conduct.spikes.check("spikes", problems)
+        problems.raise_usage()
     facts = {"seed": seed, "steps": batches.steps, "data": batches.digest, **identity}
     work = _Work(model, loss, seed, draw)
     plan = _Plan(batches, loss)
@@ -149,20 +159,40 @@ def train(
             facts,
             bits(conduct.machine),
             keep=conduct.cadence.keep,
+            marks=conduct.spikes.every if conduct.spikes else 0,
             note=conduct.note,
             files=conduct.files,
             ranks=ranks,
             placement=placement,
         )
         counters = committed = store.begin(optimizer)
+        spikes = conduct.spikes
+        if spikes is not None:
+            store.begin_marks(counters, optimizer, spikes.mark(counters.step))
         clock, line = _Clock(conduct.cadence), dict[str, Any]()
         model.train()
         asked, due = _asked(ranks, request.signal, False)
         with _hands(conduct, optimizer, plan, work, placement, counters.step < batches.steps) as hands:
-            run = _Run(work, plan, optimizer, schedule, conduct.skip, ranks, hands)
+            run = _Run(work, plan, optimizer, schedule, conduct.skip, ranks, hands, _watch(spikes, directory))
+            if conduct.rehearse and counters.step < batches.steps:
+                rehearse(batches, work, optimizer, hands if isinstance(hands, Divided) else None)
             while counters.step < batches.steps and asked is None:
                 try:
                     counters, line = run.step(counters)
+                except Spiked as spiked:
+                    if spikes is None or counters.spikes >= spikes.budget:
+                        if counters != committed:
+                            store.commit(counters, optimizer)
+                        raise
+                    mark = spikes.mark(counters.step)
+                    counters = store.go_back(mark, spiked, optimizer)
+                    committed = replace(counters, step=mark)
+                    if counters.step % spikes.every == 0:
+                        store.commit(counters, optimizer)
+                        committed = counters
+                    line, run.watch = store.last, _watch(spikes, directory)
+                    conduct.note(f"step {counters.step}: {spiked.words}; passed over")
+                    continue
                 except (NonFinite, WorkerFailed, RankFailed) as error:
                     if counters != committed:
                         store.commit(counters, optimizer, alone=isinstance(error, RankFailed))
@@ -172,7 +202,8 @@ def train(
                 if conduct.progress is not None:
                     loss_now = math.nan if line["loss"] is None else line["loss"]
                     conduct.progress(counters.step, batches.steps, loss_now, speed)
-                asked, due = _asked(ranks, request.signal, clock.due(counters.step - committed.step))
+                marked = spikes is not None and counters.step % spikes.every == 0
+                asked, due = _asked(ranks, request.signal, marked or clock.due(counters.step - committed.step))
                 if due:
                     store.commit(counters, optimizer)
                     committed = counters
@@ -256,7 +287,12 @@ class _Plan:
         return self._known[step]
 
 
-@dataclass(frozen=True)
+def _watch(spikes: Spikes | None, directory: Path) -> Watch | None:
+    """The losses so far, where somebody looks for spikes."""
+    return None if spikes is None else Watch(spikes, (line["loss"] for line in steps_of(directory)))
+
+
+@dataclass
 class _Run:
     work: _Work
     plan: _Plan
@@ -265,9 +301,10 @@ class _Run:
     skip: int
     ranks: Ranks = ALONE
     hands: Crew | Replicas | Divided | None = None
+    watch: Watch | None = None
 
     def step(self, counters: Counters) -> tuple[Counters, dict[str, Any]]:
-        """The counters after one step and its line for the journal. Raises NonFinite with nothing changed."""
+        """The counters after one step and its line for the journal. Raises NonFinite or Spiked with nothing changed."""
         step = counters.step
         micros, counts = self.plan(step)
         if not sum(counts):
@@ -281,6 +318,11 @@ class _Run:
                 f"step {step + 1} of {self.plan.steps}: {fault}; nothing was applied. Lower the learning rate, look "
                 f"at the step's data, or resume with skip={self.skip + 1} to pass over it"
             )
+        loss = math.fsum(losses) / sum(counts) if not fault else math.nan
+        usual = None if fault or self.watch is None else self.watch.usual(loss)
+        if usual is not None:
+            self.optimizer.refuse()
+            raise Spiked(step, self.plan.steps, loss, usual)
         factor = self.optimizer.settings.lr * rate(self.schedule, step, self.plan.steps)
         if fault:
             self.optimizer.refuse()
@@ -296,7 +338,7 @@ class _Run:
         )
         line = {
             "step": after.step,
-            "loss": None if fault else math.fsum(losses) / sum(counts),
+            "loss": None if fault else loss,
             "norm": None if fault else norm,
             "rate": factor,
             "tokens": tokens,

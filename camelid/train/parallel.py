@@ -317,7 +317,7 @@ class Divided:
 
     def __init__(self, placement: Placement, optimizer: Optimizer, plan: Plan, backward: Backward) -> None:
         self.placement, self.optimizer, self.plan, self.backward = placement, optimizer, plan, backward
-        self.seat, self.turns = placement.seat, Turns()
+        self.seat, self.turns = placement.seat, Turns(filled=placement.seat.machine.replicas)
         self.ranks, self.machine = self.seat.ranks, self.seat.machine
         self.ordered = self.machine.sums == "ordered" and self.machine.shard > 1
         if self.ordered:
@@ -338,6 +338,14 @@ class Divided:
         self._collect()
         rows = self.seat.rows(self.ranks.numbers([float(total) for total in own], DOING))
         return [torch.tensor(rows[turn % every][turn // every], dtype=torch.float64) for turn in range(len(busy))]
+
+    def rehearse(self, batch: Batch) -> None:
+        """A forward and backward pass on all ranks at once, of which nothing is kept."""
+        with self.ranks.speaking("rehearsing"), _quiet():
+            self.backward(0, 0, batch, math.inf)
+        for weight in self.placement.model.parameters():
+            weight.grad = None
+        self.optimizer.refuse()
 
     def _round(self, step: int, turn: Sequence[int], micros: Sequence[Batch], total: int, first: bool) -> Tensor:
         """This rank's micro-batch of a round; where it has none, another's counts for nothing: shards keep in step."""

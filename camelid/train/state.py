@@ -16,7 +16,7 @@ import json
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ from camelid.ranks import ALONE, RankFailed, Ranks
 from camelid.train.optim import Optimizer
 from camelid.train.parallel import Placement
 from camelid.train.pieces import Box, Pieces
+from camelid.train.spikes import Spiked
 
 FORMAT = "camelid run 1"
 PREFIX = "step-"
@@ -45,6 +46,7 @@ class Counters:
     skipped: int = 0  # steps refused, of those done
     tokens: int = 0
     supervised: int = 0
+    spikes: int = 0  # times that the run went back
 
 
 class Store:
@@ -57,6 +59,7 @@ class Store:
         machine: Mapping[str, Any],
         *,
         keep: int,
+        marks: int = 0,
         note: Callable[[str], None],
         files: Files = FILES,
         ranks: Ranks = ALONE,
@@ -64,7 +67,8 @@ class Store:
     ) -> None:
         self.directory, self.identity, self.machine = directory, _plain(identity), _plain(machine)
         self.keep, self.note, self.files, self.ranks = keep, note, files, ranks
-        self.placement = placement
+        self.placement, self.marks = placement, marks
+        self.last: dict[str, Any] = {}  # the last line that was written
         self.journal, self.commits = journal(directory), directory / "commits"
         self.timings = directory / "timings.jsonl"
         self._length, self._sha = 0, hashlib.sha256()
@@ -101,17 +105,56 @@ class Store:
     def _resume(self, commit: Path, optimizer: Optimizer) -> Counters:
         state = _read_state(commit)
         _same_run(state["identity"], self.identity, commit)
+        self._load(commit, state, optimizer)
+        counters = Counters(**state["counters"])
+        with self.ranks.first("taking up the journal"):
+            if self.ranks.leads:
+                self._take_up(commit, state, counters)
+        return counters
+
+    def begin_marks(self, counters: Counters, optimizer: Optimizer, mark: int) -> None:
+        """Commits the first mark of a fresh run. Raises UsageError where a run was begun without marks to go back to."""
+        if not counters.step:
+            self.commit(counters, optimizer)
+        elif not (self.commits / f"{PREFIX}{mark:08d}").exists() and counters.step < self.identity["steps"]:
+            problems = ProblemList()
+            found = f"no commit of step {mark} to go back to: the run was begun without, or with other marks"
+            problems.add("spikes", found, "go on as it was begun, or begin it anew")
+            problems.raise_usage()
+
+    def go_back(self, mark: int, spiked: Spiked, optimizer: Optimizer) -> Counters:
+        """The run as it was at a mark, the steps since then passed over, the one that leapt included.
+
+        Raises BadFile where the mark's commit is damaged.
+        """
+        commit = self.commits / f"{PREFIX}{mark:08d}"
+        with self.ranks.first("going back"):
+            if self.ranks.leads:
+                durable.verify(commit)
+        state = _read_state(commit)
+        self._load(commit, state, optimizer)
+        before = Counters(**state["counters"])
+        with self.ranks.first("going back"):
+            if self.ranks.leads:
+                self._cut_journal(commit, state["journal"])
+                self._set_aside_after(mark)
+        nothing = {"loss": None, "norm": None, "rate": 0.0, "tokens": 0, "supervised": 0, "seen": before.tokens}
+        for step in range(mark, spiked.step + 1):
+            why = spiked.words if step == spiked.step else f"went back before it: step {spiked.step + 1} leapt"
+            self.write({"step": step + 1, **nothing, "refused": why})
+        passed = spiked.step + 1 - mark
+        after = replace(before, step=spiked.step + 1, skipped=before.skipped + passed, spikes=before.spikes + 1)
+        self.last = {"step": after.step, **nothing}
+        return after
+
+    def _load(self, commit: Path, state: Mapping[str, Any], optimizer: Optimizer) -> None:
+        """Weights and moments of a commit, or this rank's pieces of them."""
         table = state.get("pieces")
         if table is None and self.placement is None:
             tensors: Mapping[str, Tensor] = open_tensors(commit / WEIGHTS)
         else:
             tensors = Pieces(commit, table or _whole(commit), self._wanted)
         optimizer.load(tensors, state["updates"], where=str(commit / WEIGHTS))
-        counters = Counters(**state["counters"])
-        with self.ranks.first("taking up the journal"):
-            if self.ranks.leads:
-                self._take_up(commit, state, counters)
-        return counters
 
     def _wanted(self, name: str) -> Box | None:
         """Which box of a tensor of the state this rank holds."""
@@ -131,7 +174,7 @@ class Store:
             self.write({"resumed": counters.step, "machine": self.machine})
 
     def _cut_journal(self, commit: Path, recorded: Mapping[str, Any]) -> None:
-        length = recorded["bytes"]
+        length, self._sha = recorded["bytes"], hashlib.sha256()
         if not self.journal.exists() or self.journal.stat().st_size < length:
             raise BadFile(self.journal, "", f"shorter than the {length} bytes that {commit.name} counts on", _LOST)
         with open(self.journal, "rb") as file:
@@ -207,7 +250,14 @@ class Store:
         self.files.fsync_dir(self.directory)
         target = self.commits / f"{PREFIX}{counters.step:08d}"
         durable.commit(target, fill, needed=needed, files=self.files)
-        durable.prune(self.commits, PREFIX, self.keep, files=self.files)
+        durable.prune(self.commits, PREFIX, self._kept(counters.step), files=self.files)
+
+    def _kept(self, step: int) -> int:
+        """How many commits stay: those asked for, and all since the last mark where there are marks."""
+        if not self.marks:
+            return self.keep
+        numbers = [int(path.name.removeprefix(PREFIX)) for path in durable.commits(self.commits, PREFIX)]
+        return max(self.keep, sum(number >= step // self.marks * self.marks for number in numbers))
 
     # --- pieces -------------------------------------------------------------------------------------------------------
 
