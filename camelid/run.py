@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from camelid.errors import Problem, UsageError
 from camelid.frozen import fingerprint, text, to_data
 from camelid.journal import Narrator
 from camelid.machine import GIB, Machine, divided, hands, resident
+from camelid.ranks import ALONE, Ranks
 from camelid.recipe import (
     AnyStage,
     Blend,
@@ -109,10 +110,18 @@ class Work:
     """One request being carried out: knows the mark of every stage and makes those that are not there."""
 
     def __init__(
-        self, request: Request, recipe: Recipe, store: Store, machine: Machine, narrator: Narrator, seconds: float
+        self,
+        request: Request,
+        recipe: Recipe,
+        store: Store,
+        machine: Machine,
+        narrator: Narrator,
+        seconds: float,
+        ranks: Ranks = ALONE,
+        spikes: int | None = None,
     ) -> None:
         self.request, self.recipe, self.store, self.machine = request, recipe, store, machine
-        self.narrator, self.seconds = narrator, seconds
+        self.narrator, self.seconds, self.ranks, self.spikes = narrator, seconds, ranks, spikes
 
     @property
     def grown_as_declared(self) -> bool:
@@ -139,17 +148,31 @@ class Work:
             raise UsageError([Problem(f"stage {stage.name}", found, "supply its result with --data")])
         mark = self.mark(stage)
         target, run = self.store.stage(stage.name, mark), self.store.run(stage.name, mark)
-        if self.store.is_made(target):
+        if self.ranks.told(self.ranks.leads and self.store.is_made(target), f"looking for {stage.name} in the store"):
             self.narrator.say(f"[dim]{owner.title}: {stage.name} is in the store[/] {target}")
             return Made(owner.title, stage, target, run, False, 0.0)
         began = time.monotonic()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with durable.locked(target):
-            run.mkdir(parents=True, exist_ok=True)
-            replace(self.request, store=str(self.store.root)).write(run)
+        with self.held(target, run):
             self.narrator.say(f"[bold]{owner.title}[/]: {stage.name}  [dim]{run}[/]")
-            self.carry_out(owner, stage, target, run)
+            if isinstance(stage, Pretrain | Finetune):
+                self.carry_out(owner, stage, target, run)
+            else:
+                with self.ranks.first(f"making {stage.name}"):
+                    if self.ranks.leads:
+                        self.carry_out(owner, stage, target, run)
         return Made(owner.title, stage, target, run, True, time.monotonic() - began)
+
+    @contextmanager
+    def held(self, target: Path, run: Path) -> Iterator[None]:
+        """While rank 0 holds the entry's lock and has made the run's directory; the other ranks follow it."""
+        with ExitStack() as after:
+            with self.ranks.first(f"taking {target.name}"):
+                if self.ranks.leads:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    after.enter_context(durable.locked(target))
+                    run.mkdir(parents=True, exist_ok=True)
+                    replace(self.request, store=str(self.store.root)).write(run)
+            yield
 
     def carry_out(
         self, owner: Recipe, stage: TrainTokenizer | ExtendTokenizer | Pretrain | Finetune, target: Path, run: Path
@@ -304,6 +327,7 @@ class Work:
         import torch
 
         from camelid.train.loop import Cadence, Conduct
+        from camelid.train.spikes import Spikes
 
         torch.set_num_threads(self.machine.threads)
         machine = divided(self.machine, weights)
@@ -315,7 +339,15 @@ class Work:
                 report(100 * step / steps, f"step {step} of {steps}, loss {loss:.3f}, {speed:,.0f} tokens/s, {held}")
 
             cadence = Cadence(seconds=self.seconds)
-            yield Conduct(machine=machine, cadence=cadence, progress=progress, note=self.narrator.warn)
+            yield Conduct(
+                machine=machine,
+                cadence=cadence,
+                spikes=None if self.spikes is None else Spikes(budget=self.spikes),
+                rehearse=True,
+                progress=progress,
+                note=self.narrator.warn,
+                ranks=self.ranks,
+            )
 
     # --- provenance --------------------------------------------------------------------------------------------------
 
@@ -413,9 +445,10 @@ def pretrain(work: Work, owner: Recipe, stage: Pretrain, target: Path, run: Path
     from camelid.train.pretrain import pretrain as train
 
     tokenizer = tokenizers.load(work.folder(stage.tokenizer))
-    corpora = work.corpora(stage.data, tokenizer)
-    shares = work.shares(stage.data, corpora)
-    mixture = Mixed.by_proportion(corpora, shares, stage.train.count, seed=stage.seed, cache=work.store.cache)
+    with work.ranks.first("reading the data"):
+        corpora = work.corpora(stage.data, tokenizer)
+        shares = work.shares(stage.data, corpora)
+        mixture = Mixed.by_proportion(corpora, shares, stage.train.count, seed=stage.seed, cache=work.store.cache)
     whole = stage.train.count // stage.batch.count * stage.batch.count  # steps that are not full are left out
     drawn = [
         {"source": share.source, "asked": share.asked, "tokens": count, "epochs": count / corpora[share.source].tokens}
@@ -452,7 +485,9 @@ def finetune(work: Work, owner: Recipe, stage: Finetune, target: Path, run: Path
 
     start = work.folder(stage.start)
     tokenizer = tokenizers.load(start if stage.tokenizer is None else work.folder(stage.tokenizer))
-    corpus, report = work.dialogues(stage, with_controls(tokenizer, stage.controls) if stage.controls else tokenizer)
+    speller = with_controls(tokenizer, stage.controls) if stage.controls else tokenizer
+    with work.ranks.first("reading the data"):
+        corpus, report = work.dialogues(stage, speller)
     for line in report.lines():
         work.narrator.warn(line)
     weights = directory.load(start, check="lengths").shape.parameters()

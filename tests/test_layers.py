@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent / "camelid"
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"frozen", "randomness", "durable", "stage", "machine", "journal"},
+    {"frozen", "randomness", "durable", "stage", "machine", "journal", "ranks"},
     {"quantize"},
     {"tokenizers", "dialogue", "nn"},
     {"models", "data", "desk"},

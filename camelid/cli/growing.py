@@ -86,8 +86,11 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
     """Check everything that was asked for, then grow it and say what came of it."""
     recipe = asked_recipe(asked, request)
     store = asked.store(options["store"])
-    machine = asked.machine(options["device"], options["dtype"], options["threads"], options["micro_tokens"])
+    machine = asked.ranks(
+        asked.machine(options["device"], options["dtype"], options["threads"], options["micro_tokens"]), options
+    )
     seconds = asked.number("--save-every", options.get("save_every"), 60.0)
+    spikes = asked.whole("--spikes", options["spikes"], least=0)
     asked.settle()
     assert recipe and seconds is not None
     from camelid.grow import grow as grown
@@ -102,7 +105,10 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
         narrator=narrator,
         seconds=seconds,
         anyway=options["anyway"],
+        spikes=spikes,
     )
+    if outcome is None:
+        return  # rank 0 tells
     if as_json:
         click.echo(json.dumps(outcome.to_json()))
     else:

@@ -29,7 +29,17 @@ from camelid.nn.lora import LoRALinear
 from camelid.stage import Epochs, Sequences, Steps
 from camelid.tokenizers.extend import with_controls, with_pad
 from camelid.tokenizers.protocol import Tokenizer
-from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, read_as, told
+from camelid.train.assemble import (
+    check,
+    check_free,
+    dtype_of,
+    identity,
+    optimizer_for,
+    read_as,
+    saving,
+    told,
+    weights_of,
+)
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
 from camelid.train.settings import AdamW, GaLore, Schedule
@@ -86,7 +96,8 @@ def finetune(
 
     Raises what `train` raises, and UsageError or StoreError before any work where it could not be finished.
     """
-    check_free(target)
+    if conduct.ranks.leads:
+        check_free(target)
     parent = directory.load(start)
     tokenizer = tokenizer or parent.tokenizer
     tokenizer = _padded(with_controls(tokenizer, controls) if controls else tokenizer, pad)
@@ -128,9 +139,9 @@ def finetune(
         **({"base": base} if base else {}),
     )
     model = _prepared(parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed, conduct=conduct)
-    optimizer = optimizer_for(model, optim, clip, None if adapter else dtype_of(conduct), run)
     add_residual_dropout(model, dropout)
     add_noise(model, noise)
+    optimizer, placement = optimizer_for(model, optim, clip, conduct, run, adapted=adapter is not None)
     trained = train(
         model,
         batches,
@@ -142,24 +153,27 @@ def finetune(
         identity=facts,
         conduct=conduct,
         draw=partial(set_randomness, model, seed),
+        placement=placement,
     )
-    history = told(provenance or {}, trained, facts, batches, conduct)
-    weights: Mapping[str, torch.Tensor | Deferred] = model.state_dict()
-    if adapter is not None:
-        history["training"]["merged"] = _moved_by_merging(model, parent, corpus, base)
-        if rows == parent.shape.vocab:
-            _save_adapter(run / ADAPTER, model, parent, history, conduct)
-        shapes = expected(shape)
-        weights = {name: Deferred(model.dtype, shapes[name], make) for name, make in merged(model).items()}
-    directory.save(
-        target,
-        weights,
-        shape=model.shape,
-        tokenizer=tokenizer,
-        template=template,
-        provenance=history,
-        files=conduct.files,
-    )
+    weights: Mapping[str, torch.Tensor | Deferred] = weights_of(model, placement, conduct)
+    with saving(conduct) as here:
+        if here:
+            history = told(provenance or {}, trained, facts, batches, conduct)
+            if adapter is not None:
+                history["training"]["merged"] = _moved_by_merging(model, parent, corpus, base)
+                if rows == parent.shape.vocab:
+                    _save_adapter(run / ADAPTER, model, parent, history, conduct)
+                shapes = expected(shape)
+                weights = {name: Deferred(model.dtype, shapes[name], make) for name, make in merged(model).items()}
+            directory.save(
+                target,
+                weights,
+                shape=model.shape,
+                tokenizer=tokenizer,
+                template=template,
+                provenance=history,
+                files=conduct.files,
+            )
     return trained
 
 

@@ -20,7 +20,17 @@ from camelid.models.llama import DEVIATION, Llama, initialise
 from camelid.models.shape import LlamaShape, LoRA
 from camelid.stage import Tokens
 from camelid.tokenizers.protocol import Tokenizer
-from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, read_as, told
+from camelid.train.assemble import (
+    check,
+    check_free,
+    dtype_of,
+    identity,
+    optimizer_for,
+    read_as,
+    saving,
+    told,
+    weights_of,
+)
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
 from camelid.train.settings import AdamW, Schedule
@@ -58,7 +68,8 @@ def pretrain(
 
     Raises what `train` raises, and UsageError or StoreError before any work where it could not be finished.
     """
-    check_free(target)
+    if conduct.ranks.leads:
+        check_free(target)
     micro_tokens = max(length, conduct.machine.micro_tokens)
     batches = PretrainingBatches(
         mixture,
@@ -97,11 +108,9 @@ def pretrain(
     else:
         check_vocabulary(parent, tokenizer)
         model = _begun(parent, tokenizer, shape, new_rows, seed, conduct)
-    if adapter is None:
-        optimizer = optimizer_for(model, optim, clip, dtype_of(conduct), run)
-    else:
+    if adapter is not None:
         model = add_lora(model.to(dtype_of(conduct)), adapter, seed=seed)
-        optimizer = optimizer_for(model, optim, clip, None, run)
+    optimizer, placement = optimizer_for(model, optim, clip, conduct, run, adapted=adapter is not None)
     trained = train(
         model,
         batches,
@@ -113,17 +122,19 @@ def pretrain(
         identity=facts,
         conduct=conduct,
         draw=partial(set_randomness, model, seed),
+        placement=placement,
     )
-    if adapter is not None:
-        fold(model)
-    directory.save(
-        target,
-        model.state_dict(),
-        shape=shape,
-        tokenizer=tokenizer,
-        provenance=told(provenance or {}, trained, facts, batches, conduct),
-        files=conduct.files,
-    )
+    weights = fold(model).state_dict() if adapter is not None else weights_of(model, placement, conduct)
+    with saving(conduct) as here:
+        if here:
+            directory.save(
+                target,
+                weights,
+                shape=shape,
+                tokenizer=tokenizer,
+                provenance=told(provenance or {}, trained, facts, batches, conduct),
+                files=conduct.files,
+            )
     return trained
 
 
