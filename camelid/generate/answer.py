@@ -79,7 +79,7 @@ class Answer:
         if tokenizer is None and settings.stop_texts:
             found = "given without a tokenizer, so no text is there to search"
             raise UsageError([Problem("stop_texts", found, "give the tokenizer, or use stop_ids")])
-        self.prompt_ids = tuple(prompt_ids)
+        self.prompt_ids, self.starts = tuple(prompt_ids), starts
         self.prompt_logprobs: tuple[float | None, ...] | None = None
         self.prompt_top_logprobs: tuple[Ranked, ...] | None = None
         self.finish_reason: FinishReason | None = None

@@ -81,6 +81,7 @@ def generate(
     """
     check_prompts(model.shape, [prompt_ids], [settings])
     _check_single([settings])
+    _check_constraints([settings])
     if cache is not None:
         _check_cache(cache, prompt_ids, settings)
     answer = Answer(prompt_ids, settings, tokenizer, room=_room(model.shape, prompt_ids), starts=starts)
@@ -130,6 +131,7 @@ def complete_all(
         raise UsageError([Problem("settings", found, "give one for all or one for each")])
     check_prompts(model.shape, prompts, each)
     _check_single(each)
+    _check_constraints(each)
     answers = [
         Answer(prompt, own, tokenizer, room=_room(model.shape, prompt), starts=begin)
         for prompt, own, begin in zip(prompts, each, begins, strict=True)
@@ -176,6 +178,14 @@ def _check_single(settings: Sequence[Settings]) -> None:
                 found = f"{getattr(own, name)} answers where one is given"
                 problems.add(name, found, "ask choices.complete_choices for several")
     problems.raise_usage()
+
+
+def _check_constraints(settings: Sequence[Settings]) -> None:
+    """Raises UsageError for a constraint that is malformed."""
+    for constraint in {own.constraint for own in settings if own.constraint is not None}:
+        from camelid.generate.constrain import check
+
+        check(constraint)
 
 
 def training(model: Model) -> list[nn.Module]:
@@ -262,7 +272,8 @@ class _Batch:
         self._model, self._answers, self._settings, self._cache = model, answers, settings, cache
         vocab = model.shape.vocab
         self._samplers = [
-            Sampler(own, answer.prompt_ids, vocab, tokenizer) for own, answer in zip(settings, answers, strict=True)
+            Sampler(own, answer.prompt_ids, vocab, tokenizer, starts=answer.starts)
+            for own, answer in zip(settings, answers, strict=True)
         ]
         self._training = training(model)
 

@@ -52,9 +52,18 @@ class Sampler:
     """
 
     def __init__(
-        self, settings: Settings, prompt_ids: Sequence[int], vocab: int, tokenizer: Tokenizer | None = None
+        self,
+        settings: Settings,
+        prompt_ids: Sequence[int],
+        vocab: int,
+        tokenizer: Tokenizer | None = None,
+        *,
+        starts: bool = False,
     ) -> None:
-        """`vocab` ids in a row. Raises UsageError for a constraint without a tokenizer or one that is malformed."""
+        """For rows of `vocab` ids; a constraint needs the tokenizer, and `starts` as Answer does.
+
+        Raises UsageError for a constraint that is malformed (see constrain.matcher).
+        """
         self.settings = settings
         self.plain = settings.plain
         self._start = len(prompt_ids)
@@ -66,7 +75,7 @@ class Sampler:
         if settings.constraint is not None:
             from camelid.generate.constrain import matcher
 
-            self._matcher = matcher(settings.constraint, tokenizer, vocab, settings.stop_ids)
+            self._matcher = matcher(settings.constraint, tokenizer, vocab, settings.stop_ids, starts=starts)
 
     @property
     def position(self) -> int:

@@ -14,7 +14,10 @@ KINDS: tuple[Kind, ...] = ("json_schema", "regex", "grammar")
 
 @dataclass(frozen=True)
 class Constraint:
-    """What an answer must match as a whole: a JSON schema (as JSON), a regular expression, or a Lark grammar."""
+    """What an answer must match as a whole: a JSON schema (as JSON), a regular expression, or a Lark grammar.
+
+    See generate/constrain.py for the form of the JSON and for what regular expressions lack (looking around).
+    """
 
     kind: Kind
     text: str

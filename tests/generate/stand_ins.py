@@ -68,7 +68,7 @@ class ByteTokenizer:
         return {}
 
     def digest(self) -> str:
-        return "bytes"
+        return repr(list(self.pieces))
 
 
 BYTES = ByteTokenizer([bytes([byte]) for byte in range(256)])
