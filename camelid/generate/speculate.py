@@ -50,8 +50,13 @@ from camelid.nn.cache import KeyValueCache
 from camelid.tokenizers.protocol import Tokenizer
 
 LENGTHS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16)  # ours: guesses of one pass
-LONGEST, SHORTEST = 5, 2  # ours: ids that must have come before for what followed them to be a guess
+RUN, LONGEST = (
+    3,
+    8,
+)  # ours: ids that must have come before for what followed them to be a guess; more are not told apart
 WEIGHT = 0.1  # ours: of a new observation of how often guesses are right
+UNSEEN = 0.3  # ours: how often a kind of guess is taken to be right before any was seen
+MARGIN = 1.1  # ours: what guesses must promise over none, for passes are never measured exactly
 REST = 32  # ours: ids until a draft that was given up is tried again; twice as many each time, up to 512
 
 
@@ -91,8 +96,9 @@ class Guesser(Protocol):
 class Lookup:
     """Guesses that what followed the last few ids before follows them again ("prompt lookup", Saxena 2023).
 
-    The longest run of ids that came before decides, of its places the latest. A run that reaches to the end of the text
-    is continued by the guess itself, so that a loop is guessed for as long as wanted.
+    The latest place counts where the last RUN ids stood before, and the longer the run that agrees there, the better
+    the guess (its `kind`). A run that reaches to the end of the text is continued by the guess itself, so that a loop
+    is guessed for as long as wanted. It costs a few microseconds for each id.
     """
 
     free = True
@@ -101,28 +107,31 @@ class Lookup:
     def __init__(self) -> None:
         self.kind = 0
         self._ids: list[int] = []
-        self._next: dict[tuple[int, ...], int] = {}
+        self._next: dict[tuple[int, ...], int] = {}  # where the latest of each run was followed
+        self._place: int | None = None
 
     def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int) -> None:
-        self._ids, self._next = [], {}
+        self._ids, self._next, self._place = [], {}, None
         for id in prompt_ids:
             self.said(id)
 
     def said(self, id: int) -> None:
-        ids, place = self._ids, len(self._ids)
-        for length in range(SHORTEST, min(LONGEST, place) + 1):
-            self._next[tuple(ids[place - length :])] = place
+        ids = self._ids
         ids.append(id)
+        run = tuple(ids[-RUN:])
+        self._place = self._next.get(run)
+        self._next[run] = len(ids)
 
     def guess(self, most: int) -> list[int]:
-        ids = self._ids
-        for length in range(min(LONGEST, len(ids)), SHORTEST - 1, -1):
-            place = self._next.get(tuple(ids[-length:]))
-            if place is not None:
-                self.kind = length
-                period = len(ids) - place
-                return [ids[place + step % period] for step in range(most)]
-        return []
+        ids, place = self._ids, self._place
+        if place is None:
+            return []
+        period = len(ids) - place
+        run = RUN
+        while run < LONGEST and run < place and ids[place - run - 1] == ids[-run - 1]:
+            run += 1
+        self.kind = run
+        return [ids[place + step % period] for step in range(most)]
 
 
 # --- a smaller model ------------------------------------------------------------------------------------------------
@@ -208,27 +217,38 @@ class Odds:
 
     right: dict[int, float] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
+    _passes: tuple[float, ...] = ()  # seconds of a pass for each of LENGTHS; () when they are to be worked out anew
+    _taken: int = 0
+    _best: dict[int, tuple[float, float, int]] = field(default_factory=dict)  # by kind: chance, cost, and the answer
 
     def saw(self, kind: int, right: int, wrong: int) -> None:
         """So many guesses were right, and so many wrong."""
         for outcome in (*[1.0] * right, *[0.0] * wrong):
-            before = self.right.get(kind, 0.5)
+            before = self.right.get(kind, UNSEEN)
             self.right[kind] = before + WEIGHT * (outcome - before)
 
     def took(self, rows: int, seconds: float) -> None:
         """A pass of `rows` rows took so long; what is much longer than before was somebody else's doing."""
         before = self.seconds.get(rows, seconds)
+        self._taken += 1
+        if rows not in self.seconds or self._taken % 16 == 0:
+            self._passes, self._best = (), {}
         self.seconds[rows] = before + 0.2 * (min(seconds, 2 * before) - before)
 
     def best(self, kind: int, cost: float) -> int:
         """How many guesses give the most ids per second."""
-        chance = min(self.right.get(kind, 0.5), 0.99)
-
-        def rate(guesses: int) -> float:
-            ids = (1 - chance ** (guesses + 1)) / (1 - chance)
-            return ids / (self._pass(guesses + 1) + guesses * cost)
-
-        return max(LENGTHS, key=rate)
+        chance = min(self.right.get(kind, UNSEEN), 0.99)
+        known = self._best.get(kind)
+        if known is not None and abs(known[0] - chance) < 0.02 and abs(known[1] - cost) <= 0.1 * cost:
+            return known[2]
+        self._passes = self._passes or tuple(self._pass(guesses + 1) for guesses in LENGTHS)
+        rates = [
+            (1 - chance ** (guesses + 1)) / (1 - chance) / (seconds + guesses * cost)
+            for guesses, seconds in zip(LENGTHS, self._passes, strict=True)
+        ]
+        found = LENGTHS[rates.index(max(rates))] if max(rates) > MARGIN * rates[0] else 0
+        self._best[kind] = chance, cost, found
+        return found
 
     def _pass(self, rows: int) -> float:
         """Seconds of a pass: as measured, else between or beyond the nearest that were."""

@@ -146,14 +146,16 @@ def test_constrained_answers_are_guessed_within_their_constraint() -> None:
         near(ended(speculate.generate(loaded.model, [1, 9], own, loaded.tokenizer, guesser)), plain, 1e-10)
 
 
-def test_a_lookup_guesses_what_followed_the_longest_run_last_and_goes_round_in_loops() -> None:
+def test_a_lookup_guesses_what_followed_the_last_ids_before_and_goes_round_in_loops() -> None:
     lookup = Lookup()
-    lookup.begin([1, 2, 3, 9, 5, 2, 3, 7, 8, 2, 3], Settings(), 9)
-    assert lookup.guess(3) == [7, 8, 2] and lookup.kind == 2
+    lookup.begin([1, 2, 3, 9, 5, 1, 2, 3, 7, 8, 4, 1, 2, 3], Settings(), 9)
+    assert lookup.guess(3) == [7, 8, 4] and lookup.kind == 3
     lookup.begin([4, 5, 6, 4, 5, 6, 4, 5], Settings(), 9)
     assert lookup.guess(7) == [6, 4, 5, 6, 4, 5, 6] and lookup.kind == 5
-    lookup.begin([1, 2, 3], Settings(), 9)
+    lookup.begin([1, 2, 3, 2, 3], Settings(), 9)
     assert lookup.guess(3) == []
+    lookup.begin([7] * 40, Settings(), 9)
+    assert lookup.guess(4) == [7] * 4 and lookup.kind == 8
 
 
 def test_odds_guess_more_the_more_often_guesses_are_right_and_nothing_that_does_not_pay() -> None:
