@@ -42,7 +42,7 @@ typedef struct {
   const float *cosines, *sines;
   float *keys, *values;
   float *states;  // [tokens, width] after the final norm
-  float *logits;  // [wanted, vocab] of the tokens `want`
+  float *logits;  // [wanted, vocab] of the tokens `want`, at most as many as there are
 } Batch;
 
 // What a matrix is multiplied with: rows of floats, and, for quantised weights, int8 with a scale for every group.
@@ -194,15 +194,15 @@ static void rows_of(const Matrix *w, int64_t from, int64_t to, const Given *x, i
 // gets the scale NaN, and one whose largest is below 1e-30 becomes zeros.
 static void quantise(const float *x, int64_t cols, int8_t *q, float *scale, int32_t *total) {
   for (int64_t g = 0; g * GROUP < cols; g++) {
-    float part[GROUP] = {0}, most = 0, wrong = 0;
-    int64_t n = cols - g * GROUP < GROUP ? cols - g * GROUP : GROUP;
-    memcpy(part, x + g * GROUP, sizeof(float) * n);
-    for (int i = 0; i < GROUP; i++) {
-      float size = fabsf(part[i]);
-      most = size > most ? size : most;
-      wrong += part[i] - part[i];
-    }
-    int usable = wrong == 0 && most >= 1e-30f;
+    const int64_t n = cols - g * GROUP;
+    float part[GROUP] = {0}, most;
+    if (n < GROUP) memcpy(part, x + g * GROUP, sizeof(float) * n);
+    else memcpy(part, x + g * GROUP, sizeof part);
+    int32_t bits[GROUP], most_bits = 0;  // sizes compare as the integers of their bits do; what is not finite is largest
+    memcpy(bits, part, sizeof bits);
+    for (int i = 0; i < GROUP; i++) most_bits = (bits[i] & INT32_MAX) > most_bits ? bits[i] & INT32_MAX : most_bits;
+    memcpy(&most, &most_bits, sizeof most);
+    const int finite = most_bits < 0x7f800000, usable = finite && most >= 1e-30f;
     float up = usable ? 127.0f / most : 0;
     int32_t all_of_them = 0;
     for (int i = 0; i < GROUP; i++) {
@@ -210,7 +210,7 @@ static void quantise(const float *x, int64_t cols, int8_t *q, float *scale, int3
       q[g * GROUP + i] = (int8_t)rounded;
       all_of_them -= rounded;
     }
-    scale[g] = wrong != 0 ? NAN : usable ? most / 127.0f : 0;
+    scale[g] = !finite ? NAN : usable ? most / 127.0f : 0;
     total[g] = all_of_them;
   }
 }
@@ -343,9 +343,8 @@ static struct {
   Job job;
   _Alignas(64) atomic_int epoch;  // grows with every job
   _Alignas(64) atomic_int left;   // workers that have not seen the job through
-  _Alignas(64) atomic_int arrived;
-  _Alignas(64) atomic_int phase;  // grows with every meeting
   _Alignas(64) atomic_int asleep;
+  struct { _Alignas(64) atomic_int here; } flag[MOST];  // how many meetings of this job a thread has come to
 } pool = {.turn = PTHREAD_MUTEX_INITIALIZER, .step = PTHREAD_MUTEX_INITIALIZER, .linear = PTHREAD_MUTEX_INITIALIZER};
 
 // Until *word is no longer `old`: spinning, then asleep, so that on busy cores the one waited for gets to run
@@ -372,15 +371,13 @@ static void changed(atomic_int *word, int now) {
 #endif
 }
 
-static void meet(int threads) {  // nobody goes on before all are here
+// Nobody goes on before all are here. Each writes a line of its own and reads everyone's: one way between two cores and
+// no queue. Nobody can be more than one meeting ahead, so any other number than the last one means "here".
+static void meet(int own, int threads) {
   if (threads == 1) return;
-  int phase = atomic_load_explicit(&pool.phase, memory_order_relaxed);
-  if (atomic_fetch_add_explicit(&pool.arrived, 1, memory_order_acq_rel) == threads - 1) {
-    atomic_store_explicit(&pool.arrived, 0, memory_order_relaxed);
-    changed(&pool.phase, (int)(phase + 1u));
-  } else {
-    awaited(&pool.phase, phase, SHORT);
-  }
+  const int last = atomic_load_explicit(&pool.flag[own].here, memory_order_relaxed);
+  changed(&pool.flag[own].here, (int)(last + 1u));
+  for (int other = 0; other < threads; other++) if (other != own) awaited(&pool.flag[other].here, last, SHORT);
 }
 
 static void *worker(void *number) {
@@ -403,7 +400,6 @@ static void forked(void) {  // a child has no threads but its own
   pthread_mutex_init(&pool.turn, NULL);
   pthread_mutex_init(&pool.step, NULL);
   pthread_mutex_init(&pool.linear, NULL);
-  atomic_store(&pool.arrived, 0);
   atomic_store(&pool.asleep, 0);
 }
 
@@ -430,6 +426,7 @@ static void run(void (*work)(void *, int, int), void *data, int64_t asked) {
     work(data, 0, 1);
   } else {
     pool.job = (Job){work, data, threads};
+    for (int i = 0; i < threads; i++) atomic_store_explicit(&pool.flag[i].here, 0, memory_order_relaxed);
     atomic_store(&pool.left, pool.count);
     changed(&pool.epoch, (int)(epoch + 1u));
     work(data, 0, threads);
@@ -457,8 +454,9 @@ typedef struct {
 
 // The input of a product, quantised if `kind` asks for it. With one token every thread makes its own copy; otherwise
 // the tokens are shared out. `from` is where the numbers lie, `weight` the norm put on them first, if any.
-static Given prepared(const Step *s, float *from, int64_t cols, const float *weight, int64_t kind, int own, int threads) {
-  const int64_t tokens = s->b->tokens, alone = tokens == 1;
+static Given given_rows(const Step *s, float *from, int64_t cols, int64_t tokens, const float *weight, int64_t kind, int own,
+                        int threads) {
+  const int64_t alone = tokens == 1;
   float *h = weight ? s->h + (alone ? own : 0) * s->m->width : from;
   Given x = {h, cols, NULL, NULL, NULL, (cols + GROUP - 1) / GROUP};
   int8_t *q = s->ints + (alone ? own : 0) * s->groups * GROUP;
@@ -471,20 +469,25 @@ static Given prepared(const Step *s, float *from, int64_t cols, const float *wei
     if (kind >= Q8) quantise(h + t * cols, cols, q + t * x.groups * GROUP, scales + t * x.groups, totals + t * x.groups);
   }
   if (kind >= Q8) x.q = q, x.scale = scales, x.total = totals;
-  if (!alone && (weight || kind >= Q8)) meet(threads);
+  if (!alone && (weight || kind >= Q8)) meet(own, threads);
   return x;
 }
+static Given prepared(const Step *s, float *from, int64_t cols, const float *weight, int64_t kind, int own, int threads) {
+  return given_rows(s, from, cols, s->b->tokens, weight, kind, own, threads);
+}
+
+static int64_t panels_of(const Matrix *w) { return (w->rows + PANEL - 1) / PANEL; }
 
 typedef struct { const Matrix *w; float *y; } Product;
 
 // Several matrices times the same input, their rows shared out in panels
 static void products(const Product *each, int count, const Given *x, int64_t tokens, int own, int threads) {
   int64_t panels = 0, from, to, start = 0;
-  for (int i = 0; i < count; i++) panels += (each[i].w->rows + PANEL - 1) / PANEL;
+  for (int i = 0; i < count; i++) panels += panels_of(each[i].w);
   share(panels, own, threads, &from, &to);
   for (int i = 0; i < count; i++) {
     const Matrix *w = each[i].w;
-    int64_t mine = (w->rows + PANEL - 1) / PANEL;
+    int64_t mine = panels_of(w);
     int64_t a = from > start ? from - start : 0, b = to - start < mine ? to - start : mine;
     const int64_t at_once = tokens > 1 ? 1 : b - a;  // a panel stays in the cache while all tokens pass by
     for (; a < b; a += at_once) {
@@ -543,22 +546,33 @@ static void look(const Step *s, int64_t l, int64_t t, int64_t head, float *score
   attend(q, b->keys + row * e, b->values + row * e, b->place[t] + 1, e, scores, s->a + (t * m->heads + head) * e);
 }
 
+// One token: every thread makes queries, keys and values of heads of its own, so that none waits for another. Returns
+// 0 where heads do not divide into panels or are too few.
+static int own_heads(const Step *s, int64_t l, const Given *x, int own, int threads) {
+  const Model *m = s->m;
+  const Layer *layer = m->layer + l;
+  const int64_t shared = m->heads / m->kv_heads, e = m->head_width;
+  int64_t from, to;
+  if (s->b->tokens != 1 || m->kv_heads < threads || e % PANEL) return 0;
+  share(m->kv_heads, own, threads, &from, &to);
+  rows_of(&layer->query, from * shared * e, to * shared * e, x, 1, s->q, m->heads * e);
+  rows_of(&layer->key, from * e, to * e, x, 1, s->k, m->kv_heads * e);
+  rows_of(&layer->value, from * e, to * e, x, 1, s->v, m->kv_heads * e);
+  for (int64_t head = from; head < to; head++) {
+    remember(s, l, 0, head);
+    for (int64_t i = 0; i < shared; i++) look(s, l, 0, head * shared + i, s->scores + own * s->b->room);
+  }
+  return 1;
+}
+
 static void attention(const Step *s, int64_t l, int own, int threads) {
   const Model *m = s->m;
   const int64_t tokens = s->b->tokens, shared = m->heads / m->kv_heads;
   float *scores = s->scores + own * s->b->room;
   int64_t from, to;
-  if (tokens == 1 && m->kv_heads >= threads) {  // whoever stores a key is the only one to need it
-    share(m->kv_heads, own, threads, &from, &to);
-    for (int64_t head = from; head < to; head++) {
-      remember(s, l, 0, head);
-      for (int64_t i = 0; i < shared; i++) look(s, l, 0, head * shared + i, scores);
-    }
-    return;
-  }
   share(tokens * m->kv_heads, own, threads, &from, &to);
   for (int64_t i = from; i < to; i++) remember(s, l, i / m->kv_heads, i % m->kv_heads);
-  meet(threads);
+  meet(own, threads);
   // Later tokens see more: work is dealt out in turn. Heads that share keys stand side by side.
   const int64_t all_heads = tokens * m->heads, chunk = tokens == 1 ? 1 : shared;
   if (tokens == 1) share(all_heads, own, threads, &from, &to);
@@ -572,9 +586,10 @@ static void attention(const Step *s, int64_t l, int own, int threads) {
 static void added(const Step *s, const Matrix *w, const Given *given, int own, int threads) {
   const int64_t tokens = s->b->tokens, width = w->rows;
   int64_t from, to;
-  share((width + PANEL - 1) / PANEL, own, threads, &from, &to);
-  for (int64_t p = from; p < to; p++) {
-    const int64_t a = p * PANEL, b = a + PANEL < width ? a + PANEL : width;
+  share(panels_of(w), own, threads, &from, &to);
+  const int64_t at_once = tokens > 1 ? 1 : to - from;  // memory likes one long stream, the cache one panel for all tokens
+  for (int64_t p = from; p < to; p += at_once) {
+    const int64_t a = p * PANEL, b = (p + at_once) * PANEL < width ? (p + at_once) * PANEL : width;
     rows_of(w, a, b, given, tokens, s->g, width);
     for (int64_t t = 0; t < tokens; t++) for (int64_t i = t * width + a; i < t * width + b; i++) s->x[i] += s->g[i];
   }
@@ -584,13 +599,37 @@ static void added(const Step *s, const Matrix *w, const Given *given, int own, i
 static void gated(const Step *s, const Layer *layer, const Given *given, int own, int threads) {
   const int64_t tokens = s->b->tokens, hidden = s->m->hidden;
   int64_t from, to;
-  share((hidden + PANEL - 1) / PANEL, own, threads, &from, &to);
-  for (int64_t p = from; p < to; p++) {
-    const int64_t a = p * PANEL, b = a + PANEL < hidden ? a + PANEL : hidden;
+  share(panels_of(&layer->gate), own, threads, &from, &to);
+  const int64_t at_once = tokens > 1 ? 1 : to - from;
+  for (int64_t p = from; p < to; p += at_once) {
+    const int64_t a = p * PANEL, b = (p + at_once) * PANEL < hidden ? (p + at_once) * PANEL : hidden;
     rows_of(&layer->gate, a, b, given, tokens, s->g, hidden);
     rows_of(&layer->up, a, b, given, tokens, s->u, hidden);
     for (int64_t t = 0; t < tokens; t++) gate(s->g + t * hidden + a, s->u + t * hidden + a, b - a);
   }
+}
+
+// The final norm, and the head for tokens that want it
+static void finish(const Step *s, int own, int threads) {
+  const Model *m = s->m;
+  const Batch *b = s->b;
+  const int64_t tokens = b->tokens, width = m->width;
+  Given x;
+  if (tokens == 1) {
+    x = given_rows(s, s->x, width, 1, m->norm, m->head.kind, own, threads);
+    if (own == 0) memcpy(b->states, x.x, sizeof(float) * width);
+  } else {
+    int64_t from, to;
+    share(tokens, own, threads, &from, &to);
+    for (int64_t t = from; t < to; t++) normalise(s->x + t * width, m->norm, width, (float)m->eps, b->states + t * width);
+    if (!b->wanted) return;
+    meet(own, threads);
+    share(b->wanted, own, threads, &from, &to);
+    for (int64_t i = from; i < to; i++) memcpy(s->x + i * width, b->states + b->want[i] * width, sizeof(float) * width);
+    meet(own, threads);
+    x = given_rows(s, s->x, width, b->wanted, NULL, m->head.kind, own, threads);
+  }
+  if (b->wanted) products((Product[]){{&m->head, b->logits}}, 1, &x, b->wanted, own, threads);
 }
 
 static void step(void *given, int own, int threads) {
@@ -601,26 +640,27 @@ static void step(void *given, int own, int threads) {
   int64_t from, to;
   share(tokens, own, threads, &from, &to);
   for (int64_t t = from; t < to; t++) embed(&m->embed, b->ids[t], s->x + t * width);
-  meet(threads);
+  meet(own, threads);
   for (int64_t l = 0; l < m->layers; l++) {
     const Layer *layer = m->layer + l;
     Given x = prepared(s, s->x, width, layer->before, layer->query.kind, own, threads);
-    products((Product[]){{&layer->query, s->q}, {&layer->key, s->k}, {&layer->value, s->v}}, 3, &x, tokens, own, threads);
-    meet(threads);
-    attention(s, l, own, threads);
-    meet(threads);
+    if (!own_heads(s, l, &x, own, threads)) {
+      products((Product[]){{&layer->query, s->q}, {&layer->key, s->k}, {&layer->value, s->v}}, 3, &x, tokens, own, threads);
+      meet(own, threads);
+      attention(s, l, own, threads);
+    }
+    meet(own, threads);
     x = prepared(s, s->a, m->heads * m->head_width, NULL, layer->out.kind, own, threads);
     added(s, &layer->out, &x, own, threads);
-    meet(threads);
+    meet(own, threads);
     x = prepared(s, s->x, width, layer->after, layer->gate.kind, own, threads);
     gated(s, layer, &x, own, threads);
-    meet(threads);
+    meet(own, threads);
     x = prepared(s, s->u, m->hidden, NULL, layer->down.kind, own, threads);
     added(s, &layer->down, &x, own, threads);
-    meet(threads);
+    meet(own, threads);
   }
-  share(tokens, own, threads, &from, &to);
-  for (int64_t t = from; t < to; t++) normalise(s->x + t * width, m->norm, width, (float)m->eps, b->states + t * width);
+  finish(s, own, threads);
 }
 
 typedef struct { const Matrix *w; const float *x; int64_t tokens; float *y; int8_t *ints; float *scales; int32_t *totals; } Linear;
@@ -633,7 +673,7 @@ static void linear(void *given, int own, int threads) {
     share(l->tokens, own, threads, &from, &to);
     for (int64_t t = from; t < to; t++)
       quantise(l->x + t * x.stride, x.stride, l->ints + t * x.groups * GROUP, l->scales + t * x.groups, l->totals + t * x.groups);
-    meet(threads);
+    meet(own, threads);
   }
   products((Product[]){{l->w, l->y}}, 1, &x, l->tokens, own, threads);
 }
@@ -680,7 +720,7 @@ static int whole_step(const Model *m, const Batch *b) {
   s.widest = m->width > m->hidden ? m->width : m->hidden;
   if (inner > s.widest) s.widest = inner;
   s.groups = (s.widest + GROUP - 1) / GROUP;
-  const size_t copies = n == 1 ? threads : n, outer = m->hidden > m->width ? m->hidden : m->width;
+  const size_t copies = n > threads ? n : threads, outer = m->hidden > m->width ? m->hidden : m->width;
   const size_t sizes[] = {n * m->width, copies * m->width, n * inner, n * m->kv_heads * m->head_width,
                           n * m->kv_heads * m->head_width, n * inner, n * outer, n * m->hidden};
   float **const places[] = {&s.x, &s.h, &s.q, &s.k, &s.v, &s.a, &s.g, &s.u};
@@ -694,11 +734,7 @@ static int whole_step(const Model *m, const Batch *b) {
   s.scores = (float *)held, held += lined(threads * b->room * 4);
   s.ints = (int8_t *)held;
   run(step, &s, b->threads);
-  for (int64_t i = 0; i < b->wanted; i++) {  // wanted states stand side by side for the head
-    if (b->want[i] != i) memmove(s.x + i * m->width, b->states + b->want[i] * m->width, sizeof(float) * m->width);
-    else memcpy(s.x + i * m->width, b->states + i * m->width, sizeof(float) * m->width);
-  }
-  return b->wanted ? camelid_linear(&m->head, s.x, b->wanted, b->logits, b->threads) : 0;
+  return 0;
 }
 
 // All layers for the tokens of `b`: keys and values are stored, `states` written, and `logits` where wanted.
@@ -715,27 +751,28 @@ int camelid_step(const Model *m, const Batch *b) {
 // For every row of logits [rows, vocab]: the likeliest id (the lowest among equals), and the log-probability of it, or
 // of the id that stands in `ids` where `given`. The first row that is not finite comes back, or -1.
 int64_t camelid_pick(const float *logits, int64_t rows, int64_t vocab, int given, int64_t *ids, float *logprobs) {
+  enum { PART = 1024 };
   int64_t wrong = -1;
   for (int64_t r = 0; r < rows; r++) {
     const float *x = logits + r * vocab;
     const float most = largest(x, vocab);
-    float off[PANEL] = {0}, any = 0;
-    int64_t k = 0;
-    for (; k + PANEL <= vocab; k += PANEL) for (int i = 0; i < PANEL; i++) off[i] += x[k + i] - x[k + i];
-    for (; k < vocab; k++) any += x[k] - x[k];
-    for (int i = 0; i < PANEL; i++) any += off[i];
-    if (any != 0 && wrong < 0) wrong = r;
-    int64_t best = 0;
-    while (best < vocab - 1 && x[best] != most) best++;
+    int64_t best = -1;
     double total = 0;
-    for (int64_t i = 0; i < vocab; i += 1024) {
-      float part[PANEL] = {0};
-      int64_t end = i + 1024 < vocab ? i + 1024 : vocab, j = i;
-      for (; j + 16 <= end; j += 16) for (int lane = 0; lane < 16; lane++) part[lane] += exp1(x[j + lane] - most);
-      for (; j < end; j++) part[j % 16] += exp1(x[j] - most);
-      for (int lane = 0; lane < 16; lane++) total += part[lane];
+    for (int64_t i = 0; i < vocab; i += PART) {
+      const int n = vocab - i < PART ? (int)(vocab - i) : PART;
+      float part[PART] = {0}, lanes[PANEL];
+      int off = 0, here = 0;
+      for (int j = 0; j < n; j++) off |= !(fabsf(x[i + j]) <= 3.4028235e38f);
+      for (int j = 0; j < n; j++) here |= x[i + j] == most;
+      for (int j = 0; here && best < 0 && j < n; j++) if (x[i + j] == most) best = i + j;
+      if (off && wrong < 0) wrong = r;
+      for (int j = 0; j < n; j++) part[j] = exp1(x[i + j] - most);
+      V sums_of = zero();
+      for (int j = 0; j < n; j += PANEL) sums_of = add(sums_of, load(part + j));
+      store(lanes, sums_of);
+      for (int lane = 0; lane < PANEL; lane++) total += lanes[lane];
     }
-    if (!given) ids[r] = best;
+    if (!given) ids[r] = best < 0 ? vocab - 1 : best;
     logprobs[r] = (float)((double)x[ids[r]] - most - log(total));
   }
   return wrong;
