@@ -51,7 +51,7 @@ typedef struct {
   int64_t stride;
   const int8_t *q;
   const float *scale;
-  const int32_t *total;  // minus the sum of a group's int8
+  const int32_t *total;  // minus the sum of a group's int8, times what is added to weights
   int64_t groups;
 } Given;
 
@@ -101,71 +101,90 @@ INLINE void dots(const Matrix *w, int64_t first, const Given *x, int64_t token, 
 
 INLINE void float_rows(const Matrix *w, int64_t from, int64_t to, const Given *x, int64_t tokens, float *y,
                        int64_t stride, int kind) {
-  int64_t t = 0;
-  for (; t + 4 <= tokens; t += 4) {
-    int64_t r = from;
-    for (; r + 4 <= to; r += 4) dots(w, r, x, t, y + t * stride + r, stride, 4, 4, kind);
-    for (; r < to; r++) dots(w, r, x, t, y + t * stride + r, stride, 1, 4, kind);
-  }
-  for (; t < tokens; t++) {
-    // one row after the other: read from memory, eight side by side were a third slower, and bf16 half as fast
-    for (int64_t r = from; r < to; r++) dots(w, r, x, t, y + t * stride + r, stride, 1, 1, kind);
+  // one row after the other: read from memory, eight side by side were a third slower, and bf16 half as fast
+  if (tokens == 1) for (int64_t r = from; r < to; r++) dots(w, r, x, 0, y + r, stride, 1, 1, kind);
+  else for (int64_t start = from; start < to; start += PANEL) {  // rows stay in the cache while all tokens pass by
+    const int64_t end = start + PANEL < to ? start + PANEL : to;
+    int64_t t = 0;
+    for (; t + 4 <= tokens; t += 4) {
+      int64_t r = start;
+      for (; r + 4 <= end; r += 4) dots(w, r, x, t, y + t * stride + r, stride, 4, 4, kind);
+      for (; r < end; r++) dots(w, r, x, t, y + t * stride + r, stride, 1, 4, kind);
+    }
+    for (; t < tokens; t++) for (int64_t r = start; r < end; r++) dots(w, r, x, t, y + t * stride + r, stride, 1, 1, kind);
   }
 }
 
+INLINE int32_t offset_of(int64_t kind) { return kind == Q8 ? 128 : 8; }
 INLINE int32_t four(const int8_t *p) {
   int32_t r;
   memcpy(&r, p, 4);
   return r;
 }
 
-// One panel of 16 rows times `tokens` rows of int8
-INLINE void panel(const uint8_t *data, const uint16_t *scales, const Given *x, int64_t token, float *y, int64_t stride,
-                  int rows, int tokens, int kind) {
+// `panels` panels of 16 rows times `tokens` rows of int8; `bytes` and `steps` from a panel's data and scales to the next's.
+// `ahead` asks memory for the panels that come next, which arrive while these are computed with.
+INLINE void tile(const uint8_t *data, const uint16_t *scales, int64_t bytes, int64_t steps, const Given *x, int64_t token,
+                 float *y, int64_t stride, int rows, int panels, int tokens, int kind, int ahead) {
   const int64_t groups = x->groups;
   const int8_t *q = x->q + token * groups * GROUP;
-  V total[8];
-  for (int j = 0; j < tokens; j++) total[j] = zero();
+  V total[2][4];
+  for (int p = 0; p < panels; p++) for (int j = 0; j < tokens; j++) total[p][j] = zero();
   for (int64_t g = 0; g < groups; g++) {
-    I acc[8];
-    for (int j = 0; j < tokens; j++) acc[j] = all_int(x->total[(token + j) * groups + g] * (kind == Q8 ? 128 : 8));
-    if (kind == Q8) {
-      for (int s = 0; s < 8; s++) {
-        W w = load_bytes(data + g * 512 + s * 64);
-        for (int j = 0; j < tokens; j++) acc[j] = dot4(acc[j], w, four(q + (j * groups + g) * GROUP + 4 * s));
+    I acc[2][4];
+    for (int p = 0; p < panels; p++)
+      for (int j = 0; j < tokens; j++) acc[p][j] = all_int(x->total[(token + j) * groups + g]);
+    for (int s = 0; s < (kind == Q8 ? 8 : 4); s++) {
+      W w[2], a[2], b[2];
+      for (int p = 0; p < panels; p++) {
+        const uint8_t *near = data + p * bytes + g * (kind == Q8 ? 512 : 256) + s * 64;
+        if (ahead) PREFETCH(near + panels * bytes);
+        w[p] = load_bytes(near);
+        if (kind == Q4) a[p] = low(w[p]), b[p] = high(w[p]);
       }
-    } else {
-      for (int s = 0; s < 4; s++) {
-        W w = load_bytes(data + g * 256 + s * 64);
-        W a = low(w), b = high(w);
-        for (int j = 0; j < tokens; j++) {
-          const int8_t *p = q + (j * groups + g) * GROUP + 4 * s;
-          acc[j] = dot4_small(dot4_small(acc[j], a, four(p)), b, four(p + 16));
+      for (int j = 0; j < tokens; j++) {
+        const int8_t *near = q + (j * groups + g) * GROUP + 4 * s;
+        for (int p = 0; p < panels; p++) {
+          if (kind == Q8) acc[p][j] = dot4(acc[p][j], w[p], four(near));
+          else acc[p][j] = dot4_small(dot4_small(acc[p][j], a[p], four(near)), b[p], four(near + 16));
         }
       }
     }
-    V scale = halves(scales + g * PANEL);
-    for (int j = 0; j < tokens; j++)
-      total[j] = fma16(floats(acc[j]), mul(scale, all(x->scale[(token + j) * groups + g])), total[j]);
+    for (int p = 0; p < panels; p++) {
+      if (ahead) PREFETCH(scales + (p + panels) * steps + g * PANEL);
+      V scale = halves(scales + p * steps + g * PANEL);
+      for (int j = 0; j < tokens; j++)
+        total[p][j] = fma16(floats(acc[p][j]), mul(scale, all(x->scale[(token + j) * groups + g])), total[p][j]);
+    }
   }
-  for (int j = 0; j < tokens; j++) {
-    if (rows == PANEL) store(y + j * stride, total[j]);
-    else store_some(y + j * stride, total[j], rows);
+  for (int p = 0; p < panels; p++) {
+    for (int j = 0; j < tokens; j++) {
+      if (rows == panels * PANEL) store(y + j * stride + p * PANEL, total[p][j]);
+      else store_some(y + j * stride, total[p][j], rows);
+    }
   }
 }
 
 INLINE void quantised_rows(const Matrix *w, int64_t from, int64_t to, const Given *x, int64_t tokens, float *y,
                            int64_t stride, int kind) {
-  const int64_t bytes = x->groups * (kind == Q8 ? 512 : 256);
-  for (int64_t r = from; r < to; r += PANEL) {
+  const int64_t bytes = x->groups * (kind == Q8 ? 512 : 256), steps = x->groups * PANEL;
+  int64_t r = from;
+#define TILE(panels, tokens, ahead) \
+  tile(data, scales, bytes, steps, x, t, y + t * stride + r, stride, rows, panels, tokens, kind, ahead)
+  for (int64_t next; r < to; r = next) {
     const uint8_t *data = (const uint8_t *)w->data + r / PANEL * bytes;
     const uint16_t *scales = w->scales + r * x->groups;
-    int rows = to - r < PANEL ? (int)(to - r) : PANEL;
+    const int pair = tokens >= 4 && r + 2 * PANEL <= to;
+    next = r + (pair ? 2 * PANEL : PANEL);
+    const int rows = (int)(next < to ? next - r : to - r);
     int64_t t = 0;
-    for (; t + 8 <= tokens; t += 8) panel(data, scales, x, t, y + t * stride + r, stride, rows, 8, kind);
-    for (; t + 4 <= tokens; t += 4) panel(data, scales, x, t, y + t * stride + r, stride, rows, 4, kind);
-    for (; t < tokens; t++) panel(data, scales, x, t, y + t * stride + r, stride, rows, 1, kind);
+    if (pair) TILE(2, 4, 1), t = 4;
+    for (; pair && t + 4 <= tokens; t += 4) TILE(2, 4, 0);
+    for (; t + 4 <= tokens; t += 4) TILE(1, 4, 0);
+    for (; pair && t < tokens; t++) TILE(2, 1, 0);
+    for (; t < tokens; t++) TILE(1, 1, 0);
   }
+#undef TILE
 }
 
 static void f32_rows(const Matrix *w, int64_t a, int64_t b, const Given *x, int64_t n, float *y, int64_t s) {
@@ -191,8 +210,9 @@ static void rows_of(const Matrix *w, int64_t from, int64_t to, const Given *x, i
 // ------------------------------------------------------------------------------------------- one token at a time
 
 // int8 and a scale for every 32 numbers, the last group filled up with zeros. A group without a finite largest number
-// gets the scale NaN, and one whose largest is below 1e-30 becomes zeros.
-static void quantise(const float *x, int64_t cols, int8_t *q, float *scale, int32_t *total) {
+// gets the scale NaN, and one whose largest is below 1e-30 becomes zeros. `total` makes up for weights stored as
+// w + `offset`.
+static void quantise(const float *x, int64_t cols, int32_t offset, int8_t *q, float *scale, int32_t *total) {
   for (int64_t g = 0; g * GROUP < cols; g++) {
     const int64_t n = cols - g * GROUP;
     float part[GROUP] = {0}, most;
@@ -211,7 +231,7 @@ static void quantise(const float *x, int64_t cols, int8_t *q, float *scale, int3
       all_of_them -= rounded;
     }
     scale[g] = !finite ? NAN : usable ? most / 127.0f : 0;
-    total[g] = all_of_them;
+    total[g] = offset * all_of_them;
   }
 }
 
@@ -466,7 +486,7 @@ static Given given_rows(const Step *s, float *from, int64_t cols, int64_t tokens
   if (!alone) share(tokens, own, threads, &first, &last);
   for (int64_t t = first; t < last; t++) {
     if (weight) normalise(from + t * cols, weight, cols, (float)s->m->eps, h + t * cols);
-    if (kind >= Q8) quantise(h + t * cols, cols, q + t * x.groups * GROUP, scales + t * x.groups, totals + t * x.groups);
+    if (kind >= Q8) quantise(h + t * cols, cols, offset_of(kind), q + t * x.groups * GROUP, scales + t * x.groups, totals + t * x.groups);
   }
   if (kind >= Q8) x.q = q, x.scale = scales, x.total = totals;
   if (!alone && (weight || kind >= Q8)) meet(own, threads);
@@ -477,6 +497,11 @@ static Given prepared(const Step *s, float *from, int64_t cols, const float *wei
 }
 
 static int64_t panels_of(const Matrix *w) { return (w->rows + PANEL - 1) / PANEL; }
+static void share_rows(const Matrix *w, int own, int threads, int64_t *from, int64_t *to) {  // in whole panels
+  share(panels_of(w), own, threads, from, to);
+  *from *= PANEL;
+  *to = *to * PANEL < w->rows ? *to * PANEL : w->rows;
+}
 
 typedef struct { const Matrix *w; float *y; } Product;
 
@@ -489,11 +514,7 @@ static void products(const Product *each, int count, const Given *x, int64_t tok
     const Matrix *w = each[i].w;
     int64_t mine = panels_of(w);
     int64_t a = from > start ? from - start : 0, b = to - start < mine ? to - start : mine;
-    const int64_t at_once = tokens > 1 ? 1 : b - a;  // a panel stays in the cache while all tokens pass by
-    for (; a < b; a += at_once) {
-      int64_t end = (a + at_once) * PANEL;
-      rows_of(w, a * PANEL, end < w->rows ? end : w->rows, x, tokens, each[i].y, w->rows);
-    }
+    if (a < b) rows_of(w, a * PANEL, b * PANEL < w->rows ? b * PANEL : w->rows, x, tokens, each[i].y, w->rows);
     start += mine;
   }
 }
@@ -586,27 +607,19 @@ static void attention(const Step *s, int64_t l, int own, int threads) {
 static void added(const Step *s, const Matrix *w, const Given *given, int own, int threads) {
   const int64_t tokens = s->b->tokens, width = w->rows;
   int64_t from, to;
-  share(panels_of(w), own, threads, &from, &to);
-  const int64_t at_once = tokens > 1 ? 1 : to - from;  // memory likes one long stream, the cache one panel for all tokens
-  for (int64_t p = from; p < to; p += at_once) {
-    const int64_t a = p * PANEL, b = (p + at_once) * PANEL < width ? (p + at_once) * PANEL : width;
-    rows_of(w, a, b, given, tokens, s->g, width);
-    for (int64_t t = 0; t < tokens; t++) for (int64_t i = t * width + a; i < t * width + b; i++) s->x[i] += s->g[i];
-  }
+  share_rows(w, own, threads, &from, &to);
+  rows_of(w, from, to, given, tokens, s->g, width);
+  for (int64_t t = 0; t < tokens; t++) for (int64_t i = t * width + from; i < t * width + to; i++) s->x[i] += s->g[i];
 }
 
 // u = silu(gate) * up, every thread for rows of its own
 static void gated(const Step *s, const Layer *layer, const Given *given, int own, int threads) {
   const int64_t tokens = s->b->tokens, hidden = s->m->hidden;
   int64_t from, to;
-  share(panels_of(&layer->gate), own, threads, &from, &to);
-  const int64_t at_once = tokens > 1 ? 1 : to - from;
-  for (int64_t p = from; p < to; p += at_once) {
-    const int64_t a = p * PANEL, b = (p + at_once) * PANEL < hidden ? (p + at_once) * PANEL : hidden;
-    rows_of(&layer->gate, a, b, given, tokens, s->g, hidden);
-    rows_of(&layer->up, a, b, given, tokens, s->u, hidden);
-    for (int64_t t = 0; t < tokens; t++) gate(s->g + t * hidden + a, s->u + t * hidden + a, b - a);
-  }
+  share_rows(&layer->gate, own, threads, &from, &to);
+  rows_of(&layer->gate, from, to, given, tokens, s->g, hidden);
+  rows_of(&layer->up, from, to, given, tokens, s->u, hidden);
+  for (int64_t t = 0; t < tokens; t++) gate(s->g + t * hidden + from, s->u + t * hidden + from, to - from);
 }
 
 // The final norm, and the head for tokens that want it
@@ -672,7 +685,7 @@ static void linear(void *given, int own, int threads) {
     int64_t from, to;
     share(l->tokens, own, threads, &from, &to);
     for (int64_t t = from; t < to; t++)
-      quantise(l->x + t * x.stride, x.stride, l->ints + t * x.groups * GROUP, l->scales + t * x.groups, l->totals + t * x.groups);
+      quantise(l->x + t * x.stride, x.stride, offset_of(l->w->kind), l->ints + t * x.groups * GROUP, l->scales + t * x.groups, l->totals + t * x.groups);
     meet(own, threads);
   }
   products((Product[]){{l->w, l->y}}, 1, &x, l->tokens, own, threads);
@@ -790,7 +803,7 @@ void camelid_attend(const float *q, const float *keys, const float *values, int6
   for (int64_t h = 0; h < heads; h++) attend(q + h * width, keys, values, seen, width, scores, out + h * width);
 }
 void camelid_quantise(const float *x, int64_t cols, int8_t *q, float *scale, int32_t *total) {
-  quantise(x, cols, q, scale, total);
+  quantise(x, cols, 1, q, scale, total);
 }
 void camelid_embed(const Matrix *w, int64_t row, float *y) { embed(w, row, y); }
 
