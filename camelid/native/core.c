@@ -503,6 +503,19 @@ static void share_rows(const Matrix *w, int own, int threads, int64_t *from, int
   *to = *to * PANEL < w->rows ? *to * PANEL : w->rows;
 }
 
+// Asks memory for the beginning of a thread's rows of the next product, so that it works while threads meet, norm and
+// look at keys. One token only: with more, products do not wait for memory.
+static void soon(const Step *s, const Matrix *w, int own, int threads) {
+  enum { LINES = 512 };  // ours: about what memory gives in the meantime
+  int64_t from, to, row = w->cols * (w->kind == FLOAT32 ? 4 : 2);
+  if (s->b->tokens > 1) return;
+  share_rows(w, own, threads, &from, &to);
+  if (w->kind >= Q8) row = (w->cols + GROUP - 1) / GROUP * (w->kind == Q8 ? 32 : 16);
+  const char *start = (const char *)w->data + from * row;
+  const int64_t lines = (to - from) * row / 64;
+  for (int64_t i = 0; i < LINES && i < lines; i++) PREFETCH(start + i * 64);
+}
+
 typedef struct { const Matrix *w; float *y; } Product;
 
 // Several matrices times the same input, their rows shared out in panels
@@ -662,15 +675,19 @@ static void step(void *given, int own, int threads) {
       meet(own, threads);
       attention(s, l, own, threads);
     }
+    soon(s, &layer->out, own, threads);
     meet(own, threads);
     x = prepared(s, s->a, m->heads * m->head_width, NULL, layer->out.kind, own, threads);
     added(s, &layer->out, &x, own, threads);
+    soon(s, &layer->gate, own, threads);
     meet(own, threads);
     x = prepared(s, s->x, width, layer->after, layer->gate.kind, own, threads);
     gated(s, layer, &x, own, threads);
+    soon(s, &layer->down, own, threads);
     meet(own, threads);
     x = prepared(s, s->u, m->hidden, NULL, layer->down.kind, own, threads);
     added(s, &layer->down, &x, own, threads);
+    soon(s, l + 1 < m->layers ? &m->layer[l + 1].query : &m->head, own, threads);
     meet(own, threads);
   }
   finish(s, own, threads);
@@ -761,34 +778,54 @@ int camelid_step(const Model *m, const Batch *b) {
 
 // ---------------------------------------------------------------------------------- choosing ids, and single steps
 
-// For every row of logits [rows, vocab]: the likeliest id (the lowest among equals), and the log-probability of it, or
-// of the id that stands in `ids` where `given`. The first row that is not finite comes back, or -1.
-int64_t camelid_pick(const float *logits, int64_t rows, int64_t vocab, int given, int64_t *ids, float *logprobs) {
+typedef struct {
+  const float *logits;
+  int64_t rows, vocab;
+  int given;
+  int64_t *ids;
+  float *logprobs;
+  atomic_llong wrong;
+} Picking;
+
+static void pick(void *given, int own, int threads) {
   enum { PART = 1024 };
-  int64_t wrong = -1;
-  for (int64_t r = 0; r < rows; r++) {
-    const float *x = logits + r * vocab;
+  Picking *p = given;
+  const int64_t vocab = p->vocab;
+  int64_t from, to;
+  share(p->rows, own, threads, &from, &to);
+  for (int64_t r = from; r < to; r++) {
+    const float *x = p->logits + r * vocab;
     const float most = largest(x, vocab);
     int64_t best = -1;
     double total = 0;
+    int off = 0;
     for (int64_t i = 0; i < vocab; i += PART) {
       const int n = vocab - i < PART ? (int)(vocab - i) : PART;
-      float part[PART] = {0}, lanes[PANEL];
-      int off = 0, here = 0;
+      float part[PART], lanes[PANEL];
+      int here = 0;
+      memset(part + n, 0, sizeof(float) * (PART - n));
       for (int j = 0; j < n; j++) off |= !(fabsf(x[i + j]) <= 3.4028235e38f);
       for (int j = 0; j < n; j++) here |= x[i + j] == most;
       for (int j = 0; here && best < 0 && j < n; j++) if (x[i + j] == most) best = i + j;
-      if (off && wrong < 0) wrong = r;
       for (int j = 0; j < n; j++) part[j] = exp1(x[i + j] - most);
       V sums_of = zero();
       for (int j = 0; j < n; j += PANEL) sums_of = add(sums_of, load(part + j));
       store(lanes, sums_of);
       for (int lane = 0; lane < PANEL; lane++) total += lanes[lane];
     }
-    if (!given) ids[r] = best < 0 ? vocab - 1 : best;
-    logprobs[r] = (float)((double)x[ids[r]] - most - log(total));
+    long long before = off ? atomic_load(&p->wrong) : 0;
+    while (off && (before < 0 || before > r) && !atomic_compare_exchange_weak(&p->wrong, &before, r)) {}
+    if (!p->given) p->ids[r] = best < 0 ? vocab - 1 : best;
+    p->logprobs[r] = (float)((double)x[p->ids[r]] - most - log(total));
   }
-  return wrong;
+}
+
+// For every row of logits [rows, vocab]: the likeliest id (the lowest among equals), and the log-probability of it, or
+// of the id that stands in `ids` where `given`. The first row that is not finite comes back, or -1.
+int64_t camelid_pick(const float *logits, int64_t rows, int64_t vocab, int given, int64_t *ids, float *logprobs, int64_t threads) {
+  Picking p = {logits, rows, vocab, given, ids, logprobs, -1};
+  run(pick, &p, threads < rows ? threads : rows);
+  return atomic_load(&p.wrong);
 }
 
 void camelid_norm(const float *x, const float *weight, int64_t rows, int64_t width, double eps, float *y) {
@@ -901,12 +938,27 @@ int64_t camelid_pack(const Matrix *w, int kind, uint8_t *blocks, uint8_t *data, 
   return atomic_load(&p.wrong);
 }
 
+typedef struct { const uint8_t *blocks; int64_t row, count, groups; int kind; uint8_t *data; uint16_t *scales; } Laying;
+
+static void lay(void *given, int own, int threads) {
+  const Laying *l = given;
+  const int64_t bytes = l->kind == Q8 ? 34 : 18;
+  int64_t from, to;
+  share((l->count + PANEL - 1) / PANEL, own, threads, &from, &to);
+  for (int64_t p = from; p < to; p++) {
+    const int64_t first = p * PANEL, rows = l->count - first < PANEL ? l->count - first : PANEL;
+    for (int64_t g = 0; g < l->groups; g++)
+      for (int64_t i = 0; i < rows; i++)
+        into_panel(l->blocks + ((first + i) * l->groups + g) * bytes, (l->row / PANEL + p) * l->groups + g, i, l->kind, l->data,
+                   l->scales);
+  }
+}
+
 // Rows of GGUF blocks, `row` to `row` + `count`, into the panels of a matrix [rows, cols]; `row` is a multiple of 16
-void camelid_panels(const uint8_t *blocks, int64_t row, int64_t count, int64_t cols, int kind, uint8_t *data, uint16_t *scales) {
-  const int64_t groups = (cols + GROUP - 1) / GROUP;
-  for (int64_t r = row; r < row + count; r++)
-    for (int64_t g = 0; g < groups; g++, blocks += kind == Q8 ? 34 : 18)
-      into_panel(blocks, r / PANEL * groups + g, r % PANEL, kind, data, scales);
+void camelid_panels(const uint8_t *blocks, int64_t row, int64_t count, int64_t cols, int kind, uint8_t *data, uint16_t *scales,
+                    int64_t threads) {
+  Laying l = {blocks, row, count, (cols + GROUP - 1) / GROUP, kind, data, scales};
+  run(lay, &l, threads);
 }
 
 // Zeroed memory on huge pages where the system has them; NULL where there is none

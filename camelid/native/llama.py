@@ -27,6 +27,7 @@ from camelid.nn.cache import KeyValueCache
 from camelid.nn.rope import Rope
 
 CHUNK = 512  # ours: tokens of one call; bounds its scratch memory
+TOGETHER = 4  # ours: rows of logits from which several threads choose ids; for fewer, meeting takes longer
 LONG = 1 << 31  # ours: weight bytes times tokens of a call that is too long for trying numbers of threads
 
 
@@ -172,9 +173,9 @@ class NativeLlama:
         logits = logits.contiguous()
         chosen = torch.empty(rows, dtype=torch.int64) if ids is None else ids.contiguous()
         logprobs = torch.empty(rows)
-        wrong = self._library.camelid_pick(
-            logits.data_ptr(), rows, vocab, int(ids is not None), chosen.data_ptr(), logprobs.data_ptr()
-        )
+        places = (chosen.data_ptr(), logprobs.data_ptr())
+        threads = torch.get_num_threads() if rows >= TOGETHER else 1
+        wrong = self._library.camelid_pick(logits.data_ptr(), rows, vocab, int(ids is not None), *places, threads)
         return chosen, logprobs, wrong
 
     def _read(self, ids: Tensor, slots: NDArray[np.int32], counts: Sequence[int], cache: KeyValueCache) -> Tensor:
