@@ -34,7 +34,8 @@ typedef struct {
 } Model;
 // Tokens of a call: token i has id ids[i], continues the sequence in cache row slot[i] at place[i], and is turned by
 // row turn[i] of `cosines` and `sines` [., E] (the first half of the sines negated). The tokens of a slot stand in
-// order and side by side. Keys and values are [layers, slots, kv_heads, room, E].
+// order and side by side. Keys and values are [layers, slots, kv_heads, room, E]. With a `table` [., across] they are
+// [layers, pages, kv_heads, room, E] (`slots` pages in all), and a sequence's places lie in the pages that its row names
 typedef struct {
   int64_t tokens, slots, room, wanted, threads;
   const int64_t *ids;
@@ -43,6 +44,8 @@ typedef struct {
   float *keys, *values;
   float *states;  // [tokens, width] after the final norm
   float *logits;  // [wanted, vocab] of the tokens `want`, at most as many as there are
+  const int32_t *table;
+  int64_t across, reach;  // `reach`: places of the longest sequence; left out (0) it is the room
 } Batch;
 
 // What a matrix is multiplied with: rows of floats, and, for quantised weights, int8 with a scale for every group.
@@ -256,93 +259,7 @@ static void gate(const float *g, float *u, int64_t n) {  // u becomes silu(g) * 
   for (int64_t i = 0; i < n; i++) u[i] *= g[i] / (1.0f + exp1(-g[i]));
 }
 
-INLINE float dot(const float *a, const float *b, int64_t n) {
-  V acc = zero();
-  int64_t k = 0;
-  for (; k + 16 <= n; k += 16) acc = fma16(load(a + k), load(b + k), acc);
-  if (k < n) acc = fma16(load_some(a + k, (int)(n - k)), load_some(b + k, (int)(n - k)), acc);
-  return sum(acc);
-}
-
-// The largest of n numbers, NaN left out
-static float largest(const float *x, int64_t n) {
-  float lanes[PANEL], most = -INFINITY;
-  for (int i = 0; i < PANEL; i++) lanes[i] = -INFINITY;
-  int64_t k = 0;
-  for (; k + PANEL <= n; k += PANEL)
-    for (int i = 0; i < PANEL; i++) lanes[i] = x[k + i] > lanes[i] ? x[k + i] : lanes[i];
-  for (; k < n; k++) lanes[0] = x[k] > lanes[0] ? x[k] : lanes[0];
-  for (int i = 0; i < PANEL; i++) most = lanes[i] > most ? lanes[i] : most;
-  return most;
-}
-
-// scores[i] -> e^(scores[i] - the largest); their sum comes back
-static float soften(float *scores, int64_t n) {
-  float most = largest(scores, n);
-  for (int64_t i = 0; i < n; i++) scores[i] = exp1(scores[i] - most);
-  V acc = zero();
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16) acc = add(acc, load(scores + i));
-  if (i < n) acc = add(acc, load_some(scores + i, (int)(n - i)));
-  return sum(acc);
-}
-
-// `vectors` of 16 columns of the values, weighted and summed: in `ways` sums side by side, so that none waits for its
-// last addition. The last vector has `last` columns.
-INLINE void mixed(const float *values, int64_t width, int64_t seen, const float *weights, V scale, float *out,
-                  int vectors, int ways, int last) {
-  V acc[4][4];
-  for (int way = 0; way < ways; way++) for (int i = 0; i < vectors; i++) acc[way][i] = zero();
-  for (int64_t s = 0; s < seen; s += ways) {
-    for (int way = 0; way < ways && s + way < seen; way++) {
-      const float *v = values + (s + way) * width;
-      V p = all(weights[s + way]);
-      for (int i = 0; i < vectors - 1; i++) acc[way][i] = fma16(p, load(v + 16 * i), acc[way][i]);
-      const float *end = v + 16 * (vectors - 1);
-      acc[way][vectors - 1] = fma16(p, last == PANEL ? load(end) : load_some(end, last), acc[way][vectors - 1]);
-    }
-  }
-  for (int i = 0; i < vectors; i++) {
-    V total = acc[0][i];
-    for (int way = 1; way < ways; way++) total = add(total, acc[way][i]);
-    total = mul(total, scale);
-    if (i < vectors - 1 || last == PANEL) store(out + 16 * i, total);
-    else store_some(out + 16 * i, total, last);
-  }
-}
-
-// One query head over the first `seen` keys and values [seen, width]; `scores` has room for `seen`
-static void attend(const float *q, const float *keys, const float *values, int64_t seen, int64_t width, float *scores,
-                   float *out) {
-  float scale = 1.0f / sqrtf((float)width);
-  int64_t s = 0;
-  for (; s + 16 <= seen; s += 16) {
-    const float *near = keys + s * width;
-    V acc[16];
-    for (int i = 0; i < 16; i++) acc[i] = zero();
-    int64_t k = 0;
-    for (; k + 16 <= width; k += 16) {
-      V a = load(q + k);
-      for (int i = 0; i < 16; i++) acc[i] = fma16(a, load(near + i * width + k), acc[i]);
-    }
-    if (k < width) {
-      V a = load_some(q + k, (int)(width - k));
-      for (int i = 0; i < 16; i++) acc[i] = fma16(a, load_some(near + i * width + k, (int)(width - k)), acc[i]);
-    }
-    store(scores + s, mul(sums(acc), all(scale)));
-  }
-  for (; s < seen; s++) scores[s] = dot(q, keys + s * width, width) * scale;
-  float weight = 1.0f / soften(scores, seen);
-  int64_t k = 0;
-  V w = all(weight);
-  for (; k + 64 <= width; k += 64) mixed(values + k, width, seen, scores, w, out + k, 4, 1, PANEL);
-  int last = (int)(width - k) % PANEL ? (int)(width - k) % PANEL : PANEL;
-  int vectors = (int)(width - k + PANEL - 1) / PANEL;
-  if (vectors == 4) mixed(values + k, width, seen, scores, w, out + k, 4, 1, last);
-  if (vectors == 3) mixed(values + k, width, seen, scores, w, out + k, 3, 1, last);
-  if (vectors == 2) mixed(values + k, width, seen, scores, w, out + k, 2, 2, last);
-  if (vectors == 1) mixed(values + k, width, seen, scores, w, out + k, 1, 4, last);
-}
+#include "attention.h"
 
 // --------------------------------------------------------------------------------------------------- the threads
 // A call takes as many threads as it asks for. Between calls they spin for a moment, then sleep.
@@ -466,6 +383,7 @@ typedef struct {
   const Model *m;
   const Batch *b;
   int64_t widest, groups;  // of all inputs of products
+  int64_t reach;           // numbers in the scores of a thread
   float *x, *h, *q, *k, *v, *a, *g, *u;  // [tokens, .]
   int8_t *ints;
   float *scales, *scores;
@@ -559,25 +477,32 @@ static void embed(const Matrix *w, int64_t row, float *y) {
   }
 }
 
+// Where the keys and values of token t lie for key-value head `head` of layer `l`
+static Pages pages_of(const Model *m, const Batch *b, int64_t l, int64_t t, int64_t head) {
+  const int64_t stride = m->kv_heads * b->room * m->head_width;
+  Pages p = {b->table ? b->table + b->slot[t] * b->across : b->slot + t, b->room, stride,
+             l * b->slots * stride + head * b->room * m->head_width};
+  return p;
+}
+
 // Rotates and stores keys, stores values, of tokens t for key-value head `head` in layer `l`
 static void remember(const Step *s, int64_t l, int64_t t, int64_t head) {
   const Model *m = s->m;
   const Batch *b = s->b;
   const int64_t e = m->head_width, in_row = t * m->kv_heads * e + head * e;
-  const int64_t row = ((l * b->slots + b->slot[t]) * m->kv_heads + head) * b->room + b->place[t];
+  const int64_t at = place_of(pages_of(m, b, l, t, head), b->place[t], e);
   turn(s->k + in_row, b->cosines + b->turn[t] * e, b->sines + b->turn[t] * e, e / 2);
-  memcpy(b->keys + row * e, s->k + in_row, sizeof(float) * e);
-  memcpy(b->values + row * e, s->v + in_row, sizeof(float) * e);
+  memcpy(b->keys + at, s->k + in_row, sizeof(float) * e);
+  memcpy(b->values + at, s->v + in_row, sizeof(float) * e);
 }
 
 static void look(const Step *s, int64_t l, int64_t t, int64_t head, float *scores) {
   const Model *m = s->m;
   const Batch *b = s->b;
   const int64_t e = m->head_width, kv = head / (m->heads / m->kv_heads);
-  const int64_t row = ((l * b->slots + b->slot[t]) * m->kv_heads + kv) * b->room;
   float *q = s->q + (t * m->heads + head) * e;
   turn(q, b->cosines + b->turn[t] * e, b->sines + b->turn[t] * e, e / 2);
-  attend(q, b->keys + row * e, b->values + row * e, b->place[t] + 1, e, scores, s->a + (t * m->heads + head) * e);
+  attend(q, b->keys, b->values, pages_of(m, b, l, t, kv), b->place[t] + 1, e, scores, s->a + (t * m->heads + head) * e);
 }
 
 // One token: every thread makes queries, keys and values of heads of its own, so that none waits for another. Returns
@@ -594,7 +519,7 @@ static int own_heads(const Step *s, int64_t l, const Given *x, int own, int thre
   rows_of(&layer->value, from * e, to * e, x, 1, s->v, m->kv_heads * e);
   for (int64_t head = from; head < to; head++) {
     remember(s, l, 0, head);
-    for (int64_t i = 0; i < shared; i++) look(s, l, 0, head * shared + i, s->scores + own * s->b->room);
+    for (int64_t i = 0; i < shared; i++) look(s, l, 0, head * shared + i, s->scores + own * s->reach);
   }
   return 1;
 }
@@ -602,7 +527,7 @@ static int own_heads(const Step *s, int64_t l, const Given *x, int own, int thre
 static void attention(const Step *s, int64_t l, int own, int threads) {
   const Model *m = s->m;
   const int64_t tokens = s->b->tokens, shared = m->heads / m->kv_heads;
-  float *scores = s->scores + own * s->b->room;
+  float *scores = s->scores + own * s->reach;
   int64_t from, to;
   share(tokens * m->kv_heads, own, threads, &from, &to);
   for (int64_t i = from; i < to; i++) remember(s, l, i / m->kv_heads, i % m->kv_heads);
@@ -744,7 +669,7 @@ int camelid_linear(const Matrix *w, const float *x, int64_t tokens, float *y, in
 static size_t lined(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 static int whole_step(const Model *m, const Batch *b) {
-  Step s = {.m = m, .b = b};
+  Step s = {.m = m, .b = b, .reach = b->reach > 0 ? b->reach : b->room};
   const size_t n = (size_t)b->tokens, threads = b->threads < 1 ? 1 : (size_t)b->threads;
   const int64_t inner = m->heads * m->head_width;
   s.widest = m->width > m->hidden ? m->width : m->hidden;
@@ -754,14 +679,14 @@ static int whole_step(const Model *m, const Batch *b) {
   const size_t sizes[] = {n * m->width, copies * m->width, n * inner, n * m->kv_heads * m->head_width,
                           n * m->kv_heads * m->head_width, n * inner, n * outer, n * m->hidden};
   float **const places[] = {&s.x, &s.h, &s.q, &s.k, &s.v, &s.a, &s.g, &s.u};
-  size_t wanted = lined(copies * s.groups * GROUP) + 2 * lined(copies * s.groups * 4) + lined(threads * b->room * 4);
+  size_t wanted = lined(copies * s.groups * GROUP) + 2 * lined(copies * s.groups * 4) + lined(threads * s.reach * 4);
   for (int i = 0; i < 8; i++) wanted += lined(sizes[i] * sizeof(float));
   char *held = space(&step_space, &step_size, wanted);
   if (!held) return ENOMEM;
   for (int i = 0; i < 8; i++) *places[i] = (float *)held, held += lined(sizes[i] * sizeof(float));
   s.scales = (float *)held, held += lined(copies * s.groups * 4);
   s.totals = (int32_t *)held, held += lined(copies * s.groups * 4);
-  s.scores = (float *)held, held += lined(threads * b->room * 4);
+  s.scores = (float *)held, held += lined(threads * s.reach * 4);
   s.ints = (int8_t *)held;
   run(step, &s, b->threads);
   return 0;
@@ -835,9 +760,15 @@ void camelid_turn(float *x, const float *cosines, const float *sines, int64_t ro
   for (int64_t r = 0; r < rows; r++) turn(x + r * width, cosines + r * width, sines + r * width, width / 2);
 }
 void camelid_gate(const float *g, float *u, int64_t n) { gate(g, u, n); }
+// The same where places 0.. lie `page` by page, page i at table[i] * stride numbers
+void camelid_attend_pages(const float *q, const float *keys, const float *values, const int32_t *table, int64_t page,
+                          int64_t stride, int64_t heads, int64_t seen, int64_t width, float *scores, float *out) {
+  const Pages p = {table, page, stride, 0};
+  for (int64_t h = 0; h < heads; h++) attend(q + h * width, keys, values, p, seen, width, scores, out + h * width);
+}
 void camelid_attend(const float *q, const float *keys, const float *values, int64_t heads, int64_t seen, int64_t width,
                     float *scores, float *out) {  // `heads` queries that share keys
-  for (int64_t h = 0; h < heads; h++) attend(q + h * width, keys, values, seen, width, scores, out + h * width);
+  camelid_attend_pages(q, keys, values, &(int32_t){0}, seen, 0, heads, seen, width, scores, out);
 }
 void camelid_quantise(const float *x, int64_t cols, int8_t *q, float *scale, int32_t *total) {
   quantise(x, cols, 1, q, scale, total);

@@ -40,7 +40,9 @@ class BatchStruct(Structure):
     _fields_ = (
         *((name, c_int64) for name in ("tokens", "slots", "room", "wanted", "threads")),
         *((name, c_void_p) for name in ("ids", "slot", "place", "turn", "want", "cosines", "sines")),
-        *((name, c_void_p) for name in ("keys", "values", "states", "logits")),
+        *((name, c_void_p) for name in ("keys", "values", "states", "logits", "table")),
+        ("across", c_int64),
+        ("reach", c_int64),
     )
 
 
@@ -58,6 +60,10 @@ def opened(path: Path) -> ctypes.CDLL:
         "camelid_turn": (None, (pointer, pointer, pointer, whole, whole)),
         "camelid_gate": (None, (pointer, pointer, whole)),
         "camelid_attend": (None, (pointer, pointer, pointer, whole, whole, whole, pointer, pointer)),
+        "camelid_attend_pages": (
+            None,
+            (pointer, pointer, pointer, pointer, whole, whole, whole, whole, whole, pointer, pointer),
+        ),
         "camelid_quantise": (None, (pointer, whole, pointer, pointer, pointer)),
         "camelid_embed": (None, (POINTER(MatrixStruct), whole, pointer)),
         "camelid_pack": (c_int64, (POINTER(MatrixStruct), c_int, pointer, pointer, pointer, whole)),
