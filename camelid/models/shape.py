@@ -191,6 +191,9 @@ SIZES: dict[str, LlamaShape] = {
                                vocab=128256, context=131072, theta=5e5, tied=True, scaling=_LLAMA_3_2),
     "llama-3.2-3B": LlamaShape(layers=28, width=3072, heads=24, kv_heads=8, head_width=128, hidden=8192,
                                vocab=128256, context=131072, theta=5e5, tied=True, scaling=_LLAMA_3_2),
+    # OpenLLaMA: litgpt, litgpt/config.py, by the facts on LongLLaMA; its 7B and 13B have LLaMA's shapes
+    "openllama-3B": LlamaShape(layers=26, width=3200, heads=32, kv_heads=32, head_width=100, hidden=8640,
+                               vocab=32000, context=2048, eps=1e-6),
     # Code Llama: Rozière et al. 2023, sections 2.1 and 2.4: Llama 2's shapes, base 1e6 and 16,384 tokens after
     # long-context tuning; 16 more rows for infilling (none in the 34B)
     "code-llama-7B": LlamaShape(layers=32, width=4096, heads=32, kv_heads=32, head_width=128, hidden=11008,

@@ -59,13 +59,14 @@ class NF4:
 
     shape: tuple[int, ...]
     codes: Tensor  # uint8 [weights / 2]
-    scales: Tensor  # uint8 [weights / 64]
+    scales: Tensor  # uint8 [weights / 64], coded
     largest: Tensor  # float32, one for 256 scales
     mean: Tensor  # float32, of all scales
+    # Others also write scales in float32, without double quantization: `largest` is then empty and `mean` zero.
 
     @property
     def bytes(self) -> int:
-        return self.codes.numel() + self.scales.numel() + 4 * self.largest.numel() + 4
+        return self.codes.numel() + self.scales.numel() * self.scales.element_size() + 4 * self.largest.numel() + 4
 
 
 def encode(values: Tensor) -> NF4:
@@ -89,8 +90,8 @@ def encode(values: Tensor) -> NF4:
 def decode(stored: NF4) -> Tensor:
     """The weights in float32, [*shape]; nothing but they and a few megabytes is needed meanwhile."""
     device = stored.codes.device
-    tree, pairs = TREE.to(device), PAIRS.to(device).view(torch.float64).flatten()  # two weights are moved as one number
-    scales = dynamic.decode(stored.scales, stored.largest, tree, SCALE_BLOCK) + stored.mean
+    pairs = PAIRS.to(device).view(torch.float64).flatten()  # two weights are moved as one number
+    scales = _decode_scales(stored)
     out = torch.empty(2 * len(stored.codes), dtype=torch.float32, device=device)
     for start in range(0, len(stored.codes), CHUNK):
         codes = stored.codes[start : start + CHUNK]
@@ -98,6 +99,13 @@ def decode(stored: NF4) -> Tensor:
         torch.index_select(pairs, 0, codes.int(), out=part.view(torch.float64))
         part.view(-1, BLOCK).mul_(scales[2 * start // BLOCK : 2 * (start + len(codes)) // BLOCK, None])
     return out.reshape(stored.shape)
+
+
+def _decode_scales(stored: NF4) -> Tensor:
+    if not len(stored.largest):
+        return stored.scales
+    tree = TREE.to(stored.codes.device)
+    return dynamic.decode(stored.scales, stored.largest, tree, SCALE_BLOCK) + stored.mean
 
 
 def bound(values: Tensor) -> Tensor:

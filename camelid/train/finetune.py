@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,17 +23,27 @@ from camelid.models.adapt import add_lora, check_bits, computing_with, lean, mer
 from camelid.models.dropout import add_residual_dropout
 from camelid.models.llama import Llama
 from camelid.models.noise import add_noise
-from camelid.models.shape import LoRA
+from camelid.models.shape import LlamaShape, LoRA, RopeScaling
 from camelid.nn.frozen import Bits, FrozenLinear
 from camelid.nn.lora import LoRALinear
 from camelid.stage import Epochs, Sequences, Steps
 from camelid.tokenizers.extend import with_controls, with_pad
 from camelid.tokenizers.protocol import Tokenizer
-from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, told
+from camelid.train.assemble import (
+    check,
+    check_free,
+    dtype_of,
+    identity,
+    optimizer_for,
+    read_as,
+    saving,
+    told,
+    weights_of,
+)
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
 from camelid.train.settings import AdamW, GaLore, Schedule
-from camelid.train.vocabulary import with_rows
+from camelid.train.vocabulary import NewRows, old_pieces, with_rows
 
 ADAPTER = "adapter"
 
@@ -55,6 +65,11 @@ def finetune(
     dropout: float = 0.0,
     noise: float = 0.0,
     adapter: LoRA | None = None,
+    tokenizer: Tokenizer | None = None,
+    new_rows: NewRows = "mean",
+    context: int | None = None,
+    scaling: RopeScaling | None = None,
+    order: Literal["shuffled", "given"] = "shuffled",
     base: Bits | None = None,
     seed: int = 0,
     conduct: Conduct,
@@ -69,6 +84,11 @@ def finetune(
     dropout   of residual branches, rising from 0 at the first layer to this at the last (LIMA)
     noise     alpha of the noise on the embeddings (NEFTune)
     adapter   train low-rank adapters only: `target` is then the merged model, and RUN/adapter the adapter for PEFT
+              (none where rows were added: PEFT would need a base that has them)
+    tokenizer a larger vocabulary that begins with the parent's, with which `corpus` was rendered; rows for it begin as
+              `new_rows` says (camelid/train/vocabulary.py)
+    context   tokens that the model is made for from now on, with the positions scaled by `scaling`
+    order     of the sequences in an epoch: fresh each time, or the corpus's own (a curriculum)
     base      keep the frozen weights beside it in int8 or NF4 (QLoRA): what is merged are the weights so kept
 
     Beside an adapter the provenance tells "merged": how far the merged model's logits are from those of the model that
@@ -76,25 +96,29 @@ def finetune(
 
     Raises what `train` raises, and UsageError or StoreError before any work where it could not be finished.
     """
-    check_free(target)
+    if conduct.ranks.leads:
+        check_free(target)
     parent = directory.load(start)
-    tokenizer = with_controls(parent.tokenizer, controls) if controls else parent.tokenizer
-    tokenizer = _padded(tokenizer, pad)
+    tokenizer = tokenizer or parent.tokenizer
+    tokenizer = _padded(with_controls(tokenizer, controls) if controls else tokenizer, pad)
     rows = max(parent.shape.vocab, tokenizer.size)
-    if adapter is not None and rows > parent.shape.vocab:
+    shape = replace(parent.shape, vocab=rows, context=context or parent.shape.context)
+    shape = shape if scaling is None else replace(shape, scaling=scaling)
+    frozen = adapter is not None and not {"embed_tokens", *(() if shape.tied else ("lm_head",))} <= set(adapter.trained)
+    if frozen and rows > parent.shape.vocab:
         names = ", ".join(map(repr, [*controls, *([pad] if pad else [])]))
         found = f"{names} adds a row to the weights that an adapter leaves as they are"
         remedy = "leave it out: nothing here is padded" if pad else "train every weight"
         raise UsageError([Problem("pad" if pad else "controls", found, remedy)])
-    _check_frugal(parent, optim, adapter, base)
-    batches = _batches(corpus, batch, amount, conduct, seed)
+    _check_frugal(parent, rows, optim, adapter, base)
+    batches = _batches(corpus, batch, amount, conduct, seed, order)
     check(
         optim=optim,
         schedule=schedule,
         clip=clip,
         steps=batches.steps,
         longest=int(corpus.lengths.max(initial=0)),
-        shape=replace(parent.shape, vocab=rows),
+        shape=shape,
         ids=int(corpus.ids.max(initial=0)) + 1,
     )
     check_learned(batches)
@@ -109,13 +133,15 @@ def finetune(
         template=template,
         adapter=adapter,
         **({"dropout": dropout} if dropout else {}),
+        **({"read as": shape} if shape != replace(parent.shape, vocab=rows) else {}),
+        **({"new rows": new_rows} if new_rows != "mean" else {}),
         **({"noise": noise} if noise else {}),
         **({"base": base} if base else {}),
     )
-    model = _prepared(parent, rows, adapter, base, seed, conduct)
-    optimizer = optimizer_for(model, optim, clip, None if adapter else dtype_of(conduct), run)
+    model = _prepared(parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed, conduct=conduct)
     add_residual_dropout(model, dropout)
     add_noise(model, noise)
+    optimizer, placement = optimizer_for(model, optim, clip, conduct, run, adapted=adapter is not None)
     trained = train(
         model,
         batches,
@@ -127,31 +153,40 @@ def finetune(
         identity=facts,
         conduct=conduct,
         draw=partial(set_randomness, model, seed),
+        placement=placement,
     )
-    history = told(provenance or {}, trained, facts, batches, conduct)
-    weights: Mapping[str, torch.Tensor | Deferred] = model.state_dict()
-    if adapter is not None:
-        history["training"]["merged"] = _moved_by_merging(model, parent, corpus, base)
-        _save_adapter(run / ADAPTER, model, parent, history, conduct)
-        shapes = expected(parent.shape)
-        weights = {name: Deferred(model.dtype, shapes[name], make) for name, make in merged(model).items()}
-    directory.save(
-        target,
-        weights,
-        shape=model.shape,
-        tokenizer=tokenizer,
-        template=template,
-        provenance=history,
-        files=conduct.files,
-    )
+    weights: Mapping[str, torch.Tensor | Deferred] = weights_of(model, placement, conduct)
+    with saving(conduct) as here:
+        if here:
+            history = told(provenance or {}, trained, facts, batches, conduct)
+            if adapter is not None:
+                history["training"]["merged"] = _moved_by_merging(model, parent, corpus, base)
+                if rows == parent.shape.vocab:
+                    _save_adapter(run / ADAPTER, model, parent, history, conduct)
+                shapes = expected(shape)
+                weights = {name: Deferred(model.dtype, shapes[name], make) for name, make in merged(model).items()}
+            directory.save(
+                target,
+                weights,
+                shape=model.shape,
+                tokenizer=tokenizer,
+                template=template,
+                provenance=history,
+                files=conduct.files,
+            )
     return trained
 
 
-def _check_frugal(parent: directory.Checkpoint, optim: AdamW, adapter: LoRA | None, base: Bits | None) -> None:
+def _check_frugal(
+    parent: directory.Checkpoint, rows: int, optim: AdamW, adapter: LoRA | None, base: Bits | None
+) -> None:
     """Raises UsageError for economies that do not go together."""
     problems = ProblemList()
     if base is not None and adapter is None:
         problems.add("base", f"{base} weights are frozen, and nothing else would learn", "name an adapter beside it")
+    if base is not None and rows > parent.shape.vocab:
+        found = f"{rows - parent.shape.vocab} rows are added to a base that lies in {base}"
+        problems.add("base", found, "leave out the new tokens, or keep the base whole")
     if optim.ratio != 1 and adapter is None:
         problems.add("optim.ratio", f"{optim.ratio:g} is for an adapter's B, and there is no adapter", "leave it at 1")
     if isinstance(optim, GaLore) and adapter is not None:
@@ -194,7 +229,14 @@ def _padded(tokenizer: Tokenizer, pad: str | None) -> Tokenizer:
     return tokenizer if pad is None or tokenizer.pad is not None else with_pad(tokenizer, pad)
 
 
-def _batches(corpus: Corpus, batch: Sequences, amount: Epochs | Steps, conduct: Conduct, seed: int) -> SequenceBatches:
+def _batches(
+    corpus: Corpus,
+    batch: Sequences,
+    amount: Epochs | Steps,
+    conduct: Conduct,
+    seed: int,
+    order: Literal["shuffled", "given"],
+) -> SequenceBatches:
     """The amount in epochs; half a step less than asked, because the data rounds up to whole steps."""
     per_epoch = -(-len(corpus) // max(1, batch.count)) or 1
     epochs = amount.count if isinstance(amount, Epochs) else (amount.count - 0.5) / per_epoch
@@ -206,6 +248,7 @@ def _batches(corpus: Corpus, batch: Sequences, amount: Epochs | Steps, conduct: 
         micro_tokens=micro_tokens,
         seed=seed,
         shares=conduct.machine.shares,
+        sequence=order,
     )
 
 
@@ -228,16 +271,27 @@ def check_learned(batches: SequenceBatches) -> None:
 
 
 def _prepared(
-    parent: directory.Checkpoint, rows: int, adapter: LoRA | None, base: Bits | None, seed: int, conduct: Conduct
+    parent: directory.Checkpoint,
+    tokenizer: Tokenizer,
+    shape: LlamaShape,
+    new_rows: NewRows,
+    *,
+    adapter: LoRA | None,
+    base: Bits | None,
+    seed: int,
+    conduct: Conduct,
 ) -> Llama:
     """The model as it will be trained. A frozen base lies in the machine's dtype, or in few bits; its adapters are
     float32."""
     device, dtype = conduct.machine.device, dtype_of(conduct)
+    if base is not None and adapter is not None:
+        return lean(shape, parent.tensors(), adapter, bits=base, seed=seed, dtype=dtype, device=device)
+    model = directory.build(parent, torch.float32 if adapter is None else dtype, device)
+    pieces = old_pieces(parent.tokenizer, tokenizer) if new_rows == "pieces" else None
+    model = read_as(with_rows(model, shape.vocab, new=new_rows, pieces=pieces, seed=seed), shape)
     if adapter is None:
-        return with_rows(directory.build(parent, torch.float32, device), rows)
-    if base is not None:
-        return lean(parent.shape, parent.tensors(), adapter, bits=base, seed=seed, dtype=dtype, device=device)
-    return add_lora(directory.build(parent, dtype, device), adapter, seed=seed)
+        return model
+    return add_lora(model, adapter, seed=seed)
 
 
 def _save_adapter(

@@ -96,10 +96,14 @@ class Optimizer:
 
     def norm(self) -> Tensor:
         """The Euclidean norm of the whole gradient, a scalar; a weight without a gradient counts as zero."""
+        return torch.nn.utils.get_total_norm(list(self.gradients().values()))
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The step's gradient by name, zeros where there is none."""
         for master in self.masters.values():
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
-        return torch.nn.utils.get_total_norm([m.grad for m in self.masters.values() if m.grad is not None])
+        return {name: master.grad for name, master in self.masters.items() if master.grad is not None}
 
     def apply(self, rate: float, norm: float) -> None:
         """One update at the learning rate `rate`, the gradient of this `norm` clipped; the gradient is forgotten."""
@@ -190,6 +194,11 @@ class Optimizer:
         """The name of a weight or moment that holds a NaN or infinity; "" if there is none."""
         return next((name for name, tensor in self.state().items() if not bool(torch.isfinite(tensor).all())), "")
 
+    def checksum(self) -> int:
+        """A number that one flipped bit of `state` changes, below 2**53: what replicas compare; one quick pass."""
+        total = torch.stack([_whole(tensor).sum() for tensor in self.state().values()]).sum()
+        return (int(total) + self.updates) % 2**53
+
     def digest(self) -> str:
         """SHA-256 over names, dtypes, shapes and bits of `state`, and the number of updates."""
         sha = hashlib.sha256(str(self.updates).encode())
@@ -217,6 +226,12 @@ def _master(weight: nn.Parameter, dtype: torch.dtype | None) -> Tensor:
         weight.data = weight.data.to(dtype or weight.dtype)
         return weight
     return weight.detach().to(torch.float32, copy=True).requires_grad_()
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The bits of a tensor as whole numbers."""
+    flat = tensor.detach().reshape(-1)
+    return flat.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()])
 
 
 def _described(tensor: Tensor | None) -> str:
