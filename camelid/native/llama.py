@@ -23,6 +23,7 @@ from camelid.native.library import BatchStruct, LayerStruct, ModelStruct, librar
 from camelid.native.matrix import KINDS, Kind, Matrix, Room, size_of
 from camelid.native.pace import Pace
 from camelid.nn.cache import KeyValueCache
+from camelid.nn.paged import PagedTokens
 from camelid.nn.rope import Rope
 
 CHUNK = 512  # ours: tokens of one call; bounds its scratch memory
@@ -184,16 +185,14 @@ class NativeLlama:
         if logits:
             within = np.zeros(tokens, dtype=np.int32)
         places = starts[slots] + within
-        rotations, turns = self._rotations(places, cache)
+        rotations, turns = self._rotations(places, np.full(tokens, cache.length))
         ids = ids.contiguous()
         wanted = np.arange(tokens, dtype=np.int32)
         assert cache.keys.dtype == torch.float32 and cache.keys.is_contiguous()
         for first in range(0, tokens, CHUNK):
             count = min(CHUNK, tokens - first)
-            pace = self._pace(count)
-            threads = pace.threads()
             batch = BatchStruct(
-                *(count, cache.batch, cache.length, count if logits else 0, threads),
+                *(count, cache.batch, cache.length, count if logits else 0, 1),
                 ids[first:].data_ptr(),
                 *(part[first:].ctypes.data for part in (slots, places, turns)),
                 wanted.ctypes.data,
@@ -204,19 +203,49 @@ class NativeLlama:
                 states[first:].data_ptr(),
                 found[first:].data_ptr() if logits else None,
             )
-            start = time.perf_counter()
-            self._done(self._library.camelid_step(self._struct, batch))
-            pace.took(threads, time.perf_counter() - start)
+            self._run(batch)
         cache.advance(counts)
         return states, found
 
-    def _rotations(self, places: NDArray[np.int32], cache: KeyValueCache) -> tuple[Tensor, NDArray[np.int32]]:
+    def read(self, ids: NDArray[np.int64], new: PagedTokens, want: NDArray[np.int32]) -> tuple[Tensor, Tensor]:
+        """States [N, D] of new tokens, whose keys and values go into pages, and logits [n, V] of the tokens `want`.
+
+        A call's scratch memory grows with N: read long texts in pieces, which changes no bit.
+        """
+        tokens, cache = len(ids), new.cache
+        if int(ids.min(initial=0)) < 0 or int(ids.max(initial=0)) >= self.shape.vocab:
+            raise IndexError(f"ids from {ids.min()} to {ids.max()} for a vocabulary of {self.shape.vocab}")
+        states, found = torch.empty(tokens, self.shape.width), torch.empty(len(want), self.shape.vocab)
+        if not tokens:
+            return states, found
+        rotations, turns = self._rotations(new.places, new.rooms)
+        assert cache.keys.dtype == torch.float32 and new.real is None
+        batch = BatchStruct(
+            *(tokens, cache.pages, cache.page, len(want), 1),
+            *(part.ctypes.data for part in (ids, new.slots, new.places, turns, want)),
+            *(part.data_ptr() for part in (rotations[0], rotations[1], cache.keys, cache.values, states, found)),
+            new.tables.ctypes.data,
+            new.tables.shape[1],
+            int(new.places.max()) + 1,
+        )
+        self._run(batch)
+        return states, found
+
+    def _run(self, batch: BatchStruct) -> None:
+        """The call, on as many threads as served calls of its size best."""
+        pace = self._pace(batch.tokens)
+        batch.threads = threads = pace.threads()
+        start = time.perf_counter()
+        self._done(self._library.camelid_step(self._struct, batch))
+        pace.took(threads, time.perf_counter() - start)
+
+    def _rotations(
+        self, places: NDArray[np.int32], rooms: NDArray[np.int64] | None
+    ) -> tuple[Tensor, NDArray[np.int32]]:
         """Cosines and sines [2, R, 1, E], and the row of each token."""
         if not self.rope.follows_length and (table := self.rope.table(int(places.max()))) is not None:
             return table, places
-        lengths = np.full(len(places), cache.length)
-        positions = places.astype(np.int64)
-        found = self.rope.rotations(positions, lengths=lengths, dtype=torch.float32, device=self.device)
+        found = self.rope.rotations(places.astype(np.int64), lengths=rooms, dtype=torch.float32, device=self.device)
         return found, np.arange(len(places), dtype=np.int32)
 
     def _pace(self, tokens: int) -> Pace:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -15,7 +16,7 @@ from camelid.dialogue.template import Template
 from camelid.generate.loaded import Loaded
 from camelid.models.llama import Llama, initialise
 from camelid.models.shape import LlamaShape
-from camelid.nn.cache import KeyValueCache
+from camelid.nn.paged import PagedTokens
 from camelid.tokenizers.sentencepiece import SentencePieceTokenizer, train
 
 
@@ -93,25 +94,22 @@ class ForcedModel(nn.Module):
     def logits(self, states: Tensor) -> Tensor:
         return states @ self._head
 
-    def hidden(self, ids: Tensor, *, cache: KeyValueCache, counts: Sequence[int] | None = None) -> Tensor:
-        """States that say the next id of each row's script; the keys carry which script the row follows, and where."""
-        counts = counts or [ids.shape[1]] * len(ids)
-        states = torch.zeros(*ids.shape, self.shape.vocab)
-        for row, count in enumerate(counts):
-            if not count:
-                continue
-            if not cache.lengths[row]:
-                cache.keys[0, row, 0, 0, 0] = int(ids[row, count - 1])
-                cache.keys[0, row, 0, 0, 1] = count
-            number, prompt = (int(value) for value in cache.keys[0, row, 0, 0])
-            said = cache.lengths[row] + count - prompt
-            script = self.scripts[number]
-            states[row, count - 1, script[said] if said < len(script) else 0] = 1
-        cache.advance(counts)
-        return states
+    def hidden(self, ids: Tensor, *, cache: PagedTokens) -> Tensor:
+        """States that say the next id of each text's script; the keys carry which script a text follows, and where.
 
-    def forward(self, ids: Tensor, *, cache: KeyValueCache, counts: Sequence[int] | None = None) -> Tensor:
-        return self.hidden(ids, cache=cache, counts=counts) @ self._head
+        Prompts are taken to be read at once, and not to share a page.
+        """
+        states = torch.zeros(1, ids.shape[1], self.shape.vocab)
+        for slot in np.unique(cache.slots):
+            rows = np.flatnonzero(cache.slots == slot)
+            places, keys = cache.places[rows], cache.cache.keys[0, cache.tables[slot, 0], 0]
+            if not places[0]:
+                keys[0, 0], keys[0, 1] = int(ids[0, rows[-1]]), len(rows)
+            number, prompt = (int(value) for value in keys[0])
+            said = int(places[-1]) + 1 - prompt
+            script = self.scripts[number]
+            states[0, rows[-1], script[said] if said < len(script) else 0] = 1
+        return states
 
 
 @cache
