@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 
 from camelid.errors import Problem, UsageError
 from camelid.generate.answer import Completion
-from camelid.generate.engine import GREEDY, ROWS, Engine
+from camelid.generate.draw import pick
+from camelid.generate.engine import CHUNK, GREEDY, ROWS, Engine
 from camelid.generate.events import End, Event, Token
 from camelid.generate.forward import Model, quiet, scores, training
-from camelid.generate.limits import check_prompts, reach
+from camelid.generate.limits import check_constraints, check_prompts, check_single, reach
 from camelid.generate.settings import Settings
 from camelid.tokenizers.protocol import Tokenizer
 
@@ -77,6 +78,8 @@ def complete_all(
         found = f"{len(each)} settings and {len(begins)} starts for {len(prompts)} prompts"
         raise UsageError([Problem("settings", found, "give one for all or one for each")])
     check_prompts(model.shape, prompts, each)
+    check_single(each)
+    check_constraints(each)
     engine = Engine(model, tokenizer, rows=rows)
     requests = [
         engine.submit(prompt, own, starts=begin, streams=False)
@@ -91,6 +94,7 @@ def complete_all(
 
 
 __all__ = [
+    "CHUNK",
     "GREEDY",
     "ROWS",
     "Completion",
@@ -98,11 +102,14 @@ __all__ = [
     "Event",
     "Model",
     "Token",
+    "check_constraints",
     "check_prompts",
+    "check_single",
     "complete",
     "complete_all",
     "ended",
     "generate",
+    "pick",
     "quiet",
     "reach",
     "scores",

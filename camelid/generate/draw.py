@@ -1,70 +1,67 @@
-"""The engine's door to sampling: one function from a row of logits, a request's history and settings, to an id."""
+"""The engine's door to sampling: one function from rows of logits to ids, each row by the sampler of its own request."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from camelid.errors import CamelidError
-from camelid.generate.forward import Model, scores
-from camelid.generate.sample import Sampler, not_finite
-from camelid.generate.settings import Settings
+from camelid.generate.forward import Model
+from camelid.generate.sample import Drawn, Ranked, Sampler, log_probability, log_total, not_finite, ranked, row_of
 from camelid.native.llama import NativeLlama
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """The next id of a request, and its log-probability."""
+def pick(model: Model, samplers: Sequence[Sampler], logits: Tensor) -> list[Drawn]:
+    """The next id of each request from its row of logits [n, V]: all that is plain together, the rest one by one.
 
-    id: int
-    logprob: float
-
-
-class Draws:
-    """What one request's draws depend on: its settings, and the ids it has so far."""
-
-    def __init__(self, settings: Settings, prompt_ids: Sequence[int], vocab: int, device: str) -> None:
-        self._sampler = Sampler([settings], [prompt_ids], vocab, device)
-        self.position = len(prompt_ids)
-
-    @property
-    def plain(self) -> bool:
-        """Whether the largest logit is taken, as it is."""
-        return self._sampler.greedy
-
-    def draw(self, model: Model, logits: Tensor) -> Drawn:
-        """The id for the row [V]. Raises CamelidError, with the position, where it is not finite."""
-        rows = logits[None]
-        chosen = self._sampler.pick(rows, [self.position])
-        return Drawn(int(chosen), float(scores(model, rows, chosen)))
-
-    def take(self, id: int) -> None:
-        """Remembers that this id was said."""
-        self._sampler.note(torch.tensor([id]))
-        self.position += 1
+    Raises CamelidError, with the position, where logits are not finite.
+    """
+    found = drawn(model, samplers, logits)
+    for each in found:
+        if isinstance(each, CamelidError):
+            raise each
+    return [each for each in found if isinstance(each, Drawn)]
 
 
 @torch.inference_mode()
-def draw_all(model: Model, draws: Sequence[Draws], logits: Tensor) -> list[Drawn | CamelidError]:
-    """The next id of each request from its row of logits [n, V]; for a row from which none can be drawn, why not."""
-    found: list[Drawn | CamelidError | None] = [None] * len(draws)
-    plain = [row for row, own in enumerate(draws) if own.plain]
-    if plain and isinstance(model, NativeLlama):
-        rows = logits if len(plain) == len(draws) else logits[plain]
-        ids, logprobs, wrong = model.pick(rows)
+def drawn(model: Model, samplers: Sequence[Sampler], logits: Tensor) -> list[Drawn | CamelidError]:
+    """The same, with the reason in the place of an id where a request has none; the others get theirs."""
+    found: dict[int, Drawn] = {}
+    plain = [row for row, sampler in enumerate(samplers) if sampler.plain]
+    if plain:
+        rows = logits if len(plain) == len(samplers) else logits[plain]
+        ids, logprobs, wrong = _largest(model, rows)
         if wrong < 0:
-            for row, id, logprob in zip(plain, ids.tolist(), logprobs.tolist(), strict=True):
-                found[row] = Drawn(id, logprob)
-    return [known if known is not None else _drawn(model, draws[row], logits[row]) for row, known in enumerate(found)]
+            found = {row: Drawn(id, logprob) for row, id, logprob in zip(plain, ids, logprobs, strict=True)}
+    return [found[row] if row in found else _one(model, sampler, logits[row]) for row, sampler in enumerate(samplers)]
 
 
-def _drawn(model: Model, draws: Draws, logits: Tensor) -> Drawn | CamelidError:
-    if not bool(torch.isfinite(logits).all()):
-        return not_finite(draws.position)
+def _one(model: Model, sampler: Sampler, row: Tensor) -> Drawn | CamelidError:
     try:
-        return draws.draw(model, logits)
+        if not sampler.plain:
+            return sampler.draw(row)
+        ids, logprobs, wrong = _largest(model, row[None])
+        return Drawn(ids[0], logprobs[0]) if wrong < 0 else not_finite(sampler.position)
     except CamelidError as error:
         return error
+
+
+def _largest(model: Model, logits: Tensor) -> tuple[list[int], list[float], int]:
+    """Of each row the largest logit's id, its log-probability, and the first row that is not finite or -1."""
+    if isinstance(model, NativeLlama):
+        ids, logprobs, wrong = model.pick(logits)
+        return ids.tolist(), logprobs.tolist(), wrong
+    finite = torch.isfinite(logits).all(dim=-1)
+    ids = logits.argmax(dim=-1)
+    chosen = [
+        float(log_probability(row.clone(), id)) for row, id in zip(logits, ids, strict=True)
+    ]  # each in its own shape
+    return ids.tolist(), chosen, -1 if finite.all() else int(finite.int().argmin())
+
+
+def tops(logits: Tensor, count: int, position: int) -> list[Ranked]:
+    """The likeliest ids of each row [n, V], the first of which is for `position`; none where none are asked for."""
+    rows = [row_of(row, position + place) for place, row in enumerate(logits)] if count else []
+    return [ranked(row - log_total(row), count) for row in rows]

@@ -24,11 +24,12 @@ import torch
 
 from camelid.errors import CamelidError, Problem, UsageError
 from camelid.generate.answer import Answer
-from camelid.generate.draw import Draws, draw_all
+from camelid.generate.draw import drawn, tops
 from camelid.generate.forward import PAGE, Model, heads, read, scores, tile
-from camelid.generate.limits import check_prompts, reach
+from camelid.generate.limits import check_constraints, check_prompts, check_single, reach
 from camelid.generate.pages import Pages
 from camelid.generate.request import Request
+from camelid.generate.sample import Sampler
 from camelid.generate.settings import Settings
 from camelid.models.llama import paged_cache
 from camelid.nn.paged import PagedTokens
@@ -121,16 +122,18 @@ class Engine:
         Raises UsageError for a prompt that is empty, names unknown ids or does not fit the context.
         """
         check_prompts(self.model.shape, [prompt_ids], [settings])
+        check_single([settings])
+        check_constraints([settings])
         room = min(self._limit, len(prompt_ids) + settings.max_tokens)
         answer = Answer(prompt_ids, settings, self.tokenizer, room=self._limit - len(prompt_ids), starts=starts)
-        draws = Draws(settings, prompt_ids, self.model.shape.vocab, str(self.model.device))
+        sampler = Sampler(settings, prompt_ids, self.model.shape.vocab, self.tokenizer, starts=starts)
         with self._lock:
             self._pages.limit = max(self._pages.limit, -(-room // self.page))
             request = Request(
                 self._next,
                 settings,
                 answer,
-                draws,
+                sampler,
                 owner=owner,
                 room=room if self.model.rope.follows_length else None,
                 streams=streams,
@@ -306,14 +309,14 @@ class Engine:
             self._file(share.request)
         answering = [plan[row].request for row in whole if plan[row].request.answer.finish_reason is None]
         rows = [at for at, row in enumerate(whole) if plan[row].request.answer.finish_reason is None]
-        for request, drawn in zip(
-            answering, draw_all(self.model, [request.draws for request in answering], logits[rows]), strict=True
+        for request, each in zip(
+            answering, drawn(self.model, [request.sampler for request in answering], logits[rows]), strict=True
         ):
-            if isinstance(drawn, CamelidError):
-                self._fail(request, drawn)
+            if isinstance(each, CamelidError):
+                self._fail(request, each)
             else:
                 self.tally.drawn += 1
-                request.say(drawn)
+                request.say(each)
         for row in whole:
             self._settle(plan[row].request)
 
@@ -373,3 +376,4 @@ class Engine:
             chosen = torch.tensor(part, dtype=torch.int64, device=logits.device)
             with torch.inference_mode():
                 request.noted += scores(self.model, logits, chosen).tolist()
+            request.tops += tops(logits, request.settings.top_logprobs, len(request.tops))

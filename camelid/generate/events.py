@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from camelid.generate.answer import Completion
+from camelid.generate.sample import Ranked
 
 
 @dataclass(frozen=True)
 class Token:
-    """One generated id, its log-probability, and the text that it lets be shown; "" in the middle of a character."""
+    """One generated id, its log-probability, and the text that it lets be shown; "" in the middle of a character.
+
+    `top` are the likeliest ids at its place with their log-probabilities, where `Settings.top_logprobs` asks for them.
+    """
 
     id: int
     logprob: float
     text: str
+    top: Ranked = ()
 
 
 @dataclass(frozen=True)

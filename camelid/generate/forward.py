@@ -3,7 +3,8 @@
 Through the kernels a token's numbers never depend on its company. PyTorch's products do: other sizes add in another
 order. So in exact mode every product is made in tiles of 16 rows, filled up where there are fewer, and every token looks
 at its keys by itself. That a row's numbers then do not depend on where it stands or what stands beside it is a property
-of the library beneath, and so it is tried, once per model: one that fails reads its tokens one by one.
+of the library beneath, and so it is tried, once per model. A model that fails, or whose rows begin anywhere but at a
+cache line (there the library was seen to add in other orders, rarely enough to pass), reads its tokens one by one.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from camelid.native.llama import NativeLlama
 from camelid.nn.paged import PAGE, PagedTokens
 
 TILE = 16  # ours: rows of a product; on one core of the log's machine a quarter of the time of 16 products of one row
+LINE = 64  # bytes of a cache line, and of the widest registers
 TRIES = 3  # ours: orders in which a tile is tried
 
 Model = Llama | NativeLlama
@@ -61,9 +63,8 @@ def heads(model: Model, states: Tensor, *, rows: int) -> Tensor:
 
 
 def filled(rows: Tensor, size: int) -> Tensor:
-    """`size` rows, the last one repeated."""
-    missing = size - len(rows)
-    return torch.cat([rows, rows[-1:].expand(missing, -1)]) if missing else rows.contiguous()
+    """`size` rows, the last one repeated, in memory of their own: where rows begin can change how they are added."""
+    return torch.cat([rows, rows[-1:].expand(size - len(rows), -1)])
 
 
 def tile(model: Model) -> int:
@@ -73,9 +74,17 @@ def tile(model: Model) -> int:
     built = (model.dtype, model.device, torch.get_num_threads())
     found = _tiles.get(model)
     if found is None or found[0] != built or model.adapter is not None:  # an adapter's zeros grow into numbers
-        found = built, _tried(model)
+        found = built, _tried(model) if _lined(model) else 1
         _tiles[model] = found
     return found[1]
+
+
+def _lined(model: Llama) -> bool:
+    """Whether every row of numbers between two products begins at a cache line, given that the first does."""
+    sizes = {size for pair in model.shape.linears().values() for size in pair}
+    if model.adapter is not None:
+        sizes.add(model.adapter.rank)
+    return all(size * model.dtype.itemsize % LINE == 0 for size in sizes)
 
 
 @torch.inference_mode()

@@ -29,4 +29,25 @@ def check_prompts(shape: LlamaShape, prompts: Sequence[Sequence[int]], settings:
         if len(prompt) > limit or (own.max_tokens and len(prompt) == limit):
             found = f"{len(prompt)} ids leave no room in the model's context of {limit}"
             problems.add(where, found, "shorten the prompt; nothing is cut silently")
+        for id in (id for id, _ in own.logit_bias if id >= shape.vocab):
+            problems.add("logit_bias", f"id {id} outside the model's {shape.vocab} ids", "name ids of this model")
     problems.raise_usage()
+
+
+def check_single(settings: Sequence[Settings]) -> None:
+    """Raises UsageError for settings that ask for several answers to a prompt."""
+    problems = ProblemList()
+    for own in settings:
+        for name in ("n", "best_of", "beams"):
+            if getattr(own, name) > 1:
+                found = f"{getattr(own, name)} answers where one is given"
+                problems.add(name, found, "ask choices.complete_choices for several")
+    problems.raise_usage()
+
+
+def check_constraints(settings: Sequence[Settings]) -> None:
+    """Raises UsageError for a constraint that is malformed."""
+    for constraint in {own.constraint for own in settings if own.constraint is not None}:
+        from camelid.generate.constrain import check
+
+        check(constraint)

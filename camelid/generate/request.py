@@ -8,9 +8,9 @@ from typing import Literal
 
 from camelid.errors import CamelidError
 from camelid.generate.answer import Answer, Completion
-from camelid.generate.draw import Drawn, Draws
 from camelid.generate.events import End, Event, Token
 from camelid.generate.pages import Lease
+from camelid.generate.sample import Drawn, Ranked, Sampler
 from camelid.generate.settings import Settings
 
 State = Literal["waiting", "running", "ended"]
@@ -31,7 +31,7 @@ class Request:
         number: int,
         settings: Settings,
         answer: Answer,
-        draws: Draws,
+        sampler: Sampler,
         *,
         owner: Hashable,
         room: int | None,
@@ -50,9 +50,10 @@ class Request:
         self.reused = 0  # ids that were in pages when it first began
         self.preempted = 0
         self.noted: list[float] = []  # log-probabilities of the prompt's ids from the second on
+        self.tops: list[Ranked] = [()]  # the likeliest ids at each place of the prompt, where asked for
         self.slot: int | None = None
         self.lease: Lease | None = None
-        self.draws = draws
+        self.sampler = sampler
         self._streams, self._drive, self._release = streams, drive, release
         self._events: deque[Event] = deque()
 
@@ -72,16 +73,17 @@ class Request:
 
     def say(self, drawn: Drawn) -> None:
         """Takes the next id of the answer, which may be its last."""
-        text = self.answer.add(drawn.id, drawn.logprob)
+        text = self.answer.add(drawn.id, drawn.logprob, drawn.top)
         self.ids.append(drawn.id)
-        self.draws.take(drawn.id)
+        self.sampler.take(drawn.id)
         if self._streams:
-            self._events.append(Token(drawn.id, drawn.logprob, text))
+            self._events.append(Token(drawn.id, drawn.logprob, text, drawn.top))
 
     def finish(self) -> None:
         """The answer is whole."""
         if self.settings.prompt_logprobs:
             self.answer.prompt_logprobs = (None, *self.noted)
+            self.answer.prompt_top_logprobs = tuple(self.tops) if self.settings.top_logprobs else None
         self.completion = self.answer.completion()
         if self._streams:
             self._events.append(End(self.completion))

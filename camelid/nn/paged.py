@@ -185,6 +185,10 @@ class PagedTokens:
 
 
 def _alone(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """One token's heads [H, E] over [K, S, E]; heads that share keys stand as queries side by side."""
-    grouped = q.reshape(1, keys.shape[0], -1, q.shape[-1])
+    """One token's heads [H, E] over [K, S, E]; heads that share keys stand as queries side by side.
+
+    All are copied, for where numbers lie in memory can change how they are added.
+    """
+    grouped = q.clone().view(1, keys.shape[0], -1, q.shape[-1])
+    keys, values = keys.contiguous(), values.contiguous()
     return F.scaled_dot_product_attention(grouped, keys[None], values[None]).reshape(q.shape)

@@ -16,6 +16,7 @@ from camelid.dialogue.template import Template
 from camelid.generate.loaded import Loaded
 from camelid.models.llama import Llama, initialise
 from camelid.models.shape import LlamaShape
+from camelid.nn.cache import KeyValueCache
 from camelid.nn.paged import PagedTokens
 from camelid.tokenizers.sentencepiece import SentencePieceTokenizer, train
 
@@ -69,7 +70,7 @@ class ByteTokenizer:
         return {}
 
     def digest(self) -> str:
-        return "bytes"
+        return repr(list(self.pieces))
 
 
 BYTES = ByteTokenizer([bytes([byte]) for byte in range(256)])
@@ -94,22 +95,36 @@ class ForcedModel(nn.Module):
     def logits(self, states: Tensor) -> Tensor:
         return states @ self._head
 
-    def hidden(self, ids: Tensor, *, cache: PagedTokens) -> Tensor:
+    def hidden(self, ids: Tensor, *, cache: PagedTokens | KeyValueCache) -> Tensor:
         """States that say the next id of each text's script; the keys carry which script a text follows, and where.
 
         Prompts are taken to be read at once, and not to share a page.
         """
-        states = torch.zeros(1, ids.shape[1], self.shape.vocab)
+        states = torch.zeros(*ids.shape, self.shape.vocab)
+        if isinstance(cache, KeyValueCache):
+            for row, start in enumerate(cache.lengths):
+                self._say(ids[row], cache.keys[0, row, 0], start, states[row])
+            cache.advance([ids.shape[1]] * len(ids))
+            return states
         for slot in np.unique(cache.slots):
             rows = np.flatnonzero(cache.slots == slot)
-            places, keys = cache.places[rows], cache.cache.keys[0, cache.tables[slot, 0], 0]
-            if not places[0]:
-                keys[0, 0], keys[0, 1] = int(ids[0, rows[-1]]), len(rows)
-            number, prompt = (int(value) for value in keys[0])
-            said = int(places[-1]) + 1 - prompt
-            script = self.scripts[number]
-            states[0, rows[-1], script[said] if said < len(script) else 0] = 1
+            keys = cache.cache.keys[0, cache.tables[slot, 0], 0]
+            said = torch.zeros(len(rows), self.shape.vocab)
+            self._say(ids[0, rows], keys, int(cache.places[rows[0]]), said)
+            states[0, rows] = said
         return states
+
+    def _say(self, ids: Tensor, keys: Tensor, start: int, states: Tensor) -> None:
+        if not start:
+            keys[0, 0], keys[0, 1] = int(ids[-1]), len(ids)
+        number, prompt = (int(value) for value in keys[0])
+        script = self.scripts[number]
+        for row in range(len(ids)):
+            said = start + row + 1 - prompt
+            states[row, script[said] if 0 <= said < len(script) else 0] = 1
+
+    def forward(self, ids: Tensor, *, cache: PagedTokens | KeyValueCache) -> Tensor:
+        return self.hidden(ids, cache=cache) @ self._head
 
 
 @cache
