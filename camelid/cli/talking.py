@@ -109,6 +109,11 @@ def load_tokenizer(path: Path) -> Tokenizer:
 @click.command(cls=Command)
 @click.argument("model", metavar="MODEL", required=False)
 @click.option("--prompt", metavar="TEXT", help="What to answer or continue; - reads it from standard input.")
+@click.option("--file", "source", metavar="JSONL", help='Many prompts: {"prompt"} or {"messages"} on each line.')
+@click.option("--out", metavar="JSONL", help="With --file: where the answers go; a run that was stopped goes on.")
+@click.option("--rows", metavar="N", help="With --file: so many answers at once (default: 64).")
+@click.option("--truncate", is_flag=True, help="With --file: cut the beginning of prompts that are too long.")
+@click.option("--skip-bad", is_flag=True, help="With --file: answer rows that are wrong with their error.")
 @click.option("--input", "context", metavar="TEXT", help="Further context, where the template has a place for it.")
 @click.option("--system", metavar="TEXT", help="A system message, where the template has a place for it.")
 @click.option("--raw", is_flag=True, help="No template: BOS and the text, as the base model was trained.")
@@ -121,15 +126,20 @@ def load_tokenizer(path: Path) -> Tokenizer:
 @json_option
 @click.pass_obj
 def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
-    """Continue or answer one prompt with MODEL, a folder, a GGUF file or a grown member.
+    """Continue or answer one prompt, or a file of them, with MODEL, a folder, a GGUF file or a grown member.
+
+    A line of --file may carry an id and any setting beside its prompt: max_tokens, temperature, seed, n, ...
 
     With --json one object is printed: prompt_ids, token_ids, text, logprobs (natural log, one per generated token),
     finish_reason, and prompt_logprobs where asked for.
     """
     folder = asked.model(options["model"], asked.store(options["store"]))
     settings = sampling(asked, options)
-    if options["prompt"] is None:
-        asked.problems.add("--prompt", "is missing", "write --prompt TEXT, or --prompt - to read it")
+    source = asked.file("--file", options["source"])
+    together = asked.whole("--rows", options["rows"], 64)
+    if options["prompt"] is None and source is None:
+        asked.problems.add("--prompt", "is missing", "write --prompt TEXT, --prompt - to read it, or --file JSONL")
+    check_batch(asked, options, as_json)
     if any(not text for text in options["stop"]):
         asked.problems.add("--stop", "is empty", "leave it out")
     if options["raw"] and (options["system"] or options["context"]):
@@ -139,6 +149,9 @@ def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
     wished = engine(asked, options)
     asked.settle()
+    if source is not None:
+        batch(opened(folder, machine, options["dtype"], wished), source, settings, options, together)
+        return
     text = read_input("--prompt") if options["prompt"] == "-" else options["prompt"]
     loaded = opened(folder, machine, options["dtype"], wished)
     from camelid.dialogue.message import Message
@@ -153,6 +166,66 @@ def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
             click.echo(event.text, nl=False)
         if isinstance(event, End):
             click.echo(json.dumps(event.completion.data()) if as_json else "")
+
+
+def check_batch(asked: Asked, options: dict[str, Any], as_json: bool) -> None:
+    """Collects what does not go with --file, and what goes with it only."""
+    given = {"--out": options["out"], "--rows": options["rows"]}
+    flags = {"--truncate": options["truncate"], "--skip-bad": options["skip_bad"]}
+    if options["source"] is None:
+        for name, value in (given | flags).items():
+            if value:
+                asked.problems.add(name, "goes with --file", "name a file of prompts, or leave it out")
+        return
+    if options["out"] is None:
+        asked.problems.add("--out", "is missing", "name the file for the answers")
+    alone = {"--prompt": options["prompt"], "--input": options["context"], "--system": options["system"]}
+    alone |= {"--raw": options["raw"], "--stop": options["stop"], "--prompt-logprobs": options["prompt_logprobs"]}
+    for name, value in alone.items():
+        if value:
+            asked.problems.add(name, "goes with one prompt", "leave it out, and say it in the rows of the file")
+    if as_json:
+        asked.problems.add("--json", "goes with one prompt", "the answers' file is JSON already")
+
+
+def batch(
+    loaded: Loaded, source: Path, settings: dict[str, Any], options: dict[str, Any], together: int | None
+) -> None:
+    """Answer a file of prompts, telling how it goes, and at its end how fast it went. Raises CamelidError at the end
+    if rows failed."""
+    import time
+
+    from camelid.errors import CamelidError
+    from camelid.generate.offline import Outcome, answer_file
+    from camelid.generate.settings import Settings
+    from camelid.journal import Narrator, clock
+
+    narrator, began = Narrator(), time.monotonic()
+    with open(source, "rb") as file:
+        lines = sum(1 for line in file if line.strip())
+    with narrator.progress(source.name, lines, "rows") as shown:
+
+        def report(outcome: Outcome) -> None:
+            tally, seconds = outcome.tally, time.monotonic() - began
+            assert tally is not None
+            speed = f"{tally.drawn / seconds:,.0f} tokens/s" if seconds > 0 else ""
+            shown(outcome.before + outcome.answered, speed)
+
+        done = answer_file(
+            loaded, source, Path(options["out"]), Settings(**settings),
+            rows=together or 64, truncate=options["truncate"], skip_bad=options["skip_bad"], report=report,
+        )  # fmt: skip
+    seconds, tally = time.monotonic() - began, done.tally
+    assert tally is not None
+    words = [f"{done.answered:,} rows answered" + (f" ({done.before:,} were before)" if done.before else "")]
+    words += [f"{tally.read:,} tokens read, {tally.reused:,} found again, {tally.drawn:,} written"]
+    words += [f"{clock(seconds)}: {tally.drawn / seconds:,.0f} tokens/s written"] if tally.drawn else []
+    words += [f"{done.truncated:,} prompts cut"] if done.truncated else []
+    narrator.say("; ".join(words))
+    if done.failed:
+        raise CamelidError(
+            f"{options['out']}: {done.failed:,} of {done.rows:,} rows have an error instead of an answer"
+        )
 
 
 @click.command(cls=Command)
