@@ -144,7 +144,7 @@ def check_extremes(library: ctypes.CDLL, seed: int) -> None:
     ints[0], ints[1, 0] = -128, 127
     blocks = plain.blocks(scales, ints, "q8_0")
     data, panel_scales = np.zeros(3 * 512, np.uint8), np.zeros(3 * PANEL, np.uint16)
-    library.camelid_panels(blocks.ctypes.data, 0, 2, 96, 2, data.ctypes.data, panel_scales.ctypes.data)
+    library.camelid_panels(blocks.ctypes.data, 0, 2, 96, 2, data.ctypes.data, panel_scales.ctypes.data, 2)
     matrix = MatrixStruct(2, 2, 96, data.ctypes.data, panel_scales.ctypes.data)
     x = draw.choice([-1.0, 1.0], (1, 96)).astype(np.float32)
     y = np.zeros((1, 2), np.float32)
@@ -222,16 +222,16 @@ def check_picks(library: ctypes.CDLL, seed: int) -> None:
     logits = unaligned((draw.integers(-40, 40, (rows, vocab)) * 0.5).astype(np.float32))
     ids, logprobs = np.zeros(rows, np.int64), np.zeros(rows, np.float32)
     places = (ids.ctypes.data, logprobs.ctypes.data)
-    assert library.camelid_pick(logits.ctypes.data, rows, vocab, 0, *places) == -1
+    assert library.camelid_pick(logits.ctypes.data, rows, vocab, 0, *places, 1 + seed % 3) == -1
     assert (ids == logits.argmax(-1)).all()
     exact = logits.astype(np.float64)
     exact -= np.log(np.exp(exact - exact.max(-1, keepdims=True)).sum(-1, keepdims=True)) + exact.max(-1, keepdims=True)
     assert np.abs(logprobs - exact.max(-1)).max() < 2e-6
     ids[:] = draw.integers(0, vocab, rows)
-    library.camelid_pick(logits.ctypes.data, rows, vocab, 1, *places)
+    library.camelid_pick(logits.ctypes.data, rows, vocab, 1, *places, 1)
     assert np.abs(logprobs - exact[np.arange(rows), ids]).max() < 4e-6
     logits[rows - 1, int(draw.integers(vocab))] = [np.nan, np.inf, -np.inf][seed % 3]
-    assert library.camelid_pick(logits.ctypes.data, rows, vocab, 0, *places) == rows - 1
+    assert library.camelid_pick(logits.ctypes.data, rows, vocab, 0, *places, 1 + seed % 3) == rows - 1
 
 
 def check_step(library: ctypes.CDLL, seed: int) -> None:
