@@ -219,7 +219,7 @@ def batch(
     words = [f"{done.answered:,} rows answered" + (f" ({done.before:,} were before)" if done.before else "")]
     words += [f"{tally.read:,} tokens read, {tally.reused:,} found again, {tally.drawn:,} written"]
     words += [f"{clock(seconds)}: {tally.drawn / seconds:,.0f} tokens/s written"] if tally.drawn else []
-    words += [f"{done.truncated:,} prompts cut"] if done.truncated else []
+    words += [f"prompts cut: {done.truncated:,}"] if done.truncated else []
     narrator.say("; ".join(words))
     if done.failed:
         raise CamelidError(
