@@ -16,6 +16,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from operator import attrgetter
 from threading import RLock
 
@@ -295,9 +296,9 @@ class Engine:
             self._tile = tile(self.model)
         ids = np.array([id for share in plan for id in share.ids], np.int64)
         new = self._tokens(plan)
-        ends = np.cumsum([share.count for share in plan])
+        ends = list(accumulate(share.count for share in plan))
         whole = [row for row, share in enumerate(plan) if share.count == share.request.left]
-        want = (ends[whole] - 1).astype(np.int32)
+        want = np.array([ends[row] - 1 for row in whole], np.int32)
         notes = any(self._notes(share.request) for share in plan)
         states, logits = read(self.model, ids, new, want, rows=self._tile, states=notes)
         self.tally.steps += 1
@@ -337,11 +338,13 @@ class Engine:
         for share in plan:
             self._table(share.request)
         counts = [share.count for share in plan]
-        slots = np.repeat(np.array([share.request.slot for share in plan], np.int32), counts)
-        held = [share.request.held for share in plan]
-        places = np.concatenate(
-            [np.arange(start, start + count, dtype=np.int32) for start, count in zip(held, counts, strict=True)]
-        )
+        slots = np.array([share.request.slot for share in plan], np.int32)
+        places = np.array([share.request.held for share in plan], np.int32)
+        if sum(counts) > len(plan):
+            slots = np.repeat(slots, counts)
+            places = np.concatenate(
+                [np.arange(start, start + count, dtype=np.int32) for start, count in zip(places, counts, strict=True)]
+            )
         rooms = None
         if self.model.rope.follows_length:
             rooms = np.repeat(np.array([share.request.room for share in plan], np.int64), counts)

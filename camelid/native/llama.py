@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from ctypes import addressof, c_int32, c_int64
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -229,9 +230,9 @@ class NativeLlama:
         assert cache.keys.dtype == torch.float32 and new.real is None
         batch = BatchStruct(
             *(tokens, cache.pages, cache.page, len(want), 1),
-            *(part.ctypes.data for part in (ids, new.slots, new.places, turns, want)),
+            *(_address(part) for part in (ids, new.slots, new.places, turns, want)),
             *(part.data_ptr() for part in (rotations[0], rotations[1], cache.keys, cache.values, states, found)),
-            new.tables.ctypes.data,
+            _address(new.tables),
             new.tables.shape[1],
             int(new.places.max()) + 1,
         )
@@ -281,6 +282,12 @@ class NativeLlama:
     def _done(self, error: int) -> None:
         if error:
             raise CamelidError("native kernels: no memory for the numbers of one call; close other programs")
+
+
+def _address(array: NDArray[Any]) -> int:
+    """Where an array's numbers begin; a third of the time of `array.ctypes.data`."""
+    found: int = array.__array_interface__["data"][0]
+    return found
 
 
 def refusal(model: Llama) -> str | None:
