@@ -8,6 +8,7 @@ two of them are as close as that.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 
 from camelid.errors import Problem, UsageError
 from camelid.generate.answer import Completion
@@ -86,7 +87,7 @@ def complete_all(
         for prompt, own, begin in zip(prompts, each, begins, strict=True)
     ]
     index = {request: number for number, request in enumerate(requests)}
-    for request in (*(one for one in requests if one.state == "ended"), *engine.run()):
+    for request in chain([one for one in requests if one.state == "ended"], engine.run()):
         completion = request.result()
         if finished:
             finished(index[request], completion)

@@ -73,9 +73,12 @@ class Share:
 class Engine:
     """Requests for one model. Nothing runs by itself: `step`, `run`, or listening to a request's events does.
 
+    Pages outlive their requests, so the model's weights are not to change while an engine is in use.
+
     rows    requests that run together
     chunk   ids read in one step, of all requests together
-    bytes   of keys and values, kept ones included; more only where one request alone needs it
+    bytes   of keys and values, kept ones included; more where one request alone needs it, and for the moment in which
+            the room grows, which copies it
     exact   whether company may change no bit; by default on a CPU. Through the kernels it never does
     """
 
@@ -310,9 +313,10 @@ class Engine:
             self._file(share.request)
         answering = [plan[row].request for row in whole if plan[row].request.answer.finish_reason is None]
         rows = [at for at, row in enumerate(whole) if plan[row].request.answer.finish_reason is None]
-        for request, each in zip(
-            answering, drawn(self.model, [request.sampler for request in answering], logits[rows]), strict=True
-        ):
+        if len(rows) < len(logits):
+            logits = logits[rows]
+        samplers = [request.sampler for request in answering]
+        for request, each in zip(answering, drawn(self.model, samplers, logits), strict=True):
             if isinstance(each, CamelidError):
                 self._fail(request, each)
             else:
@@ -330,8 +334,9 @@ class Engine:
                 self.release(request)
 
     def _fail(self, request: Request, error: BaseException) -> None:
-        request.error = error
-        self.release(request)
+        if request.state != "ended":
+            request.error = error
+            self.release(request)
 
     def _tokens(self, plan: list[Share]) -> PagedTokens:
         """Where the tokens of a step stand."""

@@ -12,7 +12,7 @@ import torch
 from camelid.errors import CamelidError, UsageError
 from camelid.generate import forward
 from camelid.generate.answer import Completion
-from camelid.generate.decode import complete
+from camelid.generate.decode import complete, complete_all
 from camelid.generate.engine import Engine
 from camelid.generate.events import End, Token
 from camelid.generate.request import Request
@@ -287,6 +287,15 @@ def test_a_request_larger_than_the_cache_gets_what_it_needs() -> None:
         engine.submit([3] * 97)
     with pytest.raises(UsageError, match="0 ids a step"):
         Engine(model, chunk=0)
+
+
+def test_each_answer_is_told_as_soon_as_it_is_there() -> None:
+    model, told = grown("pytorch"), []
+    engines: list[int] = []
+    model.model.norm.register_forward_hook(lambda *_: engines.append(1))  # type: ignore[union-attr]
+    each = [Settings(max_tokens=tokens) for tokens in (30, 2, 0, 10)]
+    complete_all(model, [[1], [2], [3], [4]], each, finished=lambda index, _: told.append((index, len(engines))))
+    assert [index for index, _ in told] == [2, 1, 3, 0] and len({calls for _, calls in told}) == 4
 
 
 def test_threads_share_one_engine() -> None:
