@@ -16,8 +16,10 @@ cannot be guessed.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Protocol
 
 import torch
@@ -56,6 +58,7 @@ RUN, LONGEST = (
 )  # ours: ids that must have come before for what followed them to be a guess; more are not told apart
 WEIGHT = 0.1  # ours: of a new observation of how often guesses are right
 UNSEEN = 0.3  # ours: how often a kind of guess is taken to be right before any was seen
+KEPT = 5  # ours: passes of each size that are remembered
 MARGIN = 1.1  # ours: what guesses must promise over none, for passes are never measured exactly
 REST = 32  # ours: ids until a draft that was given up is tried again; twice as many each time, up to 512
 
@@ -216,7 +219,7 @@ class Odds:
     """How often guesses are right, by their kind, and how long passes of n rows take: from these, how many pay."""
 
     right: dict[int, float] = field(default_factory=dict)
-    seconds: dict[int, float] = field(default_factory=dict)
+    seconds: dict[int, deque[float]] = field(default_factory=dict)  # of the last passes of so many rows
     _passes: tuple[float, ...] = ()  # seconds of a pass for each of LENGTHS; () when they are to be worked out anew
     _taken: int = 0
     _best: dict[int, tuple[float, float, int]] = field(default_factory=dict)  # by kind: chance, cost, and the answer
@@ -224,20 +227,25 @@ class Odds:
     def saw(self, kind: int, right: int, wrong: int) -> None:
         """So many guesses were right, and so many wrong."""
         for outcome in (*[1.0] * right, *[0.0] * wrong):
-            before = self.right.get(kind, UNSEEN)
+            before = self.chance(kind)
             self.right[kind] = before + WEIGHT * (outcome - before)
 
+    def chance(self, kind: int) -> float:
+        """How often a guess of this kind is right; one never seen as often as the kind below, which rests on less."""
+        known = self.right.get(kind)
+        return known if known is not None else max(UNSEEN, self.right.get(kind - 1, UNSEEN))
+
     def took(self, rows: int, seconds: float) -> None:
-        """A pass of `rows` rows took so long; what is much longer than before was somebody else's doing."""
-        before = self.seconds.get(rows, seconds)
+        """A pass of `rows` rows took so long."""
+        last = self.seconds.setdefault(rows, deque(maxlen=KEPT))
+        last.append(seconds)
         self._taken += 1
-        if rows not in self.seconds or self._taken % 16 == 0:
+        if len(last) < KEPT or self._taken % 16 == 0:
             self._passes, self._best = (), {}
-        self.seconds[rows] = before + 0.2 * (min(seconds, 2 * before) - before)
 
     def best(self, kind: int, cost: float) -> int:
         """How many guesses give the most ids per second."""
-        chance = min(self.right.get(kind, UNSEEN), 0.99)
+        chance = min(self.chance(kind), 0.99)
         known = self._best.get(kind)
         if known is not None and abs(known[0] - chance) < 0.02 and abs(known[1] - cost) <= 0.1 * cost:
             return known[2]
@@ -251,18 +259,24 @@ class Odds:
         return found
 
     def _pass(self, rows: int) -> float:
-        """Seconds of a pass: as measured, else between or beyond the nearest that were."""
-        if rows in self.seconds:
-            return self.seconds[rows]
-        below = [n for n in self.seconds if n < rows]
-        above = [n for n in self.seconds if n > rows]
+        """Seconds of a pass of so many rows: the median of the last; before there are many, what others promise if less.
+
+        So a size whose first passes were slow (others were at work, or the kernels tried numbers of threads) is tried
+        again while it may pay.
+        """
+        if len(self.seconds.get(rows, ())) == KEPT:
+            return float(median(self.seconds[rows]))
+        known = {size: median(last) for size, last in self.seconds.items() if len(last) == KEPT or size == 1}
+        below, above = [n for n in known if n < rows], [n for n in known if n > rows]
+        promised = 1.0
         if below and above:
             low, high = max(below), min(above)
-            share = (rows - low) / (high - low)
-            return self.seconds[low] + share * (self.seconds[high] - self.seconds[low])
-        if below:  # ours: a twentieth more for each further row, until it is measured
-            return self.seconds[max(below)] * (1 + (rows - max(below)) / 20)
-        return self.seconds[min(above)] if above else 1.0
+            promised = known[low] + (rows - low) / (high - low) * (known[high] - known[low])
+        elif below:  # ours: a twentieth more for each further row, until it is measured
+            promised = known[max(below)] * (1 + (rows - max(below)) / 20)
+        elif above:
+            promised = known[min(above)]
+        return min([promised, *self.seconds.get(rows, ())])
 
 
 # --- decoding -------------------------------------------------------------------------------------------------------

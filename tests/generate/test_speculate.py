@@ -161,7 +161,8 @@ def test_a_lookup_guesses_what_followed_the_last_ids_before_and_goes_round_in_lo
 def test_odds_guess_more_the_more_often_guesses_are_right_and_nothing_that_does_not_pay() -> None:
     odds = Odds()
     for rows in range(1, 20):
-        odds.took(rows, 1.0 + 0.05 * (rows - 1))
+        for _ in range(5):
+            odds.took(rows, 1.0 + 0.05 * (rows - 1))
     lengths = []
     for right in (0.0, 0.2, 0.5, 0.8, 0.95):
         odds.right[0] = right
