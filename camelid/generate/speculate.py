@@ -266,7 +266,9 @@ class Odds:
         """
         if len(self.seconds.get(rows, ())) == KEPT:
             return float(median(self.seconds[rows]))
-        known = {size: median(last) for size, last in self.seconds.items() if len(last) == KEPT or size == 1}
+        known: dict[int, float] = {
+            size: median(last) for size, last in self.seconds.items() if len(last) == KEPT or size == 1
+        }
         below, above = [n for n in known if n < rows], [n for n in known if n > rows]
         promised = 1.0
         if below and above:
