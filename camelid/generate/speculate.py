@@ -278,7 +278,7 @@ class Odds:
             promised = known[max(below)] * (1 + (rows - max(below)) / 20)
         elif above:
             promised = known[min(above)]
-        return min([promised, *self.seconds.get(rows, ())])
+        return float(min([promised, *self.seconds.get(rows, ())]))
 
 
 # --- decoding -------------------------------------------------------------------------------------------------------
