@@ -36,7 +36,7 @@ def jinja(template: Template, tokenizer: Tokenizer, *, masks: bool = False) -> s
     lines += _refusals(template)
     lines += ["{%- if message['role'] == 'user' -%}", *_user(template, names)]
     lines += [*_tools(template, names, masks), "{%- else -%}"]
-    lines += [_said(template.cue, names), *_reply(template, names, masks), "{%- endif -%}", "{%- endfor -%}"]
+    lines += [*_announced(template, names), *_reply(template, names, masks), "{%- endif -%}", "{%- endfor -%}"]
     if template.cue:
         lines += ["{%- if add_generation_prompt -%}", _said(template.cue, names), "{%- endif -%}"]
     return "\n".join(line for line in lines if line)
@@ -107,6 +107,16 @@ def _tools(template: Template, names: Mapping[str, str], masks: bool) -> list[st
     if template.tools:
         lines += ["{%- elif message['role'] == 'tools' -%}", _said(template.tools, names)]
     return lines
+
+
+def _announced(template: Template, names: Mapping[str, str]) -> list[str]:
+    if not template.marks:
+        return [_said(template.cue, names)]
+    lines, word = [], "if"
+    for mark, cue in template.marks:
+        lines += [f"{{%- {word} message['mark'] == {_quoted(mark)} -%}}", _said(cue, names)]
+        word = "elif"
+    return [*lines, "{%- else -%}", _said(template.cue, names), "{%- endif -%}"]
 
 
 def _reply(template: Template, names: Mapping[str, str], masks: bool) -> list[str]:

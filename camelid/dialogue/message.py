@@ -14,8 +14,12 @@ class Message:
 
     Three roles are those of templates with tools (dialogue/tools.py): "tools" offers functions, "call" is a turn of the
     assistant that calls one, and "ipython" (Llama 3.1's name) is what the tool answered.
+
+    `mark` says of what kind an assistant's reply is, for templates that announce kinds in words of their own
+    (`Template.marks`): Koala's "poor" replies follow "An Unhelpful Answer:".
     """
 
     role: Role
     content: str
     input: str = ""
+    mark: str = ""
