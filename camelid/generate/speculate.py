@@ -60,7 +60,8 @@ WEIGHT = 0.1  # ours: of a new observation of how often guesses are right
 UNSEEN = 0.3  # ours: how often a kind of guess is taken to be right before any was seen
 KEPT = 5  # ours: passes of each size that are remembered
 MARGIN = 1.1  # ours: what guesses must promise over none, for passes are never measured exactly
-REST = 32  # ours: ids until a draft that was given up is tried again; twice as many each time, up to 512
+REST, LONGEST_REST = 128, 1024  # ours: ids until a draft that was given up is tried again; twice as many each time
+PLAIN = 32  # ours: of so many passes with a draft's guesses, one is made without, to know what that takes
 
 
 @dataclass
@@ -173,8 +174,8 @@ class Draft:
         most = min(most, self._limit - len(self._ids))
         if self._unknown or most <= 0:
             return []
-        start = time.perf_counter()
-        fresh = self._fresh()
+        fresh, start = self._fresh(), time.perf_counter()
+        behind = catching = len(fresh) > 2
         guesses: list[int] = []
         for _ in range(most):
             (drawn,) = pick(self._model, [self._sampler], rows(self._model, self._cache, fresh, self._training)[-1:])
@@ -183,10 +184,14 @@ class Draft:
                 break
             self._sampler.take(drawn.id)
             fresh = [drawn.id]
+            if catching:  # having read what came meanwhile is not what a guess costs
+                start, catching = time.perf_counter(), False
         self._sampler.undo(self._sampler.position - len(self._ids))
         self._held, self._guessed = len(self._ids), guesses
-        seconds = (time.perf_counter() - start) / len(guesses)
-        self.cost = self.cost + 0.2 * (seconds - self.cost) if self.cost else seconds
+        steps = len(guesses) - behind
+        if steps > 0:
+            seconds = (time.perf_counter() - start) / steps
+            self.cost = self.cost + 0.2 * (seconds - self.cost) if self.cost else seconds
         return guesses
 
     def _fresh(self) -> list[int]:
@@ -242,6 +247,10 @@ class Odds:
         self._taken += 1
         if len(last) < KEPT or self._taken % 16 == 0:
             self._passes, self._best = (), {}
+
+    def plain_is_unknown(self, every: int) -> bool:
+        """Whether a pass without guesses was hardly ever timed, or `every` passes ago."""
+        return len(self.seconds.get(1, ())) < 2 or self._taken % every == 0
 
     def best(self, kind: int, cost: float) -> int:
         """How many guesses give the most ids per second."""
@@ -379,12 +388,14 @@ class _Turn:
             self.silent = self.guesser.guess(1)
             if not self.silent:
                 return []
+        elif self.odds.plain_is_unknown(PLAIN):
+            return []
         wanted = min(most, self.odds.best(self.guesser.kind, self.guesser.cost))
         if wanted <= 0:
             self.idle += 1
             if free or most <= 0 or self.idle < self.rest:
                 return []
-            self.rest, wanted = min(2 * self.rest, 512), min(most, 1)
+            self.rest, wanted = min(2 * self.rest, LONGEST_REST), min(most, 1)
         elif self.idle:
             self.rest = REST
         self.idle, self.silent = 0, []
