@@ -18,6 +18,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from statistics import median
 from typing import Protocol
@@ -25,7 +26,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from camelid.errors import ProblemList
+from camelid.errors import CamelidError, ProblemList
 from camelid.generate.answer import Answer
 from camelid.generate.decode import (
     CHUNK,
@@ -81,8 +82,8 @@ class Guesser(Protocol):
     cost: float  # seconds for one guess, as measured of late
     kind: int  # what the present guess rests on: guesses of a kind are right equally often
 
-    def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int) -> None:
-        """A new text; the answer has at most `room` ids."""
+    def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int, starts: bool) -> None:
+        """A new text; the answer has at most `room` ids, and `starts` as Answer says."""
         ...
 
     def said(self, id: int) -> None:
@@ -114,7 +115,7 @@ class Lookup:
         self._next: dict[tuple[int, ...], int] = {}  # where the latest of each run was followed
         self._place: int | None = None
 
-    def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int) -> None:
+    def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int, starts: bool) -> None:
         self._ids, self._next, self._place = [], {}, None
         for id in prompt_ids:
             self.said(id)
@@ -142,7 +143,10 @@ class Lookup:
 
 
 class Draft:
-    """Guesses what a smaller member of the family would say to the same request, drawn with the same numbers."""
+    """Guesses what a smaller member of the family would say to the same request, drawn with the same numbers.
+
+    It gives up a text with ids that it lacks, or where it fails itself.
+    """
 
     free = False
     kind = 0
@@ -152,28 +156,35 @@ class Draft:
         self.cost = 0.0
         self._training = training(model)
 
-    def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int) -> None:
+    def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int, starts: bool) -> None:
         model, vocab = self._model, self._model.shape.vocab
         biases = tuple(bias for bias in settings.logit_bias if bias[0] < vocab)
         own = replace(settings, logit_bias=biases, top_logprobs=0, prompt_logprobs=False)
         self._ids = list(prompt_ids)
-        self._unknown = any(id >= vocab for id in prompt_ids)
+        self._lost = any(id >= vocab for id in prompt_ids)
         self._limit = min(reach(model.shape), len(prompt_ids) + room)
         self._cache = Cache(model.shape, 1, self._limit, model.dtype, model.device)
-        self._sampler = Sampler(own, prompt_ids, vocab, self._tokenizer)
+        self._sampler = Sampler(own, prompt_ids, vocab, self._tokenizer, starts=starts)
         self._held = 0  # ids of the text that the cache holds for certain; behind them it holds guesses
         self._guessed: list[int] = []
 
     def said(self, id: int) -> None:
         self._ids.append(id)
-        self._unknown = self._unknown or id >= self._model.shape.vocab
-        if not self._unknown:
+        self._lost = self._lost or id >= self._model.shape.vocab
+        if not self._lost:
             self._sampler.take(id)
 
     def guess(self, most: int) -> list[int]:
         most = min(most, self._limit - len(self._ids))
-        if self._unknown or most <= 0:
+        if self._lost or most <= 0:
             return []
+        try:
+            return self._drawn(most)
+        except CamelidError:  # what the draft cannot say takes speed from the answer, and nothing else
+            self._lost = True
+            return []
+
+    def _drawn(self, most: int) -> list[int]:
         fresh, start = self._fresh(), time.perf_counter()
         behind = catching = len(fresh) > 2
         guesses: list[int] = []
@@ -330,9 +341,8 @@ def _stream(
     assert cache is not None
     (sampler,) = batch._samplers
     if answer.finish_reason is None:
-        guesser.begin(
-            answer.prompt_ids, settings, min(settings.max_tokens, reach(model.shape) - len(answer.prompt_ids))
-        )
+        left = min(settings.max_tokens, reach(model.shape) - len(answer.prompt_ids))
+        guesser.begin(answer.prompt_ids, settings, left, answer.starts)
     turn = _Turn(guesser)
     guesses: list[int] = []
     while answer.finish_reason is None:
@@ -361,9 +371,12 @@ def _stream(
 def _agreed(model: Model, sampler: Sampler, logits: Tensor, guesses: Sequence[int]) -> list[Drawn]:
     """The ids drawn row by row, up to and with the first that is not the guess for its place; they are taken."""
     found: list[Drawn] = []
-    every = pick(model, [sampler] * len(logits), logits) if sampler.plain else None
+    every: list[Drawn] = []
+    if sampler.plain and len(logits) > 1:
+        with suppress(CamelidError):  # a row after a wrong guess may be of no use; whether it counts is seen below
+            every = pick(model, [sampler] * len(logits), logits)
     for place in range(len(logits)):
-        drawn = every[place] if every is not None else sampler.draw(logits[place])
+        drawn = every[place] if every else pick(model, [sampler], logits[place : place + 1])[0]
         found.append(drawn)
         sampler.take(drawn.id)
         if drawn.id in sampler.settings.stop_ids or (place < len(guesses) and drawn.id != guesses[place]):
