@@ -57,8 +57,9 @@ RUN, LONGEST = (
     3,
     8,
 )  # ours: ids that must have come before for what followed them to be a guess; more are not told apart
-WEIGHT = 0.1  # ours: of a new observation of how often guesses are right
-UNSEEN = 0.3  # ours: how often a kind of guess is taken to be right before any was seen
+WEIGHT = 0.15  # ours: of a new observation of how often guesses are right
+UNSEEN, HOPED = 0.1, 0.6  # ours: how often guesses are taken to be right before any was seen: those that can be watched
+# without being used, and those that cannot
 KEPT = 5  # ours: passes of each size that are remembered
 MARGIN = 1.1  # ours: what guesses must promise over none, for passes are never measured exactly
 REST, LONGEST_REST = 128, 1024  # ours: ids until a draft that was given up is tried again; twice as many each time
@@ -234,6 +235,7 @@ def check_draft(target: Tokenizer, draft: Tokenizer) -> None:
 class Odds:
     """How often guesses are right, by their kind, and how long passes of n rows take: from these, how many pay."""
 
+    unseen: float = HOPED
     right: dict[int, float] = field(default_factory=dict)
     seconds: dict[int, deque[float]] = field(default_factory=dict)  # of the last passes of so many rows
     _passes: tuple[float, ...] = ()  # seconds of a pass for each of LENGTHS; () when they are to be worked out anew
@@ -249,7 +251,7 @@ class Odds:
     def chance(self, kind: int) -> float:
         """How often a guess of this kind is right; one never seen as often as the kind below, which rests on less."""
         known = self.right.get(kind)
-        return known if known is not None else max(UNSEEN, self.right.get(kind - 1, UNSEEN))
+        return known if known is not None else max(self.unseen, self.right.get(kind - 1, self.unseen))
 
     def took(self, rows: int, seconds: float) -> None:
         """A pass of `rows` rows took so long."""
@@ -343,7 +345,7 @@ def _stream(
     if answer.finish_reason is None:
         left = min(settings.max_tokens, reach(model.shape) - len(answer.prompt_ids))
         guesser.begin(answer.prompt_ids, settings, left, answer.starts)
-    turn = _Turn(guesser)
+    turn = _Turn(guesser, Odds(UNSEEN if guesser.free else HOPED))
     guesses: list[int] = []
     while answer.finish_reason is None:
         drawn = _agreed(model, sampler, logits, guesses)
@@ -389,7 +391,7 @@ class _Turn:
     """Decides before each pass how much is guessed, and learns after it what that was worth."""
 
     guesser: Guesser
-    odds: Odds = field(default_factory=Odds)
+    odds: Odds
     idle: int = 0  # passes since a guess was last wanted
     rest: int = REST
     silent: list[int] = field(default_factory=list)  # a guess that was not read, to see whether it was right
