@@ -227,11 +227,17 @@ class Trees:
 
 @dataclass(frozen=True)
 class Released:
-    """A published set of records that is not part of this package: supply it with --data."""
+    """A published set of records that is not part of this package: supply it with --data. How many there are is None
+    where that was not published."""
 
     name: str
-    rows: int
+    rows: int | None
     licence: str
+
+    @property
+    def amount(self) -> str:
+        """How many records there are, in words."""
+        return "records, nobody says how many," if self.rows is None else f"{self.rows:,} records"
 
 
 @dataclass(frozen=True)

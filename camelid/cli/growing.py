@@ -190,7 +190,7 @@ def missing(recipe: Recipe, asked: Asked) -> None:
             if isinstance(each, SelfInstruct):
                 found, remedy = f"records: its teacher {each.teacher} is retired", "name a file with --data"
             elif isinstance(each, Released):
-                found, remedy = f"{each.rows:,} records of {each.name}", "name a file with --data"
+                found, remedy = f"{each.amount} of {each.name}", "name a file with --data"
                 found += ", which is not part of this package"
             elif isinstance(each, Mixture):
                 found, remedy = (
