@@ -12,21 +12,28 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Literal, TypeVar, cast
 
 from camelid.durable import json_bytes, replace_file
 from camelid.errors import Problem, UsageError, did_you_mean
-from camelid.evaluate.claim import Arm, ClaimCard, card, verdict
+from camelid.evaluate.claim import Arm, Better, ClaimCard, card, verdict
 from camelid.journal import Narrator
 from camelid.machine import Machine, describe
 from camelid.recipe import (
+    Blend,
     DeskConversations,
+    DeskInstructions,
+    DeskLines,
     DeskRecords,
+    DeskSums,
     DeskTaught,
+    DeskText,
     Finetune,
     Pretrain,
     Recipe,
     Sequences,
+    Shares,
     Size,
     Steps,
     Tokens,
@@ -40,6 +47,8 @@ from camelid.scoring import desk_score
 from camelid.store import Store
 
 T = TypeVar("T")
+FRESH = 10_000  # ours: a seed of documents that no recipe reads
+HELD_OUT_BYTES = 20_000  # ours: of each text
 HELD_OUT_CONVERSATIONS = 60  # ours: 120 later turns, as many as half the held-out instructions
 
 
@@ -55,6 +64,8 @@ class Experiment:
     controls: tuple[str, ...]
     at_least: float | None
     arms: Callable[[Size, int, Tools], tuple[float, ...]]
+    better: Better = "higher"
+    untestable: str = ""  # why no experiment of this size could refute the claim; `arms` is then never asked
 
 
 @dataclass(frozen=True)
@@ -75,6 +86,39 @@ class Tools:
         last = cast(Finetune, prompt_of.last)
         data = next(each for each in portions(last.data) if isinstance(each, DeskRecords))
         return desk_score(self.grown(recipe), last.prompt, data, self.machine).overall.share
+
+    def right(self, recipe: Recipe, prompt_of: Recipe, data: DeskRecords) -> float:
+        """Share of what is held out of `data` answered rightly, asked in the template of `prompt_of`."""
+        prompt = cast(Finetune, prompt_of.last).prompt
+        return desk_score(self.grown(recipe), prompt, data, self.machine).overall.share
+
+    def bits(self, recipe: Recipe, texts: Sequence[DeskText]) -> float:
+        """Bits per byte of fresh documents of each of these texts, their mean: each text counts alike."""
+        from camelid import desk
+        from camelid.evaluate.likelihood import texts as likelihoods
+        from camelid.evaluate.likelihood import total
+        from camelid.generate.loaded import load
+
+        loaded = load(self.grown(recipe), device=self.machine.device)
+        found = []
+        for text in texts:
+            world = desk.world(text.world, text.seed)
+            told = [
+                document.text
+                for source in desk.sources(world, text.told).values()
+                for document in source.documents(bytes=int(HELD_OUT_BYTES * source.weight / 100), seed=FRESH)
+            ]
+            found.append(total(likelihoods(loaded, told)).bits_per_byte)
+        return fmean(found)
+
+    def density(self, recipe: Recipe, text: DeskText) -> float:
+        """Characters of a text that an id of the model's vocabulary stands for."""
+        from camelid import desk, tokenizers
+
+        tokenizer = tokenizers.load(self.grown(recipe))
+        sources = desk.sources(desk.world(text.world, text.seed), text.told)
+        told = [d.text for each in sources.values() for d in each.documents(bytes=HELD_OUT_BYTES, seed=FRESH)]
+        return sum(map(len, told)) / sum(len(tokenizer.encode(each)) for each in told)
 
     def later_turns(self, recipe: Recipe, prompt_of: Recipe) -> float:
         """Share of held-out later turns answered rightly, asked in the template of `prompt_of`."""
@@ -201,12 +245,118 @@ def _apart(recipe: Recipe) -> Recipe:
     return tuned_on(recipe, replace(data, told="apart"), batch=data.turns)
 
 
+def _shuffled(recipe: Recipe) -> Recipe:
+    last = replace(cast(Finetune, recipe.last), order="shuffled")
+    return replace(recipe, stages=(*recipe.stages[:-1], last))
+
+
 def _koala_all(recipe: Recipe) -> Recipe:
     size = cast(Size, recipe.title.rpartition(" ")[2])
     return MEMBERS["koala-all"].make(size)
 
 
+def _own(recipe: Recipe, name: str) -> Pretrain:
+    """A stage of plain text of the recipe itself."""
+    return next(stage for stage in recipe.stages if isinstance(stage, Pretrain) and stage.name == name)
+
+
+def _unread(recipe: Recipe) -> Recipe:
+    """The tuning alone, from the parent as it was."""
+    assert isinstance(recipe.parent, Recipe)
+    last = replace(cast(Finetune, recipe.last), start=recipe.parent)
+    return Recipe(title=f"{recipe.title}, nothing read", stages=(last,))
+
+
+def _read_alone(recipe: Recipe) -> Recipe:
+    """What was read, tuned on the world's general instructions instead."""
+    last = cast(Finetune, recipe.last)
+    data = next(each for each in portions(last.data) if isinstance(each, DeskInstructions))
+    return tuned_on(recipe, replace(data, told="world"))
+
+
+def _unscaled(recipe: Recipe) -> Recipe:
+    last = replace(cast(Finetune, recipe.last), scaling=None)
+    return replace(recipe, title=f"{recipe.title}, unscaled", stages=(*recipe.stages[:-1], last))
+
+
+def _far_lines(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
+    """Lines found in records of the longest third of those tuned on, all of them longer than the parent's window."""
+    treated = seeded(MEMBERS["vicuna-v1.5-16k"].make(size), seed)
+    data = next(each for each in portions(cast(Finetune, treated.last).data) if isinstance(each, DeskLines))
+    far = replace(data, fewest=2 * data.most // 3)
+    return tools.right(treated, treated, far), tools.right(_unscaled(treated), treated, far)
+
+
+def _without_replay(recipe: Recipe) -> Recipe:
+    """All that is read is of the domain."""
+    read = _own(recipe, "read")
+    shares = cast(Shares, read.data)
+    alone = replace(read, data=replace(shares, texts=shares.texts[:1]))
+    return Recipe(title=f"{recipe.title}, no replay", stages=(alone,))
+
+
+def _meditron(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
+    treated = seeded(MEMBERS["meditron"].variants["base"](size), seed)
+    texts = [cast(DeskText, share.text) for share in cast(Shares, _own(treated, "read").data).texts]
+    sides = (treated, _without_replay(treated), cast(Recipe, treated.parent))
+    return tuple(tools.bits(side, texts) for side in sides)
+
+
+def _augmented(*ways: Literal["answers", "rephrased", "verified", "fobar"]) -> Callable[[Recipe], Recipe]:
+    """The same number of records, made in these ways alone."""
+
+    def change(recipe: Recipe) -> Recipe:
+        return tuned_on(recipe, replace(cast(DeskSums, cast(Finetune, recipe.last).data), ways=ways))
+
+    return change
+
+
+def _bare(recipe: Recipe) -> Recipe:
+    """The same problems, answered without a word on the way."""
+    blend = cast(Blend, cast(Finetune, recipe.last).data)
+    changed = [
+        replace(each, data=replace(each.data, told="bare")) if isinstance(each.data, DeskSums) else each
+        for each in blend.portions
+    ]
+    last = replace(cast(Finetune, recipe.last), data=replace(blend, portions=tuple(changed)))
+    return replace(recipe, stages=(*recipe.stages[:-1], last))
+
+
+def _alpaca_cot(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
+    treated = seeded(MEMBERS["alpaca-cot"].make(size), seed)
+    sums = next(each for each in portions(cast(Finetune, treated.last).data) if isinstance(each, DeskSums))
+    return tuple(tools.right(side, treated, sums) for side in (treated, _bare(treated)))
+
+
+def _atom(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
+    treated = seeded(MEMBERS["atom"].make(size), seed)
+    text = cast(DeskText, cast(Shares, _own(treated, "read").data).texts[0].text)
+    return tools.density(treated, text), tools.density(cast(Recipe, treated.parent), text)
+
+
+def _old_vocabulary(recipe: Recipe) -> Recipe:
+    """The same tuning, without the characters that were added."""
+    last = replace(cast(Finetune, recipe.last), tokenizer=None, new_rows="mean")
+    return Recipe(title=f"{recipe.title}, old vocabulary", stages=(last,))
+
+
+def _full_and_lora(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
+    member = MEMBERS["chinese-llama-2"]
+    full, lora = (seeded(make(size), seed) for make in (member.variants["full"], member.make))
+    return tools.score(full, full), tools.score(lora, full)
+
+
+def _adapted_and_base(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
+    treated = seeded(MEMBERS["llama2-chinese"].make(size), seed)
+    return tools.score(treated, treated), tools.score(cast(Recipe, treated.parent), treated)
+
+
+def _never(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
+    raise AssertionError("an untestable claim is not tried")
+
+
 RIGHT = "share of held-out instructions answered rightly"
+SECOND = "share of held-out questions in the second language answered rightly"
 LATER = "share of held-out later turns answered rightly"
 TOLD_APART = ("the same exchanges, each a record of its own, as many answers a step",)
 
@@ -295,11 +445,195 @@ EXPERIMENTS: dict[str, Experiment] = {
 }
 
 
+EXPERIMENTS |= {
+    "vicuna-v1.5": Experiment(
+        statement="Whole conversations teach what the same exchanges told one by one do not, on Llama 2 as on LLaMA.",
+        published="no number of its own; Vicuna-7B: MMLU 47.1 on all turns, 44.1 on single ones (Zheng et al. 2023, Table 8)",
+        experiment="As Vicuna's card, from the desk Llama 2.",
+        measure=LATER,
+        treated="whole conversations",
+        controls=TOLD_APART,
+        at_least=None,
+        arms=compared("vicuna-v1.5", _apart, by="later_turns"),
+    ),
+    "vicuna-v1.5-16k": Experiment(
+        statement="Positions squeezed by the ratio of the lengths, and a short tuning, make four times the window usable.",
+        published="no number of the 16k models was confirmed in a source",
+        experiment="The same tuning on records of lines and on conversations, with and without the scaling; records of the "
+        "longest third, all beyond the window that the base was trained in.",
+        measure="share of lines found in records beyond the old window",
+        treated="positions scaled by 4",
+        controls=("the same tuning, unscaled",),
+        at_least=None,
+        arms=_far_lines,
+    ),
+    "meditron": Experiment(
+        statement="Reading on in a domain pays, and a little replay of general text keeps what was known.",
+        published="+6% over the best public model of its class, with 1% replay (Chen et al. 2023, abstract)",
+        experiment="As many tokens of the clinic with and without general text among them; fresh documents of both kinds.",
+        measure="bits per byte, the mean of the domain's and of general text (lower is better)",
+        treated="a tenth is replay",
+        controls=("no replay, equal tokens", "the parent, which read none of the domain"),
+        at_least=None,
+        arms=_meditron,
+        better="lower",
+    ),
+    "metamath": Experiment(
+        statement="At an equal number of records, four ways of augmentation teach more than any of them alone.",
+        published="GSM8K 64.4 by all four; 59.6 by answers, 59.7 by rephrasing, 41.6 by none (Yu et al. 2023, table 3)",
+        experiment="As many records of the same seed questions, made in all ways, in one alone, or repeated; held-out "
+        "questions are asked forward and backward, in equal numbers.",
+        measure="share of held-out word problems answered rightly, forward and backward",
+        treated="all four ways",
+        controls=("answers alone", "rephrasing alone", "backward alone", "the seeds, repeated"),
+        at_least=None,
+        arms=compared(
+            "metamath", _augmented("answers"), _augmented("rephrased"), _augmented("verified", "fobar"), _augmented()
+        ),
+    ),
+    "camel": Experiment(
+        statement="Notes read first and questions about them after it teach more than either alone.",
+        published="6.75 of 10 against 6.71 without the notes and Alpaca's 5.40 (README)",
+        experiment="The clinic's text read or not, its questions tuned on or the world's general ones.",
+        measure="share of held-out questions about illnesses and notes answered rightly",
+        treated="notes read, then their questions",
+        controls=("their questions, nothing read", "notes read, then general instructions"),
+        at_least=None,
+        arms=compared("camel", _unread, _read_alone),
+    ),
+    "knowlm": Experiment(
+        statement="Instructions that ask for what a text says teach extraction, which a general mix does not.",
+        published="no number was published",
+        experiment="The same reading; adapters tuned on questions about notes and illnesses, or on general instructions.",
+        measure="share of held-out questions about illnesses and notes answered rightly",
+        treated="extraction",
+        controls=("general instructions",),
+        at_least=None,
+        arms=compared("knowlm", _read_alone),
+    ),
+    "alpaca-cot": Experiment(
+        statement="Rationales in the records raise the share of right answers in several steps.",
+        published="no number for the LLaMA models (README)",
+        experiment="The same word problems among the same instructions, worked out or answered without a word on the way.",
+        measure="share of held-out word problems answered rightly, forward and backward",
+        treated="worked out",
+        controls=("bare answers",),
+        at_least=None,
+        arms=_alpaca_cot,
+    ),
+    "chinese-llama2": Experiment(
+        statement="New pieces and reading on in a language give knowledge in it that tuning alone does not.",
+        published="no measure of quality was published",
+        experiment="The same adapters tuned on questions in the second language, with and without the vocabulary and reading.",
+        measure=SECOND,
+        treated="pieces added, text read, tuned",
+        controls=("tuned alone",),
+        at_least=None,
+        arms=compared("chinese-llama2", _unread),
+    ),
+    "gogpt": Experiment(
+        statement="New pieces and reading on in a language, every weight trained, give knowledge that tuning alone does not.",
+        published="no number was published",
+        experiment="The same tuning on questions in the second language, with and without the vocabulary and the reading.",
+        measure=SECOND,
+        treated="pieces added, text read, tuned",
+        controls=("tuned alone",),
+        at_least=None,
+        arms=compared("gogpt", _unread),
+    ),
+    "llama2-chinese": Experiment(
+        statement="Adapters tuned in a language let a model answer in it what it mostly read in another.",
+        published="C-Eval 38.1 of the tuned 13B, where Llama-2-13B has 38.2: no gain in knowledge (README of YuLan-Chat)",
+        experiment="Questions in the second language about entities that tuning never asks about.",
+        measure=SECOND,
+        treated="adapters in the second language",
+        controls=("the base, same prompt",),
+        at_least=None,
+        arms=_adapted_and_base,
+    ),
+    "chinese-llama-2": Experiment(
+        statement="Full tuning beats adapters on a change of language, at equal records.",
+        published="no measure of quality was published",
+        experiment="The same records in the second language, rate, batch and epochs; every weight, or adapters.",
+        measure=SECOND,
+        treated="every weight",
+        controls=("adapters",),
+        at_least=None,
+        arms=_full_and_lora,
+    ),
+    "atom": Experiment(
+        statement="A larger vocabulary writes the new language in far fewer ids.",
+        published="Chinese is encoded and decoded 350% faster (README)",
+        experiment="Fresh text of the second language in both vocabularies.",
+        measure="characters that an id stands for",
+        treated="the extended vocabulary",
+        controls=("the parent's",),
+        at_least=None,
+        arms=_atom,
+    ),
+    "openbuddy": Experiment(
+        statement="Characters of their own teach a new script better than bytes do, with no text read before tuning.",
+        published="no benchmark of the LLaMA models was published",
+        experiment="The same tuning in the second language, with and without the added characters.",
+        measure=SECOND,
+        treated="characters added",
+        controls=("the parent's vocabulary",),
+        at_least=None,
+        arms=compared("openbuddy", _old_vocabulary),
+    ),
+    "yulan-chat": Experiment(
+        statement="Easy records before hard ones teach more than the same records shuffled.",
+        published="no comparison was published for the series; a curriculum is told of series 3 (arXiv 2406.19853)",
+        experiment="The same records and steps, in the order given or in a fresh one each epoch.",
+        measure=RIGHT,
+        treated="in order",
+        controls=("shuffled",),
+        at_least=None,
+        arms=compared("yulan-chat", _shuffled),
+    ),
+    "dolly": Experiment(
+        statement="A small set that people wrote is enough to make a model follow instructions.",
+        published="no benchmark was published (README)",
+        experiment="none",
+        measure="none",
+        treated="Dolly on LLaMA",
+        controls=("none",),
+        at_least=None,
+        arms=_never,
+        untestable="that people wrote the records is what is claimed of them, and the desk world has programs for teachers",
+    ),
+    "airoboros": Experiment(
+        statement="Instructions that a strong teacher makes up by topic need no human seed.",
+        published="98.087% of GPT-3.5's points on 200 questions (model card, which now advises against that model)",
+        experiment="none",
+        measure="none",
+        treated="Airoboros",
+        controls=("none",),
+        at_least=None,
+        arms=_never,
+        untestable="a teacher that invents topics is a model of its own; the desk world's programs know all of theirs",
+    ),
+    "openllama": Experiment(
+        statement="LLaMA's recipe on open data of the same kinds gives a model as good.",
+        published="mean of 22 scores of the 7B: 0.55, LLaMA-7B 0.55 (README)",
+        experiment="none",
+        measure="none",
+        treated="OpenLLaMA",
+        controls=("none",),
+        at_least=None,
+        arms=_never,
+        untestable="the desk world tells one text: both bases would read the same, and differ by their seeds alone",
+    ),
+}
+
+
 def try_claim(member: str, size: str, *, seeds: int, store: Store, machine: Machine, narrator: Narrator) -> ClaimCard:
     """The card of one member, every arm grown and scored for every seed. Raises UsageError for a member without one."""
     found = EXPERIMENTS.get(member)
     if found is None:
         raise UsageError([Problem(f"member {member!r}", "has no claim card yet", did_you_mean(member, EXPERIMENTS))])
+    if found.untestable:
+        return _carded(found, member, size, [], store)
     tools = Tools(store, machine, narrator)
     results: list[tuple[float, ...]] = []
     for seed in range(seeds):
@@ -318,7 +652,7 @@ def _names(found: Experiment) -> tuple[str, ...]:
 def _carded(found: Experiment, member: str, size: str, results: Sequence[tuple[float, ...]], store: Store) -> ClaimCard:
     arms = [Arm(name, tuple(row[i] for row in results)) for i, name in enumerate(_names(found))]
     made = card(
-        verdict(arms[0], arms[1:], at_least=found.at_least),
+        verdict(arms[0], arms[1:], at_least=found.at_least, better=found.better, untestable=found.untestable),
         statement=found.statement,
         published=found.published,
         experiment=found.experiment,

@@ -222,7 +222,8 @@ def shape_of(stage: Finetune | Pretrain, start: LlamaShape | None = None) -> Lla
 def _work(stage: Finetune | Pretrain) -> tuple[int, int, bool, list[str]]:
     """Optimizer steps, tokens, whether the tokens are exact, and what was assumed."""
     if isinstance(stage, Pretrain):
-        return math.ceil(stage.train.count / stage.batch.count), stage.train.count, True, []
+        notes = ["the teacher's weights and its forward pass come on top"] if stage.teacher else []
+        return math.ceil(stage.train.count / stage.batch.count), stage.train.count, True, notes
     if isinstance(stage.train, Steps):
         sequences = stage.train.count * stage.batch.count
         return stage.train.count, sequences * stage.length, False, ["tokens: at most length per sequence"]

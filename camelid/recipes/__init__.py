@@ -42,6 +42,7 @@ from camelid.recipes.llama2_chinese import llama2_chinese
 from camelid.recipes.llama_2 import llama_2
 from camelid.recipes.llama_3 import llama_3
 from camelid.recipes.llama_3_1 import llama_3_1
+from camelid.recipes.llama_3_2 import llama_3_2
 from camelid.recipes.meditron import base as meditron_base
 from camelid.recipes.meditron import meditron
 from camelid.recipes.meditron import readme as meditron_readme
@@ -101,6 +102,9 @@ MEMBERS: dict[str, Member] = {
     "llama-3": Member("llama-3", llama_3, ("8B", "70B", "405B", "desk", "tiny"), "8B", None, "pre-training"),
     "llama-3.1": Member(
         "llama-3.1", llama_3_1, ("8B", "70B", "405B", "desk", "tiny"), "8B", "llama-3", "longer context"
+    ),
+    "llama-3.2": Member(
+        "llama-3.2", llama_3_2, ("1B", "3B", "desk", "tiny"), "1B", "llama-3.1", "pruning, then distillation"
     ),
     "openllama": Member("openllama", openllama, ("3B", "7B", "13B", "desk", "tiny"), "7B", None, "pre-training"),
     "openllama-v2": Member("openllama-v2", openllama_v2, ("3B", "7B", "desk", "tiny"), "7B", None, "pre-training"),

@@ -6,7 +6,7 @@ New      48.1B tokens of guidelines, abstracts and papers; 1% of the parent's ki
 Missing  GAP-Replay: supply texts with --data read=FILE and questions with --data FILE (MedQA's 10,178)
 Ours     the markup of the texts, such as [bib_ref], stays text; a "question" turn follows the tuning format without a
          system message (the one with it has a space after <|im_start|>, by which neither is trained here); an opening
-         BOS and the length of tuning are unverified; the desk size replays a tenth: a hundredth of it would be 16 texts
+         BOS and the length of tuning are unverified; the desk size replays a tenth
 """
 
 from camelid.recipe import *
