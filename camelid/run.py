@@ -54,7 +54,7 @@ MARK = "camelid stage 1"  # changes when a stage function changes what the same 
 DESK = 2  # changes when the desk world tells other texts: tests/test_run.py knows their digest
 SAMPLE_BYTES = 1_000_000  # of text that a vocabulary is learned from
 LATER = {  # settings newer than MARK: told only where they are set, so that what was grown before is found again
-    *((Pretrain, name) for name in ("new_rows", "adapter")),
+    *((Pretrain, name) for name in ("new_rows", "adapter", "cut", "teacher")),
     *((Finetune, name) for name in ("fields", "order", "tokenizer", "new_rows", "context", "scaling", "noise", "base")),
 }
 
@@ -470,6 +470,8 @@ def pretrain(work: Work, owner: Recipe, stage: Pretrain, target: Path, run: Path
             deviation=stage.deviation,
             new_rows=stage.new_rows,
             adapter=stage.adapter,
+            cut=stage.cut,
+            teacher=None if stage.teacher is None else work.folder(stage.teacher),
             seed=stage.seed,
             conduct=conduct,
             provenance=work.provenance(owner, stage, mixture=drawn),

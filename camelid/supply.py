@@ -180,7 +180,7 @@ def items(data: DeskRecords, split: Literal["train", "held_out"], count: int | N
     if isinstance(data, DeskSums):
         from camelid.desk.problems import problems
 
-        return problems(world, split, count, seeds=data.seeds, ways=data.ways, seed=data.seed)
+        return problems(world, split, count, seeds=data.seeds, ways=data.ways, told=data.told, seed=data.seed)
     if isinstance(data, DeskLines):
         from camelid.desk.lines import lines
 
