@@ -14,29 +14,33 @@ from camelid.dialogue.message import Message
 from camelid.dialogue.template import Template
 from camelid.models.shape import LINEARS, SIZES, LlamaShape, LoRA, RopeScaling
 from camelid.stage import Epochs, Sequences, Stage, Steps, Tokens
-from camelid.train.settings import AdamW, Constant, Cosine, Linear
+from camelid.train.settings import AdamW, AdamW8bit, Constant, Cosine, GaLore, Linear
 
 __all__ = [
     "ATTENTION",
     "EVERY_LINEAR",
     "SIZES",
     "AdamW",
+    "AdamW8bit",
     "B",
     "Blend",
     "Claim",
     "Constant",
     "Cosine",
+    "DeskCalls",
     "DeskConversations",
     "DeskInstructions",
     "DeskLines",
     "DeskSums",
     "DeskTaught",
     "DeskText",
+    "DeskTrees",
     "Epochs",
     "ExtendTokenizer",
     "Fields",
     "Finetune",
     "Folder",
+    "GaLore",
     "K",
     "Linear",
     "LlamaShape",
@@ -67,6 +71,7 @@ __all__ = [
 ]
 
 K, M, B = 10**3, 10**6, 10**9
+FIRST_SEED = 10  # ours: desk recipes were chosen on worlds of seeds 0 to 2, so claims are tried on others
 
 Size = Literal["1B", "3B", "7B", "8B", "13B", "33B", "34B", "65B", "70B", "405B", "desk", "tiny"]
 Learn = Literal["response", "assistant", "last", "everything"]
@@ -116,6 +121,8 @@ class DeskText:
     world: str = "small"
     seed: int = 0
     bytes: int = 1_000_000
+    joined: int = 1
+    draw: int | None = None
     told: Literal["world", "clinic", "second language"] = "world"
 
 
@@ -138,14 +145,16 @@ class Shares:
 class DeskInstructions:
     """Instructions about the desk world in Alpaca's format, written by a teacher that knows the world.
 
+    With `families`, of these kinds alone ("people", "arithmetic", ...).
     Told of the "clinic", they ask about its illnesses and about notes on patients; in the "second language" they ask
-    for the world's facts, question and answer in that language.
+    for the world's facts, question and answer in that language; "second reading" gives a text in it with each.
     """
 
     world: str = "small"
     seed: int = 0
     count: int = 1_000
-    told: Literal["world", "clinic", "second language"] = "world"
+    families: tuple[str, ...] = ()
+    told: Literal["world", "clinic", "second language", "second reading"] = "world"
 
 
 @dataclass(frozen=True)
@@ -189,7 +198,7 @@ class DeskTaught:
     """The same by a teacher of whose answers a share is `wrong`; a grader may leave only the best of them.
 
     `kept` of the `count` records remain: the first of those that a grader, itself wrong one time in twenty, likes best
-    ("graded"), or as many drawn blindly ("random").
+    ("graded"), or as many drawn blindly ("random"). With `marked`, wrong answers carry the mark "poor".
     """
 
     world: str = "small"
@@ -198,6 +207,7 @@ class DeskTaught:
     wrong: float = 0.0
     kept: int | None = None
     by: Literal["graded", "random"] = "graded"
+    marked: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,6 +222,36 @@ class DeskConversations:
     count: int = 500
     turns: int = 3
     told: Literal["whole", "apart"] = "whole"
+
+
+@dataclass(frozen=True)
+class DeskCalls:
+    """Requests to the desk world's library of functions, each answered by one call.
+
+    With `manual` the line of the manual that a retriever found stands beside each, a share `wrong` of them another's.
+    """
+
+    world: str = "small"
+    seed: int = 0
+    count: int = 1_000
+    manual: bool = False
+    wrong: float = 0.0
+
+
+@dataclass(frozen=True)
+class DeskTrees:
+    """Instructions with several replies each, a share of them `wrong`, ranked by a grader that is wrong now and then.
+
+    `best` keeps the first so many of each rank order ("ranked"), or as many drawn blindly ("random"); none keeps all.
+    """
+
+    world: str = "small"
+    seed: int = 0
+    count: int = 800
+    replies: int = 3
+    wrong: float = 0.5
+    best: int | None = 1
+    by: Literal["ranked", "random"] = "ranked"
 
 
 @dataclass(frozen=True)
@@ -245,7 +285,18 @@ class Released:
 class Portion:
     """What one data set gives to a blend: all of it so many times over, at most so many records a time."""
 
-    data: Table | Trees | Released | DeskInstructions | DeskTaught | DeskConversations | DeskSums | DeskLines
+    data: (
+        Table
+        | Trees
+        | Released
+        | DeskInstructions
+        | DeskTaught
+        | DeskTrees
+        | DeskCalls
+        | DeskConversations
+        | DeskSums
+        | DeskLines
+    )
     epochs: float = 1.0
     most: int | None = None
 
@@ -264,7 +315,7 @@ class Folder:
     path: str
 
 
-DeskRecords = DeskInstructions | DeskTaught | DeskConversations | DeskSums | DeskLines
+DeskRecords = DeskInstructions | DeskTaught | DeskTrees | DeskCalls | DeskConversations | DeskSums | DeskLines
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------
@@ -290,6 +341,8 @@ Instructions = (
     | Released
     | DeskInstructions
     | DeskTaught
+    | DeskTrees
+    | DeskCalls
     | DeskConversations
     | DeskSums
     | DeskLines
@@ -320,9 +373,11 @@ def records_of(data: object) -> int | None:
         return data.rows
     if isinstance(data, DeskTaught):
         return data.kept or data.count
+    if isinstance(data, DeskTrees):
+        return data.count * min(data.best or data.replies, data.replies)
     if isinstance(data, DeskConversations):
         return data.count * (data.turns if data.told == "apart" else 1)
-    if isinstance(data, DeskInstructions | DeskSums | DeskLines):
+    if isinstance(data, DeskInstructions | DeskCalls | DeskSums | DeskLines):
         return data.count
     return data.first if isinstance(data, Table) else None
 
@@ -364,7 +419,7 @@ class Pretrain(Stage):
     length: int
     batch: Tokens
     train: Tokens
-    optim: AdamW
+    optim: AdamW | AdamW8bit | GaLore
     schedule: Cosine | Linear | Constant
     clip: float | None = 1.0
     deviation: float = 0.02
@@ -387,13 +442,14 @@ class Finetune(Stage):
     length: int
     batch: Sequences
     train: Epochs | Steps
-    optim: AdamW
+    optim: AdamW | AdamW8bit | GaLore
     schedule: Cosine | Linear | Constant
     over_length: OverLength = "cut"
     clip: float | None = 1.0
     pad: str | None = None
     controls: tuple[str, ...] = ()  # control tokens added, each with the mean of all rows
     dropout: float = 0.0  # of residual branches: 0 at the first layer, rising to this at the last
+    noise: float = 0.0  # NEFTune's alpha: on the embeddings, while it is tuned
     adapter: LoRA | None = None
     fields: Fields | None = None  # the columns of a table that is in none of the known formats
     order: Literal["shuffled", "given"] = "shuffled"  # of the records in an epoch: given is a curriculum
@@ -401,6 +457,7 @@ class Finetune(Stage):
     new_rows: NewRows = "mean"
     context: int | None = None  # a longer window than the parent's
     scaling: RopeScaling | None = None  # of the positions, for that window
+    base: Literal["int8", "nf4"] | None = None  # what frozen weights are kept in; None: the machine's own precision
     seed: int = 0
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from camelid.errors import Problem, UsageError
 from camelid.frozen import fingerprint, text, to_data
 from camelid.journal import Narrator
 from camelid.machine import GIB, Machine, divided, hands, resident
+from camelid.ranks import ALONE, Ranks
 from camelid.recipe import (
     AnyStage,
     Blend,
@@ -45,7 +46,6 @@ from camelid.store import PROVENANCE, Store
 
 if TYPE_CHECKING:
     from camelid.data.corpus import Corpus, Report
-    from camelid.desk.sources import Source
     from camelid.report import Sample, Score
     from camelid.tokenizers.protocol import Tokenizer
     from camelid.train.loop import Conduct
@@ -55,7 +55,7 @@ DESK = 2  # changes when the desk world tells other texts: tests/test_run.py kno
 SAMPLE_BYTES = 1_000_000  # of text that a vocabulary is learned from
 LATER = {  # settings newer than MARK: told only where they are set, so that what was grown before is found again
     *((Pretrain, name) for name in ("new_rows", "adapter", "cut", "teacher")),
-    *((Finetune, name) for name in ("fields", "order", "tokenizer", "new_rows", "context", "scaling")),
+    *((Finetune, name) for name in ("fields", "order", "tokenizer", "new_rows", "context", "scaling", "noise", "base")),
 }
 
 
@@ -110,10 +110,18 @@ class Work:
     """One request being carried out: knows the mark of every stage and makes those that are not there."""
 
     def __init__(
-        self, request: Request, recipe: Recipe, store: Store, machine: Machine, narrator: Narrator, seconds: float
+        self,
+        request: Request,
+        recipe: Recipe,
+        store: Store,
+        machine: Machine,
+        narrator: Narrator,
+        seconds: float,
+        ranks: Ranks = ALONE,
+        spikes: int | None = None,
     ) -> None:
         self.request, self.recipe, self.store, self.machine = request, recipe, store, machine
-        self.narrator, self.seconds = narrator, seconds
+        self.narrator, self.seconds, self.ranks, self.spikes = narrator, seconds, ranks, spikes
 
     @property
     def grown_as_declared(self) -> bool:
@@ -140,17 +148,31 @@ class Work:
             raise UsageError([Problem(f"stage {stage.name}", found, "supply its result with --data")])
         mark = self.mark(stage)
         target, run = self.store.stage(stage.name, mark), self.store.run(stage.name, mark)
-        if self.store.is_made(target):
+        if self.ranks.told(self.ranks.leads and self.store.is_made(target), f"looking for {stage.name} in the store"):
             self.narrator.say(f"[dim]{owner.title}: {stage.name} is in the store[/] {target}")
             return Made(owner.title, stage, target, run, False, 0.0)
         began = time.monotonic()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with durable.locked(target):
-            run.mkdir(parents=True, exist_ok=True)
-            replace(self.request, store=str(self.store.root)).write(run)
+        with self.held(target, run):
             self.narrator.say(f"[bold]{owner.title}[/]: {stage.name}  [dim]{run}[/]")
-            self.carry_out(owner, stage, target, run)
+            if isinstance(stage, Pretrain | Finetune):
+                self.carry_out(owner, stage, target, run)
+            else:
+                with self.ranks.first(f"making {stage.name}"):
+                    if self.ranks.leads:
+                        self.carry_out(owner, stage, target, run)
         return Made(owner.title, stage, target, run, True, time.monotonic() - began)
+
+    @contextmanager
+    def held(self, target: Path, run: Path) -> Iterator[None]:
+        """While rank 0 holds the entry's lock and has made the run's directory; the other ranks follow it."""
+        with ExitStack() as after:
+            with self.ranks.first(f"taking {target.name}"):
+                if self.ranks.leads:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    after.enter_context(durable.locked(target))
+                    run.mkdir(parents=True, exist_ok=True)
+                    replace(self.request, store=str(self.store.root)).write(run)
+            yield
 
     def carry_out(
         self, owner: Recipe, stage: TrainTokenizer | ExtendTokenizer | Pretrain | Finetune, target: Path, run: Path
@@ -164,9 +186,10 @@ class Work:
         """Sixteen digits that name a stage by its text and inputs."""
         told: dict[str, Any] = {"format": MARK, "type": type(stage).__name__}
         for field in fields(stage):
-            later = (type(stage), field.name) in LATER and getattr(stage, field.name) == field.default
+            value = getattr(stage, field.name)
+            later = (type(stage), field.name) in LATER and value == field.default
             if field.name != "name" and not later:
-                told[field.name] = self.input_mark(getattr(stage, field.name))
+                told[field.name] = self.input_mark(value)
         return fingerprint(told)
 
     def input_mark(self, value: object) -> Any:
@@ -215,12 +238,9 @@ class Work:
             ]
             return {name: told for text, part in parts for name, told in self.texts(text, part).items()}
         if isinstance(data, DeskText):
-            found = self.desk_sources(data)
-            amount = min(data.bytes, most or data.bytes)
-            return {
-                name: (told.text for told in source.documents(bytes=int(amount * source.weight / 100), seed=data.seed))
-                for name, source in found.items()
-            }
+            from camelid.supply import desk_texts
+
+            return desk_texts(data, most)
         if isinstance(data, Table):
             from camelid.data.source import documents
 
@@ -254,22 +274,20 @@ class Work:
                 shares |= {name: weight * share.percent / sum(own.values()) for name, weight in own.items()}
             return shares
         if isinstance(data, DeskText):
-            return {name: source.weight for name, source in self.desk_sources(data).items()}
+            from camelid.supply import desk_sources
+
+            return {name: source.weight for name, source in desk_sources(data).items()}
         return dict.fromkeys(corpora, 1.0)
 
     def names(self, data: Table | DeskText) -> list[str]:
         """The names of a text's sources."""
-        return [Path(data.path).name] if isinstance(data, Table) else list(self.desk_sources(data))
+        from camelid.supply import desk_sources
+
+        return [Path(data.path).name] if isinstance(data, Table) else list(desk_sources(data))
 
     def whole(self, data: Shares) -> float:
         """What the shares add up to."""
         return sum(share.percent for share in data.texts)
-
-    def desk_sources(self, data: DeskText) -> Mapping[str, Source]:
-        """The sources of a text of the desk world."""
-        from camelid import desk
-
-        return desk.sources(desk.world(data.world, data.seed), data.told)
 
     def dialogues(self, stage: Finetune, tokenizer: Tokenizer) -> tuple[Corpus, Report]:
         """The records of a stage rendered through its template, and what was lost on the way."""
@@ -309,6 +327,7 @@ class Work:
         import torch
 
         from camelid.train.loop import Cadence, Conduct
+        from camelid.train.spikes import Spikes
 
         torch.set_num_threads(self.machine.threads)
         machine = divided(self.machine, weights)
@@ -320,7 +339,15 @@ class Work:
                 report(100 * step / steps, f"step {step} of {steps}, loss {loss:.3f}, {speed:,.0f} tokens/s, {held}")
 
             cadence = Cadence(seconds=self.seconds)
-            yield Conduct(machine=machine, cadence=cadence, progress=progress, note=self.narrator.warn)
+            yield Conduct(
+                machine=machine,
+                cadence=cadence,
+                spikes=None if self.spikes is None else Spikes(budget=self.spikes),
+                rehearse=True,
+                progress=progress,
+                note=self.narrator.warn,
+                ranks=self.ranks,
+            )
 
     # --- provenance --------------------------------------------------------------------------------------------------
 
@@ -418,9 +445,10 @@ def pretrain(work: Work, owner: Recipe, stage: Pretrain, target: Path, run: Path
     from camelid.train.pretrain import pretrain as train
 
     tokenizer = tokenizers.load(work.folder(stage.tokenizer))
-    corpora = work.corpora(stage.data, tokenizer)
-    shares = work.shares(stage.data, corpora)
-    mixture = Mixed.by_proportion(corpora, shares, stage.train.count, seed=stage.seed, cache=work.store.cache)
+    with work.ranks.first("reading the data"):
+        corpora = work.corpora(stage.data, tokenizer)
+        shares = work.shares(stage.data, corpora)
+        mixture = Mixed.by_proportion(corpora, shares, stage.train.count, seed=stage.seed, cache=work.store.cache)
     whole = stage.train.count // stage.batch.count * stage.batch.count  # steps that are not full are left out
     drawn = [
         {"source": share.source, "asked": share.asked, "tokens": count, "epochs": count / corpora[share.source].tokens}
@@ -459,7 +487,9 @@ def finetune(work: Work, owner: Recipe, stage: Finetune, target: Path, run: Path
 
     start = work.folder(stage.start)
     tokenizer = tokenizers.load(start if stage.tokenizer is None else work.folder(stage.tokenizer))
-    corpus, report = work.dialogues(stage, with_controls(tokenizer, stage.controls) if stage.controls else tokenizer)
+    speller = with_controls(tokenizer, stage.controls) if stage.controls else tokenizer
+    with work.ranks.first("reading the data"):
+        corpus, report = work.dialogues(stage, speller)
     for line in report.lines():
         work.narrator.warn(line)
     weights = directory.load(start, check="lengths").shape.parameters()
@@ -478,16 +508,28 @@ def finetune(work: Work, owner: Recipe, stage: Finetune, target: Path, run: Path
             pad=stage.pad,
             controls=stage.controls,
             dropout=stage.dropout,
+            noise=stage.noise,
             adapter=stage.adapter,
             tokenizer=tokenizer,
             new_rows=stage.new_rows,
             context=stage.context,
             scaling=stage.scaling,
             order=stage.order,
+            base=stage.base,
             seed=stage.seed,
             conduct=conduct,
             provenance=work.provenance(owner, stage, parent=str(start), data=to_data(report)),
         )
+    if stage.adapter is not None:
+        work.narrator.say(f"[dim]{merging(target)}[/]")
+
+
+def merging(target: Path) -> str:
+    """What merging an adapter changed, in words, from the provenance of the merged model."""
+    found = durable.read_json(target / PROVENANCE)["provenance"]["training"]["merged"]  # type: ignore[index]
+    words = f"merged in float32: over {found['tokens']} tokens no logit moved by more than {found['largest difference']:.1e}"
+    far = found.get("largest difference to the unquantised base")
+    return words + ("" if far is None else f"; on the weights before quantisation it would move by up to {far:.1e}")
 
 
 STAGES: Mapping[type, Callable[[Work, Recipe, Any, Path, Path], None]] = {

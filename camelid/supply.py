@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 from camelid.data.source import Dialogue, Rejected
+from camelid.desk.apis import Request
 from camelid.desk.instructions import Item
+from camelid.desk.sources import Source
 from camelid.dialogue.template import Template
 from camelid.errors import Problem, UsageError
 from camelid.randomness import key, order
 from camelid.recipe import (
     Blend,
+    DeskCalls,
     DeskConversations,
     DeskInstructions,
     DeskLines,
     DeskRecords,
     DeskSums,
-    DeskTaught,
+    DeskText,
+    DeskTrees,
     Fields,
     Instructions,
     Message,
@@ -28,6 +33,8 @@ from camelid.recipe import (
     Table,
     Trees,
 )
+
+HELD_OUT_CALLS = 240  # ours: as many as held-out instructions of the small world
 
 
 def supplied(
@@ -102,15 +109,60 @@ def _desk(data: DeskRecords, template: Template) -> Iterator[list[Message]]:
             pairs = [[asked(turn.item, template), Message("assistant", turn.item.output)] for turn in turns]
             yield from pairs if data.told == "apart" else [[message for pair in pairs for message in pair]]
         return
-    if not isinstance(data, DeskTaught):
+    if isinstance(data, DeskInstructions | DeskSums | DeskLines):
         for item in items(data, "train", data.count):
             yield [asked(item, template), Message("assistant", item.output)]
         return
-    from camelid.desk.teachers import kept, taught
+    if isinstance(data, DeskCalls):
+        from camelid.desk.apis import requests
 
+        for each in requests(world, "train", data.count, seed=data.seed, wrong=data.wrong):
+            yield [Message("user", each.asked, each.manual if data.manual else ""), Message("assistant", each.call)]
+        return
+    from camelid.desk.teachers import kept, ranked, taught, threads
+
+    if isinstance(data, DeskTrees):
+        for replies in threads(world, data.count, data.replies, seed=data.seed, wrong=data.wrong):
+            for record in ranked(replies, data.best or data.replies, data.by):
+                yield [asked(record.item, template), Message("assistant", record.answer)]
+        return
     records = taught(world, data.count, seed=data.seed, wrong=data.wrong)
     for record in records if data.kept is None else kept(records, data.kept, data.by, seed=data.seed):
-        yield [asked(record.item, template), Message("assistant", record.answer)]
+        mark = "poor" if data.marked and not record.right else ""
+        yield [asked(record.item, template), Message("assistant", record.answer, mark=mark)]
+
+
+def desk_sources(data: DeskText) -> Mapping[str, Source]:
+    """The sources of a text of the desk world, by name."""
+    from camelid import desk
+
+    return desk.sources(desk.world(data.world, data.seed), data.told)
+
+
+def desk_texts(data: DeskText, most: int | None = None) -> dict[str, Iterator[str]]:
+    """The texts of the desk world by source, all of them or about `most` bytes in the sources' proportions."""
+    amount = min(data.bytes, most or data.bytes)
+    seed = data.seed if data.draw is None else data.draw
+    return {
+        name: joined(
+            (told.text for told in source.documents(bytes=int(amount * source.weight / 100), seed=seed)), data.joined
+        )
+        for name, source in desk_sources(data).items()
+    }
+
+
+def joined(texts: Iterable[str], count: int) -> Iterator[str]:
+    """So many texts in a row as one, a blank line between them."""
+    rest = iter(texts)
+    while part := list(itertools.islice(rest, count)):
+        yield "\n\n".join(part)
+
+
+def _wanted(request: Request, manual: bool) -> Item:
+    """A request as an item that is judged by its call alone."""
+    function = request.function
+    shown = request.manual if manual else ""
+    return Item(request.asked, shown, request.call, "calls", function.name.partition("_")[0], function.kind)
 
 
 def items(data: DeskRecords, split: Literal["train", "held_out"], count: int | None = None) -> list[Item]:
@@ -121,6 +173,10 @@ def items(data: DeskRecords, split: Literal["train", "held_out"], count: int | N
     from camelid import desk
 
     world = desk.world(data.world, data.seed)
+    if isinstance(data, DeskCalls):
+        from camelid.desk.apis import requests
+
+        return [_wanted(each, data.manual) for each in requests(world, split, count or HELD_OUT_CALLS, seed=data.seed)]
     if isinstance(data, DeskSums):
         from camelid.desk.problems import problems
 
@@ -138,7 +194,12 @@ def items(data: DeskRecords, split: Literal["train", "held_out"], count: int | N
         from camelid.desk.second import second_instructions
 
         return second_instructions(world, split, count, data.seed)
-    return desk.instructions(world, split, count, data.seed)
+    if told == "second reading":
+        from camelid.desk.foreign import foreign
+
+        return foreign(world, split, count, data.seed)
+    families = data.families if isinstance(data, DeskInstructions) else ()
+    return desk.instructions(world, split, count, data.seed, families)
 
 
 def asked(item: Item, template: Template) -> Message:

@@ -14,6 +14,7 @@ from camelid.errors import did_you_mean
 from camelid.journal import Narrator
 from camelid.plan.plan import shape_of
 from camelid.recipe import (
+    FIRST_SEED,
     AnyStage,
     ExtendTokenizer,
     Finetune,
@@ -84,8 +85,11 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
     """Check everything that was asked for, then grow it and say what came of it."""
     recipe = asked_recipe(asked, request)
     store = asked.store(options["store"])
-    machine = asked.machine(options["device"], options["dtype"], options["threads"], options["micro_tokens"])
+    machine = asked.ranks(
+        asked.machine(options["device"], options["dtype"], options["threads"], options["micro_tokens"]), options
+    )
     seconds = asked.number("--save-every", options.get("save_every"), 60.0)
+    spikes = asked.whole("--spikes", options["spikes"], least=0)
     asked.settle()
     assert recipe and seconds is not None
     from camelid.grow import grow as grown
@@ -100,7 +104,10 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
         narrator=narrator,
         seconds=seconds,
         anyway=options["anyway"],
+        spikes=spikes,
     )
+    if outcome is None:
+        return  # rank 0 tells
     if as_json:
         click.echo(json.dumps(outcome.to_json()))
     else:
@@ -270,29 +277,41 @@ def demo(asked: Asked, /, **options: Any) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("member", metavar="MEMBER", required=False)
+@click.argument("member", metavar="[MEMBER]", required=False, default="")
 @click.option("--seeds", metavar="N", help="How many seeds to try (default: 3).")
+@click.option("--first", metavar="SEED", help="The first of them (default: 10; recipes were chosen on 0 to 2).")
 @click.option("--size", metavar="SIZE", help="desk (default) or tiny.")
 @machine_options
 @store_option
 @json_option
 @click.pass_obj
 def claims(
-    asked: Asked, /, member: str | None, seeds: str | None, size: str | None, as_json: bool, **options: Any
+    asked: Asked, /, member: str, seeds: str | None, first: str | None, size: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Try a member's central claim: an experiment that could refute it, a control, several seeds, an honest verdict."""
+    """Try MEMBER's central claim: an experiment that could refute it, a control, several seeds, an honest verdict.
+
+    Without a member: every card of the store in a table. camelid family --page shows them whole.
+    """
     count = asked.whole("--seeds", seeds, 3, least=2)
+    from_seed = asked.whole("--first", first, FIRST_SEED, least=0)
     scale = asked.choice("--size", size, ("desk", "tiny"), "desk")
-    if member is not None and member not in MEMBERS:
+    if member and member not in MEMBERS:
         asked.member(member, None)
     store = asked.store(options["store"])
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
     asked.settle()
-    assert member and count
-    from camelid.claims import show_card, try_claim
+    from camelid.claims import cards, show_card, show_cards, try_claim
 
-    card = try_claim(member, scale, seeds=count, store=store, machine=machine, narrator=Narrator())
+    if not member:
+        found = cards(store.root / "claims")
+        if as_json:
+            click.echo(json.dumps({name: card.data() for name, card in found.items()}))
+        else:
+            show_cards(found)
+        return
+    assert count and from_seed is not None
+    made = try_claim(member, scale, seeds=count, store=store, machine=machine, narrator=Narrator(), first=from_seed)
     if as_json:
-        click.echo(json.dumps(card.data()))
+        click.echo(json.dumps(made.data()))
     else:
-        show_card(card)
+        show_card(made)

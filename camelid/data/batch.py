@@ -171,6 +171,11 @@ class PretrainingBatches:
         batches = tuple(_cut(whole, begin, end) for begin, end in pairwise(borders))
         return StepBatches(batches, whole.supervised, rows, stop - start)
 
+    def largest(self) -> Batch:
+        """A micro-batch as large as any of the run, every target of it learned."""
+        borders = self._borders(self.tokens_per_step // self.length)
+        return _filled([self.length] * max(end - begin for begin, end in pairwise(borders)))
+
     def _borders(self, rows: int) -> list[int]:
         """The rows before which a step of so many rows is cut, its end included."""
         if self.shares == 1:
@@ -273,6 +278,33 @@ class SequenceBatches:
             at += count
         supervised = sum(batch.supervised for batch in batches)
         return StepBatches(tuple(batches), supervised, len(chosen), int(lengths.sum()))
+
+    def largest(self) -> Batch:
+        """A micro-batch as large as any of the run, every target of it learned.
+
+        Of a run of up to SCANNED sequences it is the fullest; of a longer one what no micro-batch can pass.
+        """
+        longest = int(self.corpus.lengths.max())
+        if self.steps * self.per_step > SCANNED:
+            most = min(self.micro_tokens, self.per_step * longest)
+            return _filled([longest] * (most // longest) + [most % longest] * bool(most % longest))
+        fullest: list[int] = []
+        known = self.corpus.lengths
+        for step in range(self.steps):
+            lengths = sorted(known[self.chosen(step)].tolist(), reverse=True)
+            at = 0
+            for count in split(lengths, self.micro_tokens, self.shares):
+                fullest = max(fullest, lengths[at : at + count], key=sum)
+                at += count
+        return _filled(fullest)
+
+
+SCANNED = 200_000  # ours: sequences whose lengths are looked through in about a second
+
+
+def _filled(lengths: Sequence[int]) -> Batch:
+    """Documents of these lengths, id 0 throughout, every target learned but the last of each."""
+    return lay([(np.zeros(length, np.int64), None) for length in lengths])
 
 
 def split(lengths: Sequence[int], most: int, shares: int = 1) -> list[int]:

@@ -3,7 +3,7 @@
     text       {"text"}
     alpaca     {"instruction", "input" (may be empty or absent), "output"}, "system" if there is one
     sharegpt   {"conversations": [{"from": "human" | "gpt" | ..., "value"}]}, "system" if there is one
-    messages   {"messages": [{"role": "user" | "assistant" | "system", "content"}]}
+    messages   {"messages": [{"role": "user" | "assistant" | "system", "content"}]}; a reply may have a "mark"
 
 Other fields of a record are left aside, except those that would change what it means (`REFUSED`). A field that is null
 counts as absent.
@@ -12,7 +12,7 @@ counts as absent.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from camelid.dialogue.message import Message
@@ -180,7 +180,8 @@ def _turns(turns: object, name: str, role: str, content: str, roles: Mapping[str
         speaker = _string(turn, role, f"turn {number}: ")
         if speaker not in roles:
             raise Unfit(f"turn {number}: {role!r} is {speaker[:40]!r}, not one of {', '.join(roles)}")
-        messages.append(_message(roles[speaker], _string(turn, content, f"turn {number}: ")))
+        said = _message(roles[speaker], _string(turn, content, f"turn {number}: "))
+        messages.append(replace(said, mark=_optional(turn, "mark")))
     return messages
 
 

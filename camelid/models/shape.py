@@ -93,7 +93,9 @@ class LoRA:
     """The shape of a low-rank adapter: W x becomes W x + s B A dropout(x), with A [R, in], B [out, R].
 
     Hu et al. 2021: s = alpha / rank; with `scale="root"` alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023). `targets` are
-    the linear maps adapted in every layer; `trained` names end matrices trained whole beside them.
+    the linear maps adapted in every layer; `trained` names end matrices trained whole beside them. `kind="dora"` trains
+    the length of each row of W apart from its direction (Liu et al. 2024); `start="pissa"` begins with the largest
+    singular directions of W, which W gives up, instead of nothing (Meng et al. 2024).
 
     Raises UsageError naming every setting that cannot be.
     """
@@ -104,6 +106,8 @@ class LoRA:
     targets: tuple[Linear, ...] = ("q_proj", "v_proj")  # Hu et al. 2021, section 4.2
     scale: Literal["rank", "root"] = "rank"
     trained: tuple[Whole, ...] = ()
+    kind: Literal["lora", "dora"] = "lora"
+    start: Literal["zero", "pissa"] = "zero"
 
     def __post_init__(self) -> None:
         problems = ProblemList()
@@ -113,8 +117,16 @@ class LoRA:
             problems.add("adapter.alpha", f"{self.alpha} would silence the adapter", "use a positive number")
         if not 0 <= self.dropout < 1:
             problems.add("adapter.dropout", f"{self.dropout} is no share to leave out", "use 0 or more, less than 1")
-        if self.scale not in ("rank", "root"):
-            problems.add("adapter.scale", f"{self.scale!r} is unknown", did_you_mean(self.scale, ("rank", "root")))
+        for name, chosen, words in (
+            ("scale", self.scale, ("rank", "root")),
+            ("kind", self.kind, ("lora", "dora")),
+            ("start", self.start, ("zero", "pissa")),
+        ):
+            if chosen not in words:
+                problems.add(f"adapter.{name}", f"{chosen!r} is unknown", did_you_mean(chosen, words))
+        if self.kind == "dora" and self.start == "pissa":
+            found = "'pissa' moves what 'dora' measures; PEFT could not read what comes of both"
+            problems.add("adapter.start", found, "use one of them")
         for name, given, known in (
             ("targets", self.targets, LINEARS),
             ("trained", self.trained, get_args(Whole)),

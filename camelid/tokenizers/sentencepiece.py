@@ -96,6 +96,9 @@ class SentencePieceTokenizer:
     def stream(self, *, starts: bool = True) -> ByteStream:
         return self._table.stream(starts=starts)
 
+    def bytes_of(self, id: int) -> bytes:
+        return self._table.bytes_of(id)
+
     def piece(self, id: int) -> str:
         self._table.bytes_of(id)
         pieces = self._file.pieces

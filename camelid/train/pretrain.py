@@ -21,10 +21,19 @@ from camelid.models.prune import pruned
 from camelid.models.shape import LlamaShape, LoRA
 from camelid.stage import Tokens
 from camelid.tokenizers.protocol import Tokenizer
-from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, read_as, told
+from camelid.train.assemble import (
+    check,
+    check_free,
+    dtype_of,
+    identity,
+    optimizer_for,
+    read_as,
+    saving,
+    told,
+    weights_of,
+)
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import Distilled, NextToken
-from camelid.train.optim import Optimizer
 from camelid.train.settings import AdamW, Schedule
 from camelid.train.vocabulary import NewRows, old_pieces, with_rows
 
@@ -64,7 +73,8 @@ def pretrain(
 
     Raises what `train` raises, and UsageError or StoreError before any work where it could not be finished.
     """
-    check_free(target)
+    if conduct.ranks.leads:
+        check_free(target)
     micro_tokens = max(length, conduct.machine.micro_tokens)
     batches = PretrainingBatches(
         mixture,
@@ -82,6 +92,9 @@ def pretrain(
         shape=shape,
         ids=tokenizer.size,
     )
+    if optim.ratio != 1 and adapter is None:
+        found = f"{optim.ratio:g} is for an adapter's B, and there is no adapter"
+        raise UsageError([Problem("optim.ratio", found, "leave it at 1")])
     parent = None if start is None else directory.load(start)
     facts = identity(
         "pretrain",
@@ -106,11 +119,9 @@ def pretrain(
             if cut is None
             else pruned(directory.build(parent, torch.float32, conduct.machine.device), shape)
         )
-    if adapter is None:
-        optimizer = optimizer_for(model, optim, clip, dtype_of(conduct))
-    else:
+    if adapter is not None:
         model = add_lora(model.to(dtype_of(conduct)), adapter, seed=seed)
-        optimizer = Optimizer(dict(model.named_parameters()), optim, clip=clip)
+    optimizer, placement = optimizer_for(model, optim, clip, conduct, run, adapted=adapter is not None)
     trained = train(
         model,
         batches,
@@ -122,17 +133,19 @@ def pretrain(
         identity=facts,
         conduct=conduct,
         draw=partial(set_randomness, model, seed),
+        placement=placement,
     )
-    if adapter is not None:
-        fold(model)
-    directory.save(
-        target,
-        model.state_dict(),
-        shape=shape,
-        tokenizer=tokenizer,
-        provenance=told(provenance or {}, trained, facts, batches, conduct),
-        files=conduct.files,
-    )
+    weights = fold(model).state_dict() if adapter is not None else weights_of(model, placement, conduct)
+    with saving(conduct) as here:
+        if here:
+            directory.save(
+                target,
+                weights,
+                shape=shape,
+                tokenizer=tokenizer,
+                provenance=told(provenance or {}, trained, facts, batches, conduct),
+                files=conduct.files,
+            )
     return trained
 
 
