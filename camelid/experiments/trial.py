@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Literal, TypeVar, cast
 
 from camelid.evaluate.claim import Better
@@ -41,8 +40,6 @@ T = TypeVar("T")
 HELD_OUT_CONVERSATIONS = 60  # ours: 120 later turns, as many as half the held-out instructions
 UNSEEN = 100_000  # ours: documents that no training reads are told by this seed and those above
 UNSEEN_BYTES = 120_000
-FRESH = 10_000  # ours: a seed of documents that no recipe reads
-HELD_OUT_BYTES = 20_000  # ours: of each text
 RIGHT = "share of held-out instructions answered rightly"
 LATER = "share of held-out later turns answered rightly"
 
@@ -113,39 +110,6 @@ class Tools:
         known = {function.name for function in library(world, changed=changed)}
         loaded = load(self.grown(recipe), device=self.machine.device)
         return called(loaded, asked, last.prompt.within(loaded.tokenizer), known, manual=manual)
-
-    def right(self, recipe: Recipe, prompt_of: Recipe, data: DeskRecords) -> float:
-        """Share of what is held out of `data` answered rightly, asked in the template of `prompt_of`."""
-        prompt = cast(Finetune, prompt_of.last).prompt
-        return desk_score(self.grown(recipe), prompt, data, self.machine).overall.share
-
-    def bits_of(self, recipe: Recipe, texts: Sequence[DeskText]) -> float:
-        """Bits per byte of fresh documents of each of these texts, their mean: each text counts alike."""
-        from camelid import desk
-        from camelid.evaluate.likelihood import texts as likelihoods
-        from camelid.evaluate.likelihood import total
-        from camelid.generate.loaded import load
-
-        loaded = load(self.grown(recipe), device=self.machine.device)
-        found = []
-        for text in texts:
-            world = desk.world(text.world, text.seed)
-            told = [
-                document.text
-                for source in desk.sources(world, text.told).values()
-                for document in source.documents(bytes=int(HELD_OUT_BYTES * source.weight / 100), seed=FRESH)
-            ]
-            found.append(total(likelihoods(loaded, told)).bits_per_byte)
-        return fmean(found)
-
-    def density(self, recipe: Recipe, text: DeskText) -> float:
-        """Characters of a text that an id of the model's vocabulary stands for."""
-        from camelid import desk, tokenizers
-
-        tokenizer = tokenizers.load(self.grown(recipe))
-        sources = desk.sources(desk.world(text.world, text.seed), text.told)
-        told = [d.text for each in sources.values() for d in each.documents(bytes=HELD_OUT_BYTES, seed=FRESH)]
-        return sum(map(len, told)) / sum(len(tokenizer.encode(each)) for each in told)
 
     def bits(self, recipe: Recipe, *, beyond: int = 0) -> float:
         """Bits per byte of documents that the base has not read, about the world that it has read of.

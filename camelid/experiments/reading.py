@@ -1,17 +1,19 @@
-"""What reading on, other vocabularies, longer windows and augmented records add to a tuning."""
+"""What reading on gives, by itself and before a tuning: new domains, new languages, longer windows, better records."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from statistics import fmean
 from typing import Literal, cast
 
 from camelid.experiments.conversing import TOLD_APART, apart
-from camelid.experiments.trial import LATER, RIGHT, Experiment, Tools, compared, seeded, tuned_on
+from camelid.experiments.trial import LATER, RIGHT, UNSEEN, Experiment, Tools, compared, seeded, tuned_on
 from camelid.recipe import (
     Blend,
     DeskInstructions,
     DeskLines,
+    DeskRecords,
     DeskSums,
     DeskText,
     Finetune,
@@ -22,8 +24,40 @@ from camelid.recipe import (
     portions,
 )
 from camelid.recipes import MEMBERS
+from camelid.scoring import desk_score
+from camelid.supply import desk_texts
 
+HELD_OUT_BYTES = 20_000  # ours: of each text
 SECOND = "share of held-out questions in the second language answered rightly"
+
+
+def right(tools: Tools, recipe: Recipe, prompt_of: Recipe, data: DeskRecords) -> float:
+    """Share of what is held out of `data` answered rightly, asked in the template of `prompt_of`."""
+    prompt = cast(Finetune, prompt_of.last).prompt
+    return desk_score(tools.grown(recipe), prompt, data, tools.machine).overall.share
+
+
+def mean_bits(tools: Tools, recipe: Recipe, texts: Sequence[DeskText]) -> float:
+    """Bits per byte of unseen documents of each of these texts, their mean: each text counts alike."""
+    from camelid.evaluate.unseen import bits_per_byte
+    from camelid.generate.loaded import load
+
+    loaded = load(tools.grown(recipe), device=tools.machine.device)
+    return fmean(bits_per_byte(loaded, unseen(text)) for text in texts)
+
+
+def density(tools: Tools, recipe: Recipe, text: DeskText) -> float:
+    """Characters of a text that an id of the model's vocabulary stands for."""
+    from camelid import tokenizers
+
+    tokenizer, told = tokenizers.load(tools.grown(recipe)), unseen(text)
+    return sum(map(len, told)) / sum(len(tokenizer.encode(each)) for each in told)
+
+
+def unseen(text: DeskText) -> list[str]:
+    """Documents of a text that no training reads."""
+    told = replace(text, bytes=HELD_OUT_BYTES, draw=UNSEEN + text.seed)
+    return [each for source in desk_texts(told).values() for each in source]
 
 
 def _shuffled(recipe: Recipe) -> Recipe:
@@ -60,7 +94,7 @@ def _far_lines(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
     treated = seeded(MEMBERS["vicuna-v1.5-16k"].make(size), seed)
     data = next(each for each in portions(cast(Finetune, treated.last).data) if isinstance(each, DeskLines))
     far = replace(data, fewest=2 * data.most // 3)
-    return tools.right(treated, treated, far), tools.right(_unscaled(treated), treated, far)
+    return right(tools, treated, treated, far), right(tools, _unscaled(treated), treated, far)
 
 
 def _without_replay(recipe: Recipe) -> Recipe:
@@ -75,7 +109,7 @@ def _meditron(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
     treated = seeded(MEMBERS["meditron"].variants["base"](size), seed)
     texts = [cast(DeskText, share.text) for share in cast(Shares, _own(treated, "read").data).texts]
     sides = (treated, _without_replay(treated), cast(Recipe, treated.parent))
-    return tuple(tools.bits_of(side, texts) for side in sides)
+    return tuple(mean_bits(tools, side, texts) for side in sides)
 
 
 def _augmented(*ways: Literal["answers", "rephrased", "verified", "fobar"]) -> Callable[[Recipe], Recipe]:
@@ -101,13 +135,13 @@ def _bare(recipe: Recipe) -> Recipe:
 def _alpaca_cot(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
     treated = seeded(MEMBERS["alpaca-cot"].make(size), seed)
     sums = next(each for each in portions(cast(Finetune, treated.last).data) if isinstance(each, DeskSums))
-    return tuple(tools.right(side, treated, sums) for side in (treated, _bare(treated)))
+    return tuple(right(tools, side, treated, sums) for side in (treated, _bare(treated)))
 
 
 def _atom(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
     treated = seeded(MEMBERS["atom"].make(size), seed)
     text = cast(DeskText, cast(Shares, _own(treated, "read").data).texts[0].text)
-    return tools.density(treated, text), tools.density(cast(Recipe, treated.parent), text)
+    return density(tools, treated, text), density(tools, cast(Recipe, treated.parent), text)
 
 
 def _old_vocabulary(recipe: Recipe) -> Recipe:
@@ -127,7 +161,8 @@ def _adapted_and_base(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
     return tools.score(treated, treated), tools.score(cast(Recipe, treated.parent), treated)
 
 
-def _never(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
+def never(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
+    """The arms of a claim that is not tried."""
     raise AssertionError("an untestable claim is not tried")
 
 
@@ -270,7 +305,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         measure="none",
         treated="Dolly on LLaMA",
         controls=("none",),
-        arms=_never,
+        arms=never,
         untestable="that people wrote the records is what is claimed of them, and the desk world has programs for teachers",
     ),
     "airoboros": Experiment(
@@ -280,7 +315,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         measure="none",
         treated="Airoboros",
         controls=("none",),
-        arms=_never,
+        arms=never,
         untestable="a teacher that invents topics is a model of its own; the desk world's programs know all of theirs",
     ),
     "openllama": Experiment(
@@ -290,7 +325,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         measure="none",
         treated="OpenLLaMA",
         controls=("none",),
-        arms=_never,
+        arms=never,
         untestable="the desk world tells one text: both bases would read the same, and differ by their seeds alone",
     ),
 }
