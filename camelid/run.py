@@ -27,6 +27,7 @@ from camelid.recipe import (
     Blend,
     DeskRecords,
     DeskText,
+    Distinct,
     ExtendTokenizer,
     Finetune,
     Folder,
@@ -208,6 +209,9 @@ class Work:
             return {"trees": file_digest(Path(value.path)), "best": value.best, "languages": list(value.languages)}
         if isinstance(value, Blend):
             return [[self.input_mark(p.data), p.epochs, p.most] for p in value.portions]
+        if isinstance(value, Distinct):
+            others = None if value.apart_from is None else self.input_mark(value.apart_from)
+            return {"distinct": self.input_mark(value.data), "alike": value.alike, "apart_from": others}
         if isinstance(value, DeskText | DeskRecords):
             return {"desk": DESK, "data": to_data(value)}
         return to_data(value)
