@@ -21,6 +21,7 @@ def test_without_a_gpu_it_says_so_and_ends_with_1():
     assert done.stderr.startswith("no GPU: PyTorch sees none here, so nothing was run.")
 
 
+@pytest.mark.filterwarnings("ignore")  # the peers warn of their own settings
 @pytest.mark.parametrize("name", ["1B full", "8B LoRA"])
 def test_ours_and_the_peer_have_one_loss_with_the_same_weights(name):
     pytest.importorskip("transformers")
