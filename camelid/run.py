@@ -27,10 +27,12 @@ from camelid.recipe import (
     Blend,
     DeskRecords,
     DeskText,
+    ExtendTokenizer,
     Finetune,
     Folder,
     Pretrain,
     Recipe,
+    Shares,
     Table,
     Text,
     TrainTokenizer,
@@ -51,6 +53,10 @@ if TYPE_CHECKING:
 MARK = "camelid stage 1"  # changes when a stage function changes what the same text means
 DESK = 2  # changes when the desk world tells other texts: tests/test_run.py knows their digest
 SAMPLE_BYTES = 1_000_000  # of text that a vocabulary is learned from
+LATER = {  # settings newer than MARK: told only where they are set, so that what was grown before is found again
+    *((Pretrain, name) for name in ("new_rows", "adapter")),
+    *((Finetune, name) for name in ("fields", "order", "tokenizer", "new_rows", "context", "scaling", "noise", "base")),
+}
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,10 @@ class Work:
     @property
     def grown_as_declared(self) -> bool:
         """Whether the newest model of the member's name is the one that this request grows."""
-        return not (self.request.start or self.request.data or self.request.settings) and self.request.size == "desk"
+        return (
+            not (self.request.start or self.request.data or self.request.texts or self.request.settings)
+            and self.request.size == "desk"
+        )
 
     def stages(self) -> Iterator[tuple[Recipe, AnyStage]]:
         """Every stage to make, ancestors first, each with the recipe it belongs to."""
@@ -134,7 +143,7 @@ class Work:
 
     def make(self, owner: Recipe, stage: AnyStage) -> Made:
         """The stage's result, from the store or made now. A second run of the same stage waits for the first to say so."""
-        if not isinstance(stage, TrainTokenizer | Pretrain | Finetune):
+        if not isinstance(stage, TrainTokenizer | ExtendTokenizer | Pretrain | Finetune):
             found = f"{type(stage).__name__} {stage.name!r} cannot be run here"
             raise UsageError([Problem(f"stage {stage.name}", found, "supply its result with --data")])
         mark = self.mark(stage)
@@ -165,7 +174,9 @@ class Work:
                     replace(self.request, store=str(self.store.root)).write(run)
             yield
 
-    def carry_out(self, owner: Recipe, stage: TrainTokenizer | Pretrain | Finetune, target: Path, run: Path) -> None:
+    def carry_out(
+        self, owner: Recipe, stage: TrainTokenizer | ExtendTokenizer | Pretrain | Finetune, target: Path, run: Path
+    ) -> None:
         """Run the function of the stage's type."""
         STAGES[type(stage)](self, owner, stage, target, run)
 
@@ -175,16 +186,20 @@ class Work:
         """Sixteen digits that name a stage by its text and inputs."""
         told: dict[str, Any] = {"format": MARK, "type": type(stage).__name__}
         for field in fields(stage):
-            if field.name != "name":
-                told[field.name] = self.input_mark(getattr(stage, field.name))
+            value = getattr(stage, field.name)
+            later = (type(stage), field.name) in LATER and value == field.default
+            if field.name != "name" and not later:
+                told[field.name] = self.input_mark(value)
         return fingerprint(told)
 
     def input_mark(self, value: object) -> Any:
         """An input by what it holds: a parent by its mark, a folder or file by its digest, anything else by its text."""
         if isinstance(value, Recipe):
             return {"stage": self.mark(value.last)}
-        if isinstance(value, TrainTokenizer):
+        if isinstance(value, TrainTokenizer | ExtendTokenizer | Pretrain | Finetune):
             return {"stage": self.mark(value)}
+        if isinstance(value, Shares):
+            return [[self.input_mark(share.text), share.percent] for share in value.texts]
         if isinstance(value, Folder):
             return {"folder": self.folder_digest(value.path)}
         if isinstance(value, Table):
@@ -205,7 +220,7 @@ class Work:
 
     # --- parents -----------------------------------------------------------------------------------------------------
 
-    def folder(self, start: Recipe | Folder | TrainTokenizer) -> Path:
+    def folder(self, start: Recipe | Folder | AnyStage) -> Path:
         """Where a parent lies."""
         if isinstance(start, Folder):
             return Path(start.path)
@@ -216,15 +231,16 @@ class Work:
 
     def texts(self, data: Text, most: int | None = None) -> dict[str, Iterator[str]]:
         """The texts of a stage by source, all of them or about `most` bytes in the sources' proportions."""
+        if isinstance(data, Shares):
+            parts = [
+                (share.text, None if most is None else int(most * share.percent / self.whole(data)))
+                for share in data.texts
+            ]
+            return {name: told for text, part in parts for name, told in self.texts(text, part).items()}
         if isinstance(data, DeskText):
-            from camelid import desk
+            from camelid.supply import desk_texts
 
-            found = desk.sources(desk.world(data.world, data.seed))
-            amount = min(data.bytes, most or data.bytes)
-            return {
-                name: (told.text for told in source.documents(bytes=int(amount * source.weight / 100), seed=data.seed))
-                for name, source in found.items()
-            }
+            return desk_texts(data, most)
         if isinstance(data, Table):
             from camelid.data.source import documents
 
@@ -234,6 +250,8 @@ class Work:
 
     def corpora(self, data: Text, tokenizer: Tokenizer) -> dict[str, Corpus]:
         """The same as ids: files cached on disk by content, generated text in memory."""
+        if isinstance(data, Shares):
+            return {name: told for share in data.texts for name, told in self.corpora(share.text, tokenizer).items()}
         if isinstance(data, Table):
             from camelid.data.cache import from_texts
 
@@ -249,11 +267,27 @@ class Work:
 
     def shares(self, data: Text, corpora: Mapping[str, Corpus]) -> dict[str, float]:
         """The share of each source in the tokens drawn."""
+        if isinstance(data, Shares):
+            shares: dict[str, float] = {}
+            for share in data.texts:
+                own = self.shares(share.text, {name: corpora[name] for name in self.names(share.text)})
+                shares |= {name: weight * share.percent / sum(own.values()) for name, weight in own.items()}
+            return shares
         if isinstance(data, DeskText):
-            from camelid import desk
+            from camelid.supply import desk_sources
 
-            return {name: source.weight for name, source in desk.sources(desk.world(data.world, data.seed)).items()}
+            return {name: source.weight for name, source in desk_sources(data).items()}
         return dict.fromkeys(corpora, 1.0)
+
+    def names(self, data: Table | DeskText) -> list[str]:
+        """The names of a text's sources."""
+        from camelid.supply import desk_sources
+
+        return [Path(data.path).name] if isinstance(data, Table) else list(desk_sources(data))
+
+    def whole(self, data: Shares) -> float:
+        """What the shares add up to."""
+        return sum(share.percent for share in data.texts)
 
     def dialogues(self, stage: Finetune, tokenizer: Tokenizer) -> tuple[Corpus, Report]:
         """The records of a stage rendered through its template, and what was lost on the way."""
@@ -269,6 +303,7 @@ class Work:
                 learn=stage.learn,
                 length=stage.length,
                 over_length=stage.over_length,
+                fields=stage.fields,
                 first=data.first,
                 bad_rows=data.bad_rows,
             )
@@ -276,7 +311,7 @@ class Work:
         from camelid.supply import supplied
 
         notes: list[str] = []
-        told = supplied(data, stage.prompt, stage.name, notes)
+        told = supplied(data, stage.prompt, stage.name, notes, stage.fields)
         for line in notes:
             self.narrator.warn(line)
         return render_all(
@@ -334,10 +369,13 @@ class Work:
 
     def named(self, owner: Recipe) -> tuple[str, str]:
         """The member and size that a recipe is, by its title; ("", "") for one that was changed beyond recognition."""
-        for member in MEMBERS.values():
+        for name, member in MEMBERS.items():
             for size in member.sizes:
                 if member.make(size).title == owner.title:
-                    return member.name, size
+                    return name, size
+                for variant, make in member.variants.items():
+                    if make(size).title == owner.title:
+                        return f"{name}+{variant}", size
         return "", ""
 
 
@@ -372,7 +410,24 @@ def make_tokenizer(work: Work, owner: Recipe, stage: TrainTokenizer, target: Pat
 
     sample = [text for texts in work.texts(stage.data, SAMPLE_BYTES).values() for text in texts]
     train = sentencepiece.train if stage.kind == "sentencepiece" else byte_bpe.train
-    files = train(sample, vocab=stage.vocab).files()
+    save_tokenizer(train(sample, vocab=stage.vocab), work, owner, stage, target)
+
+
+def extend_tokenizer(work: Work, owner: Recipe, stage: ExtendTokenizer, target: Path, run: Path) -> None:
+    """The parent's vocabulary with what further text taught, committed in the same way."""
+    from camelid import tokenizers
+    from camelid.tokenizers import sentencepiece
+    from camelid.tokenizers.extend import with_pieces
+
+    sample = [text for texts in work.texts(stage.data, SAMPLE_BYTES).values() for text in texts]
+    learned = sentencepiece.train(sample, vocab=stage.learned)
+    parent = tokenizers.load(work.folder(stage.start))
+    save_tokenizer(with_pieces(parent, learned, stage.vocab, only=stage.only), work, owner, stage, target)
+
+
+def save_tokenizer(tokenizer: Tokenizer, work: Work, owner: Recipe, stage: AnyStage, target: Path) -> None:
+    """Commit the files that a Hugging Face folder needs of a tokenizer."""
+    files = tokenizer.files()
     provenance = durable.json_bytes({"provenance": work.provenance(owner, stage)})
 
     def fill(draft: durable.Draft) -> None:
@@ -413,6 +468,8 @@ def pretrain(work: Work, owner: Recipe, stage: Pretrain, target: Path, run: Path
             clip=stage.clip,
             start=None if stage.start is None else work.folder(stage.start),
             deviation=stage.deviation,
+            new_rows=stage.new_rows,
+            adapter=stage.adapter,
             seed=stage.seed,
             conduct=conduct,
             provenance=work.provenance(owner, stage, mixture=drawn),
@@ -427,7 +484,7 @@ def finetune(work: Work, owner: Recipe, stage: Finetune, target: Path, run: Path
     from camelid.train.finetune import finetune as train
 
     start = work.folder(stage.start)
-    tokenizer = tokenizers.load(start)
+    tokenizer = tokenizers.load(start if stage.tokenizer is None else work.folder(stage.tokenizer))
     speller = with_controls(tokenizer, stage.controls) if stage.controls else tokenizer
     with work.ranks.first("reading the data"):
         corpus, report = work.dialogues(stage, speller)
@@ -449,15 +506,33 @@ def finetune(work: Work, owner: Recipe, stage: Finetune, target: Path, run: Path
             pad=stage.pad,
             controls=stage.controls,
             dropout=stage.dropout,
+            noise=stage.noise,
             adapter=stage.adapter,
+            tokenizer=tokenizer,
+            new_rows=stage.new_rows,
+            context=stage.context,
+            scaling=stage.scaling,
+            order=stage.order,
+            base=stage.base,
             seed=stage.seed,
             conduct=conduct,
             provenance=work.provenance(owner, stage, parent=str(start), data=to_data(report)),
         )
+    if stage.adapter is not None:
+        work.narrator.say(f"[dim]{merging(target)}[/]")
+
+
+def merging(target: Path) -> str:
+    """What merging an adapter changed, in words, from the provenance of the merged model."""
+    found = durable.read_json(target / PROVENANCE)["provenance"]["training"]["merged"]  # type: ignore[index]
+    words = f"merged in float32: over {found['tokens']} tokens no logit moved by more than {found['largest difference']:.1e}"
+    far = found.get("largest difference to the unquantised base")
+    return words + ("" if far is None else f"; on the weights before quantisation it would move by up to {far:.1e}")
 
 
 STAGES: Mapping[type, Callable[[Work, Recipe, Any, Path, Path], None]] = {
     TrainTokenizer: make_tokenizer,
+    ExtendTokenizer: extend_tokenizer,
     Pretrain: pretrain,
     Finetune: finetune,
 }

@@ -22,8 +22,8 @@ LAYERS: list[set[str]] = [
     {"request", "store", "report", "supply"},
     {"run", "runs"},
     {"scoring", "fit"},
-    {"grow"},
-    {"summary", "claims"},
+    {"grow", "experiments"},
+    {"summary", "claims", "gallery"},
     {"cli"},
     {"__main__"},
 ]

@@ -204,7 +204,7 @@ class PretrainingBatches:
 
 
 class SequenceBatches:
-    """Whole sequences, `per_step` of them a step, in a fresh keyed order each epoch.
+    """Whole sequences, `per_step` of them a step, in a fresh keyed order each epoch, or in the corpus's own ("given").
 
     The last step of an epoch keeps what is left, however few (Hugging Face's Trainer with drop_last off), so an epoch
     has ceil(sequences / per_step) steps and every sequence comes exactly once in it. Within a step the sequences are
@@ -213,7 +213,15 @@ class SequenceBatches:
     """
 
     def __init__(
-        self, corpus: Corpus, *, per_step: int, epochs: float, micro_tokens: int, seed: int, shares: int = 1
+        self,
+        corpus: Corpus,
+        *,
+        per_step: int,
+        epochs: float,
+        micro_tokens: int,
+        seed: int,
+        shares: int = 1,
+        sequence: Literal["shuffled", "given"] = "shuffled",
     ) -> None:
         problems = ProblemList()
         longest = int(corpus.lengths.max(initial=0))
@@ -234,14 +242,15 @@ class SequenceBatches:
             problems.add("shares", f"{shares} parts of a step", "give at least one")
         problems.raise_usage()
         self.corpus, self.per_step, self.epochs = corpus, per_step, epochs
-        self.micro_tokens, self.seed, self.shares = micro_tokens, seed, shares
+        self.micro_tokens, self.seed, self.shares, self.sequence = micro_tokens, seed, shares, sequence
         self.steps_per_epoch = -(-len(corpus) // per_step)
         self.steps = math.ceil(epochs * self.steps_per_epoch)
 
     @property
     def digest(self) -> str:
         """SHA-256 of everything that decides what a step holds; a resumed run must find it unchanged."""
-        words = ("sequences", self.corpus.digest, self.per_step, self.steps, self.seed)
+        words: tuple[object, ...] = ("sequences", self.corpus.digest, self.per_step, self.steps, self.seed)
+        words += (self.sequence,) if self.sequence == "given" else ()
         return hashlib.sha256(repr(words).encode()).hexdigest()
 
     def chosen(self, step: int) -> list[int]:
@@ -249,9 +258,12 @@ class SequenceBatches:
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} is outside a run of {self.steps} steps")
         epoch, turn = divmod(step, self.steps_per_epoch)
-        shuffled = order(key(self.seed, "sequences", self.corpus.digest, epoch), len(self.corpus))
         begin = turn * self.per_step
-        return [shuffled[place] for place in range(begin, min(begin + self.per_step, len(self.corpus)))]
+        places = range(begin, min(begin + self.per_step, len(self.corpus)))
+        if self.sequence == "given":
+            return list(places)
+        shuffled = order(key(self.seed, "sequences", self.corpus.digest, epoch), len(self.corpus))
+        return [shuffled[place] for place in places]
 
     def at(self, step: int) -> StepBatches:
         """The micro-batches of this step, found without looking at any other. Raises IndexError outside the run."""
