@@ -2,13 +2,14 @@
 # make test    set up, then run every test
 # make check   formatting, lint, types
 # make bench   measure this machine and this code
+# make bench-gpu     on one GPU: 1B full, 8B LoRA and QLoRA, and inference, beside transformers and peft, in eight minutes
 # make bench-infer   decoding on this CPU beside llama.cpp (built here, which takes minutes) and transformers
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV ?= .venv
 RUN = $(VENV)/bin/
 JOBS ?= 2
 
-.PHONY: demo test check bench bench-infer setup clean
+.PHONY: demo test check bench bench-infer bench-gpu setup clean
 
 setup: $(VENV)/.core
 
@@ -37,6 +38,11 @@ bench: $(VENV)/.test
 bench-infer: $(VENV)/.test
 	CMAKE_ARGS="-DGGML_NATIVE=ON" $(RUN)python -m pip install --quiet -r requirements/bench.txt
 	$(RUN)python benchmarks/infer_cpu.py --out benchmarks/results/infer_cpu.json
+
+bench-gpu: $(VENV)/.core
+	$(RUN)python benchmarks/gpu.py --look
+	$(RUN)python -m pip install --quiet -r requirements/bench-gpu.txt
+	$(RUN)python benchmarks/gpu.py --out benchmarks/results/gpu-$$(date +%F).json
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -151,7 +151,10 @@ class Asked:
 
     def ranks(self, machine: Machine, options: Mapping[str, Any]) -> Machine:
         """The machine as torchrun's processes share it: --shard, --tensor, --shares, --sums."""
-        world = launched().world
+        launch = launched()
+        world = launch.world
+        if machine.device == "cpu":
+            machine = replace(machine, memory_bytes=machine.memory_bytes // launch.beside)
         shard, tensor = (self.whole(f"--{name}", options.get(name), 1) or 1 for name in ("shard", "tensor"))
         shares = self.whole("--shares", options.get("shares"), machine.shares) or 1
         plain: Sums = "ordered" if machine.device == "cpu" else "fast"
