@@ -103,6 +103,14 @@ def test_a_whole_interaction_with_a_builtin_tool_is_as_published(tokenizer) -> N
     assert heard(learned, tokenizer).calls == (call,)
 
 
+def test_every_environment_is_one_of_the_published_kind() -> None:
+    """prompt_format.md and text_prompt_format.md: code interpreter, with and without dates; the last is ours."""
+    assert environment() == "Environment: ipython"
+    dates = "Cutting Knowledge Date: December 2023\nToday Date: 24 September 2024\n"
+    assert environment(today="24 September 2024") == f"Environment: ipython\n\n{dates}"
+    assert environment("Be brief.") == "Environment: ipython\n\nBe brief.\n"
+
+
 def test_functions_of_ones_own_are_offered_as_published(tokenizer) -> None:
     """prompt_format.md, "JSON based tool calling"; its odd list of properties is kept."""
     properties = [
