@@ -177,11 +177,13 @@ def test_llama_3_2s_lists_are_as_published(tokenizer) -> None:
     assert [call.arguments["city"] for call in read(several).calls] == ["San Francisco", "Seattle"]
 
 
-def test_the_chat_template_says_the_same_in_transformers(tokenizer, opened) -> None:  # noqa: F811
+@pytest.mark.parametrize("kind", ["byte_level", "pieces"])
+def test_the_chat_template_says_the_same_in_transformers(kind, request: pytest.FixtureRequest, opened) -> None:  # noqa: F811
+    tokenizer = with_controls(request.getfixturevalue(kind), NAMES)
     theirs = opened(tokenizer)
     for template, tools in ((LLAMA_3_1, True), (LLAMA_3_2, False)):
         theirs.chat_template = jinja(template, tokenizer)
-        for messages in conversations(5, size(40), tools=tools, said=lambda: "The camel's 3 walks: né?\n"):
+        for messages in conversations(5, size(15), tools=tools, said=lambda: "The camel's 3 walks: né?\n"):
             text = theirs.apply_chat_template(as_objects(messages), tokenize=False)
             assert text == flat(template, messages, tokenizer, generate=False)
             if messages[-1].role in ("user", "ipython"):
