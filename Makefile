@@ -37,7 +37,7 @@ bench: $(VENV)/.test
 
 bench-infer: $(VENV)/.test
 	CMAKE_ARGS="-DGGML_NATIVE=ON" $(RUN)python -m pip install --quiet -r requirements/bench.txt
-	$(RUN)python benchmarks/infer_cpu.py --out benchmarks/results/infer_cpu.json
+	$(RUN)python benchmarks/infer_cpu.py --load --out benchmarks/results/infer_cpu.json
 
 bench-gpu: $(VENV)/.core
 	$(RUN)python benchmarks/gpu.py --look
