@@ -17,6 +17,7 @@ from camelid.data.batch import SequenceBatches
 from camelid.data.corpus import Corpus
 from camelid.dialogue.template import Template
 from camelid.errors import BadData, Problem, StoreError, UsageError
+from camelid.generate.certificate import certified
 from camelid.models.adapt import adapter_state, add_lora, fold, set_randomness
 from camelid.models.dropout import add_residual_dropout
 from camelid.models.llama import Llama
@@ -123,6 +124,7 @@ def finetune(
         tokenizer=tokenizer,
         template=template,
         provenance=history,
+        extra=certified(model, tokenizer, template, model.shape).files(),
         files=conduct.files,
     )
     return trained

@@ -14,6 +14,7 @@ from camelid.data.batch import PretrainingBatches
 from camelid.data.mixture import Mixture
 from camelid.errors import Problem, UsageError
 from camelid.frozen import diff
+from camelid.generate.certificate import certified
 from camelid.models.llama import DEVIATION, Llama, initialise
 from camelid.models.shape import LlamaShape
 from camelid.stage import Tokens
@@ -98,6 +99,7 @@ def pretrain(
         shape=shape,
         tokenizer=tokenizer,
         provenance=told(provenance or {}, trained, facts, batches, conduct),
+        extra=certified(model, tokenizer, None, shape).files(),
         files=conduct.files,
     )
     return trained
