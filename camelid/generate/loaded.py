@@ -41,10 +41,11 @@ class Prompt:
     starts: bool
 
     def within(self, settings: Settings) -> Settings:
-        """The settings with this prompt's stops beside their own."""
+        """The settings with this prompt's stops beside their own; with `ignore_eos`, with its stop texts alone."""
+        stop_ids = () if settings.ignore_eos else self.stop_ids
         return replace(
             settings,
-            stop_ids=tuple(dict.fromkeys((*settings.stop_ids, *self.stop_ids))),
+            stop_ids=tuple(dict.fromkeys((*settings.stop_ids, *stop_ids))),
             stop_texts=tuple(dict.fromkeys((*settings.stop_texts, *self.stop_texts))),
         )
 

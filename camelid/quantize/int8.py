@@ -43,7 +43,7 @@ def of_largest(codes: Tensor, largest: Tensor) -> Int8:
 
 def decode(stored: Int8) -> Tensor:
     """The weights in float32."""
-    return stored.codes.float() * stored.scales
+    return stored.codes.float().mul_(stored.scales)
 
 
 def bound(values: Tensor) -> Tensor:
