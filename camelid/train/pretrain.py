@@ -22,6 +22,7 @@ from camelid.models.shape import LlamaShape, LoRA
 from camelid.stage import Tokens
 from camelid.tokenizers.protocol import Tokenizer
 from camelid.train.assemble import (
+    certificate,
     check,
     check_free,
     dtype_of,
@@ -144,6 +145,7 @@ def pretrain(
                 shape=shape,
                 tokenizer=tokenizer,
                 provenance=told(provenance or {}, trained, facts, batches, conduct),
+                extra=certificate(weights, shape, tokenizer, None, conduct),
                 files=conduct.files,
             )
     return trained
