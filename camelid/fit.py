@@ -19,7 +19,7 @@ from camelid.plan.plan import Choices, plan, remedies, shape_of
 from camelid.recipe import AnyStage, Finetune, Folder, Pretrain, Recipe
 
 KEPT = 0.3  # ours, from docs/planner.md: what an allocator keeps beside what a run holds, without recomputation
-OTHERS = ("--count", "--device", "--recompute")  # what a plan may choose and a run here cannot
+OTHERS = ("--count", "--device")  # what a plan may choose and a run here cannot
 
 
 def check_fit(stages: Sequence[tuple[Recipe, AnyStage]], machine: Machine, narrator: Narrator, anyway: bool) -> None:
@@ -45,7 +45,13 @@ def _problems(owner: Recipe, stage: AnyStage, machine: Machine, narrator: Narrat
     machine = divided(machine, shape_of(stage, start).parameters())
     device = Device(machine.device, machine.memory_bytes, 0.0, "the machine it runs on")
     machines = Machines(device, machine.count, machine.dtype)
-    choices = Choices(micro_tokens=machine.micro_tokens, workers=machine.workers, shares=machine.shares, start=start)
+    choices = Choices(
+        micro_tokens=machine.micro_tokens,
+        recompute=machine.recompute,
+        workers=machine.workers,
+        shares=machine.shares,
+        start=start,
+    )
     (found,) = plan(alone, machines, choices).stages
     needed, there = found.per_device / GIB, machine.memory_bytes / GIB
     if not found.fits:

@@ -23,6 +23,7 @@ class Machine:
 
     workers  processes, of so many threads each, that share the micro-batches of a step; changes no bit of a run
     shares   into how many micro-batches of about equal size a step is cut, or a multiple of it, where it holds so much
+    recompute  keep each layer's input only and compute the rest again for the backward pass: less memory, the same bits
     """
 
     device: str = "cpu"
@@ -33,6 +34,7 @@ class Machine:
     workers: int = 1
     shares: int = 1
     memory_bytes: int = 0
+    recompute: bool = False
 
 
 def detect(device: str | None = None, dtype: DType | None = None, threads: int | None = None) -> Machine:
@@ -146,6 +148,15 @@ def processor_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def processor_vendor() -> str:
+    """Who made the processor, in its own spelling ("GenuineIntel", "AuthenticAMD"); "" where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
 def describe() -> str:

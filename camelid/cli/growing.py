@@ -55,7 +55,9 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
     """Check everything that was asked for, then grow it and say what came of it."""
     recipe = asked_recipe(asked, request)
     store = asked.store(options["store"])
-    machine = asked.machine(options["device"], options["dtype"], options["threads"], options["micro_tokens"])
+    machine = asked.machine(
+        options["device"], options["dtype"], options["threads"], options["micro_tokens"], options["recompute"]
+    )
     seconds = asked.number("--save-every", options.get("save_every"), 60.0)
     asked.settle()
     assert recipe and seconds is not None

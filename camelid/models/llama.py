@@ -79,6 +79,7 @@ class Llama(nn.Module):
                     parameter.zero_()
         self.adapter: LoRA | None = None  # put on by models/adapt.py
         self.draws: Draws | None = None
+        self.recompute = False  # whether every forward pass under autograd is told to `recompute`
         self.rope = Rope(shape.head_width, shape.theta, shape.scaling, shape.context)
 
     @property
@@ -133,7 +134,7 @@ class Llama(nn.Module):
         rotations = self.rope.rotations(layout.positions, lengths=layout.lengths, dtype=self.dtype, device=self.device)
         x = self.model.embed_tokens(layout.lay(ids))  # [P, D]
         for index, layer in enumerate(self.model.layers):
-            if recompute and torch.is_grad_enabled():
+            if (recompute or self.recompute) and torch.is_grad_enabled():
                 x = checkpoint(layer, x, layout, rotations, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = layer(x, layout, rotations, cache, index)

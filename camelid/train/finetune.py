@@ -100,6 +100,7 @@ def finetune(
     )
     model, optimizer = _prepared(parent, rows, adapter, optim, clip, seed, conduct)
     add_residual_dropout(model, dropout)
+    model.recompute = conduct.machine.recompute
     trained = train(
         model,
         batches,

@@ -5,11 +5,12 @@
                      measure: losses and gradient norm      refuse the step if one is not finite, else update
                      one line in the journal                commit if it is time, or if asked to stop
 
-Bits. With equal settings, threads, micro_tokens, shares, dtype, device and PyTorch, a run and every interrupted and
-resumed copy of it end in the same bits of weights, moments and journal. Threads, micro_tokens and shares change the order
-in which floats are added, the last two also the dropout masks; a run that goes on under others says so and writes it into
-its journal. How many processes work on a step (train/workers.py) and when commits are made changes nothing. All this is
-shown on the CPU; some GPU kernels add in no fixed order.
+Bits. With equal settings, threads, micro_tokens, shares, dtype, device, library of products (train/products.py) and
+PyTorch, a run and every interrupted and resumed copy of it end in the same bits of weights, moments and journal. Threads,
+micro_tokens and shares change the order in which floats are added, the last two also the dropout masks; a run that goes
+on under others says so and writes it into its journal. How many processes work on a step (train/workers.py), whether
+activations are computed again, and when commits are made changes nothing. All this is shown on the CPU; some GPU kernels
+add in no fixed order.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ from camelid.durable import FILES, Files
 from camelid.errors import BadData, NonFinite, Problem
 from camelid.machine import Machine
 from camelid.randomness import key
+from camelid.train.heap import kept
 from camelid.train.interrupt import Interrupted, listening
 from camelid.train.loss import Loss
 from camelid.train.optim import LARGEST, Optimizer
+from camelid.train.products import library, multiplying
 from camelid.train.schedule import rate
 from camelid.train.settings import Schedule
 from camelid.train.state import Counters, Store, journal, steps_of
@@ -173,11 +176,12 @@ def train(
 
 @contextmanager
 def _threads(machine: Machine) -> Iterator[None]:
-    """The machine's number of threads and a random state of our own, both put back afterwards."""
+    """Threads, library for products, freed memory as the machine wants them, a random state of our own; then put back."""
     before = torch.get_num_threads()
     torch.set_num_threads(machine.threads)
     try:
-        with torch.random.fork_rng([torch.cuda.current_device()] if machine.device.startswith("cuda") else []):
+        own = torch.random.fork_rng([torch.cuda.current_device()] if machine.device.startswith("cuda") else [])
+        with own, multiplying(machine), kept(machine):
             yield
     finally:
         torch.set_num_threads(before)
@@ -323,6 +327,7 @@ def bits(machine: Machine) -> dict[str, Any]:
         "threads": machine.threads,
         "micro_tokens": machine.micro_tokens,
         "shares": machine.shares,
+        "products": library(machine),
         "torch": torch.__version__,
         "kernels": torch.backends.cpu.get_cpu_capability(),
     }

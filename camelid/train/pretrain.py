@@ -81,6 +81,7 @@ def pretrain(
         deviation=deviation,
     )
     model = _fresh(shape, seed, deviation, conduct.machine.device) if parent is None else _begun(parent, shape, conduct)
+    model.recompute = conduct.machine.recompute
     trained = train(
         model,
         batches,
