@@ -1,4 +1,4 @@
-"""One side of a comparison of benchmarks/train_cpu.py, in a process of its own: `train_sides.py SIDE ROW THREADS FOLDER`.
+"""One side of a comparison, in a process of its own: `train_sides.py SIDE ROW THREADS FOLDER [STEPS TO WARM UP]`.
 
 Every side does whole steps in float32 (but "trl", which does what it does by default): data, forward, backward, the
 gradient clipped to norm 1, fused AdamW. Fresh weights, except that zeros would do: speed does not depend on them.
@@ -331,8 +331,8 @@ SIDES: dict[str, Callable[[Row, int, Path, Turns], None]] = {
 
 
 def main() -> None:
-    side, row, threads, folder = sys.argv[1:]
-    SIDES[side](ROWS[row], int(threads), Path(folder), Turns())
+    side, row, threads, folder, warm = (*sys.argv[1:], "2")[:5]
+    SIDES[side](ROWS[row], int(threads), Path(folder), Turns(warm=int(warm)))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ def library(machine: Machine) -> Library | None:
 
     Raises UsageError where CAMELID_PRODUCTS names neither.
     """
-    if machine.device != "cpu" or machine.dtype != "float32" or not torch.backends.mkl.is_available():
+    has_mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    if machine.device != "cpu" or machine.dtype != "float32" or not has_mkl:
         return None
     wish = os.environ.get(WISH, "").lower()
     if wish not in ("", "mkl", "onednn"):
