@@ -14,6 +14,7 @@ import argparse
 import importlib.util
 import json
 import os
+import signal
 import statistics
 import sys
 import time
@@ -132,6 +133,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=RESULTS)
     parser.add_argument("--table", action="store_true", help="print what was measured, and measure nothing")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *told: sys.exit(143))  # the sides end with whoever started them
     kept = json.loads(given.json.read_text()) if given.json.exists() else {"rows": {}}
     if not given.table:
         if given.records is not None and given.tokenizer is not None:

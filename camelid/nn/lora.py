@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from camelid.errors import CamelidError
+from camelid.nn.lowrank import adapted
 from camelid.randomness import torch_generator
 
 
@@ -68,11 +69,19 @@ class LoRALinear(nn.Linear):
         return weight
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._in_one(x):
+            return adapted(x, self.weight, self.a, self.b, self.factor)
         out = F.linear(x, self.weight)
         if self.base is not None or not self.active:
             return out
         low = F.linear(self._dropped(x).to(self.a.dtype), self.a)
         return out + (F.linear(low, self.b) * self.factor).to(out.dtype)
+
+    def _in_one(self, x: Tensor) -> bool:
+        """Whether one operation may stand for all: on a CPU, nothing merged, dropped or of another dtype."""
+        drops = self.training and self.dropout > 0
+        plain = self.active and self.base is None and x.ndim == 2 and x.is_cpu and not drops
+        return plain and x.dtype == self.weight.dtype == self.a.dtype
 
     def _dropped(self, x: Tensor) -> Tensor:
         if not (self.training and self.dropout):
