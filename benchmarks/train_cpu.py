@@ -139,9 +139,16 @@ def main() -> None:
         if given.records is not None and given.tokenizer is not None:
             render(given.records, given.tokenizer, given.folder)
         for name in given.rows:
+            if ROWS[name].kind != "dense" and not (given.folder / "alpaca.npz").exists():
+                print(f"{name}: needs --records and --tokenizer; left out", file=sys.stderr)
+                continue
             for threads in given.threads:
                 row = measure(name, threads, given.rounds, given.seconds, given.folder, given.sides)
-                about = {"date": time.strftime("%Y-%m-%d"), "load": round(os.getloadavg()[0], 1)}
+                about = {
+                    "date": time.strftime("%Y-%m-%d"),
+                    "load": round(os.getloadavg()[0], 1),
+                    "clock": os.environ.get("BENCH_CLOCK", "seconds"),
+                }
                 kept["rows"][f"{name}, {threads}"] = {**row, **about}
                 kept["machine"] = describe()
                 given.json.parent.mkdir(exist_ok=True)

@@ -19,9 +19,10 @@ from functools import cache
 
 from camelid.machine import Machine
 
-# <malloc.h>: numbers of settings, and what glibc does without being told (mallopt(3))
+# <malloc.h>: numbers of settings, and where glibc's own, which follow what is freed, come to rest (mallopt(3)); once told,
+# they follow no more
 TRIM, MAPPED_FROM, MAPPED = -1, -3, -4
-NEVER, MOST, DEFAULT = -1, 65536, 128 * 1024
+NEVER, MOST, LARGE = -1, 65536, 32 << 20
 SMALL = 64 * 1024  # ours: blocks from here on go back to the system at once
 
 
@@ -41,8 +42,8 @@ def kept(machine: Machine) -> Iterator[None]:
         yield
     finally:
         library.mallopt(MAPPED, MOST)
-        library.mallopt(MAPPED_FROM, DEFAULT)
-        library.mallopt(TRIM, DEFAULT)
+        library.mallopt(MAPPED_FROM, LARGE)
+        library.mallopt(TRIM, 2 * LARGE)
         library.malloc_trim(0)
 
 

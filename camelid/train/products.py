@@ -12,6 +12,7 @@ same. CAMELID_PRODUCTS=mkl or =onednn decides otherwise.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -26,6 +27,7 @@ Library = Literal["MKL", "oneDNN"]
 WISH = "CAMELID_PRODUCTS"
 LIMIT = "ONEDNN_MAX_CPU_ISA"  # read once by oneDNN, when it is first used
 FLOAT32_ONLY = "AVX512_CORE_VNNI"  # the most that knows no bfloat16; a processor with less is not asked for more
+ENOUGH, LARGEST = 0.005, 16384  # seconds of a product that is large enough to tell a rate; rows where to end anyway
 EXACT = 1e-5  # ours: of the largest value; float32 gives some 1e-7 in the products tried, bfloat16 3e-3
 
 
@@ -52,6 +54,30 @@ def multiplying(machine: Machine) -> Iterator[None]:
         return
     with _through_onednn():
         yield
+
+
+def rate(machine: Machine) -> float:
+    """Operations a second of the best large product, measured in a few hundredths of a second with this process's
+    threads: what a step's own operations are held against."""
+    best, size, spent = 0.0, 256, 0.0
+    with multiplying(machine), torch.no_grad():
+        while spent < ENOUGH and size < LARGEST:
+            size *= 2
+            one = torch.ones(size, size, dtype=getattr(torch, machine.dtype), device=machine.device)
+            out = one @ one
+            for _ in range(3):
+                _settle(machine)
+                begun = time.perf_counter()
+                torch.mm(one, one, out=out)
+                _settle(machine)
+                spent = max(time.perf_counter() - begun, 1e-9)
+                best = max(best, 2 * size**3 / spent)
+    return best
+
+
+def _settle(machine: Machine) -> None:
+    if machine.device.startswith("cuda"):
+        torch.cuda.synchronize(machine.device)
 
 
 @contextmanager

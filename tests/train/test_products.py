@@ -69,3 +69,8 @@ def test_both_libraries_see_the_same_losses_and_the_journal_names_theirs(tmp_pat
     monkeypatch.undo()
     assert f'"products":"{library}"' in trained.journal.read_text()
     assert "products" in bits(Machine())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_rate_is_measured_that_a_product_of_that_size_can_have(dtype):
+    assert 1e8 < products.rate(Machine(dtype=dtype)) < 1e15
