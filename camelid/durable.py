@@ -179,6 +179,13 @@ class Draft:
         self.entries[name] = self._stream(name, [data] if isinstance(data, Bytes) else data)
         return self.entries[name]
 
+    def adopt(self, name: str, entry: Entry) -> None:
+        """Takes over a file that another process wrote into this draft, through a Draft of its own, and synced."""
+        if name in self.entries or not (self.path / name).is_file():
+            raise ValueError(f"{name!r} was written already, or is not there")
+        self.entries[name] = entry
+        self.needed += entry.bytes
+
     def _stream(self, name: str, pieces: Iterable[Bytes]) -> Entry:
         path, sums = self.path / name, _Sums()
         with self.stored():

@@ -65,8 +65,8 @@ def _problems(owner: Recipe, stage: AnyStage, machine: Machine, narrator: Narrat
 def start_shape(stage: Finetune | Pretrain) -> LlamaShape | None:
     """The shape of the model that a line starts from, where that is a folder; only its configuration is read."""
     current: object = stage
-    while isinstance(current, Finetune | Pretrain) and current.start is not None:
-        current = current.start.last if isinstance(current.start, Recipe) else current.start
+    while isinstance(current, Finetune | Pretrain | Recipe):
+        current = current.last if isinstance(current, Recipe) else current.start
     if not isinstance(current, Folder):
         return None
     from camelid.checkpoints import directory

@@ -7,6 +7,7 @@ import time
 from camelid.fit import check_fit
 from camelid.journal import Narrator
 from camelid.machine import Machine
+from camelid.ranks import joined
 from camelid.recipe import Recipe
 from camelid.request import Request
 from camelid.run import Outcome, Work
@@ -23,18 +24,30 @@ def grow(
     narrator: Narrator,
     seconds: float = 60.0,
     anyway: bool = False,
-) -> Outcome:
+    spikes: int | None = None,
+) -> Outcome | None:
     """Make every stage of the recipe and of its ancestors, score what can be scored, and write the report.
+
+    With `spikes` a run goes back where its loss leaps, up to so many times (train/spikes.py).
+
+    Under torchrun all ranks train together and rank 0 does the rest; what comes back is None on the others.
 
     Raises UsageError before anything is made where the plan of a stage does not fit the machine's memory, unless it is
     to be tried `anyway`.
     """
-    began = time.monotonic()
+    with joined(machine.device) as ranks:
+        narrator = narrator if ranks.leads else Narrator(quiet=True, warns=False)
+        return _grow(Work(request, recipe, store, machine, narrator, seconds, ranks, spikes), anyway)
+
+
+def _grow(work: Work, anyway: bool) -> Outcome | None:
+    began, store, request, recipe = time.monotonic(), work.store, work.request, work.recipe
     store.root.mkdir(parents=True, exist_ok=True)
-    work = Work(request, recipe, store, machine, narrator, seconds)
     missing = [(owner, stage) for owner, stage in work.stages() if not work.is_made(stage)]
-    check_fit(missing, machine, narrator, anyway)
+    check_fit(missing, work.machine, work.narrator, anyway)
     made = tuple(work.make(owner, stage) for owner, stage in work.stages())
+    if not work.ranks.leads:
+        return None
     scores, samples = score_line(work, made)
     told = commands(work, made)
     page, tokens = write_page(work, made, scores, samples, told, time.monotonic() - began)

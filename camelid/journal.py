@@ -21,10 +21,10 @@ class Report(Protocol):
 
 
 class Narrator:
-    """Tells a person what happens. `quiet` keeps all but warnings to itself."""
+    """Tells a person what happens. `quiet` keeps all but warnings to itself, without `warns` these too."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.quiet = quiet
+    def __init__(self, *, quiet: bool = False, warns: bool = True) -> None:
+        self.quiet, self.warns = quiet, warns
 
     @property
     def console(self) -> Console:
@@ -39,7 +39,8 @@ class Narrator:
 
     def warn(self, text: str) -> None:
         """One line that must be seen."""
-        self.console.print("warning", text, style="yellow", soft_wrap=True, markup=False)
+        if self.warns:
+            self.console.print("warning", text, style="yellow", soft_wrap=True, markup=False)
 
     @contextmanager
     def progress(self, title: str, total: float, unit: str = "steps") -> Iterator[Report]:

@@ -11,6 +11,8 @@ from typing import Literal
 
 DType = Literal["float32", "bfloat16"]
 DTYPES: tuple[DType, ...] = ("float32", "bfloat16")
+Sums = Literal["ordered", "fast"]
+SUMS: tuple[Sums, ...] = ("ordered", "fast")
 GIB = 1024**3
 SMALL = 20_000_000  # ours: weights up to which a CPU trains with processes; measured at 1.1M and 15M (docs/log.md)
 SHARES = 4  # ours: into how many parts a step of such a model is cut, on however many cores
@@ -24,6 +26,13 @@ class Machine:
     workers  processes, of so many threads each, that share the micro-batches of a step; changes no bit of a run
     shares   into how many micro-batches of about equal size a step is cut, or a multiple of it, where it holds so much
     recompute  keep each layer's input only and compute the rest again for the backward pass: less memory, the same bits
+
+    Past one process, torchrun starts `ranks` of them, data x shard x tensor, on as many devices:
+
+    data     replicas of the whole model; each works on its part of a step's micro-batches
+    shard    processes that divide weights, gradients and moments, and micro-batches too (FSDP, ZeRO-3)
+    tensor   processes that divide every matrix, and work on the same micro-batches
+    sums     how gradients of several processes are added: "ordered", as one process would add them, or "fast"
     """
 
     device: str = "cpu"
@@ -35,6 +44,20 @@ class Machine:
     shares: int = 1
     memory_bytes: int = 0
     recompute: bool = False
+    data: int = 1
+    shard: int = 1
+    tensor: int = 1
+    sums: Sums = "ordered"
+
+    @property
+    def ranks(self) -> int:
+        """How many processes torchrun starts."""
+        return self.data * self.shard * self.tensor
+
+    @property
+    def replicas(self) -> int:
+        """Among how many of them a step's micro-batches are divided."""
+        return self.data * self.shard
 
 
 def detect(device: str | None = None, dtype: DType | None = None, threads: int | None = None) -> Machine:
@@ -55,11 +78,17 @@ def detect(device: str | None = None, dtype: DType | None = None, threads: int |
 def divided(machine: Machine, weights: int) -> Machine:
     """The same machine as it trains a model of so many weights: on a CPU, small ones on processes of one thread each.
 
-    A step is then cut alike on one core and on many, so that a run has the same bits on each.
+    A step is then cut alike on one core and on many, so that a run has the same bits on each. Where torchrun started
+    several processes, they are the workers, and a step is cut into a part for each at least.
     """
-    if machine.device != "cpu" or machine.dtype != "float32" or weights > SMALL or not can_fork():
+    small = machine.device == "cpu" and machine.dtype == "float32" and weights <= SMALL
+    if machine.ranks > 1:
+        cut = SHARES if small and machine.shares == 1 else machine.shares
+        return replace(machine, workers=1, threads=1 if small else machine.threads, shares=max(cut, machine.replicas))
+    if not small or not can_fork():
         return machine
-    return replace(machine, workers=min(machine.threads, SHARES), threads=1, shares=SHARES)
+    cut = SHARES if machine.shares == 1 else machine.shares
+    return replace(machine, workers=min(machine.threads, SHARES), threads=1, shares=cut)
 
 
 def can_fork() -> bool:
@@ -68,7 +97,10 @@ def can_fork() -> bool:
 
 
 def hands(machine: Machine) -> str:
-    """Who computes, in words: "4 processes of 1 thread", "2 threads", "cuda"."""
+    """Who computes, in words: "4 processes of 1 thread", "2 threads", "cuda", "4 ranks (data 2, shard 2) on cuda"."""
+    if machine.ranks > 1:
+        words = ", ".join(f"{name} {n}" for name in ("data", "shard", "tensor") if (n := getattr(machine, name)) > 1)
+        return f"{machine.ranks} ranks ({words}) on {hands(replace(machine, data=1, shard=1, tensor=1))}"
     if machine.device != "cpu":
         return machine.device
     if machine.workers > 1:

@@ -9,29 +9,38 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from camelid.data.formats import Fields
 from camelid.dialogue.message import Message
 from camelid.dialogue.template import Template
 from camelid.models.shape import LINEARS, SIZES, LlamaShape, LoRA, RopeScaling
 from camelid.stage import Epochs, Sequences, Stage, Steps, Tokens
-from camelid.train.settings import AdamW, Constant, Cosine, Linear
+from camelid.train.settings import AdamW, AdamW8bit, Constant, Cosine, GaLore, Linear
 
 __all__ = [
     "ATTENTION",
     "EVERY_LINEAR",
     "SIZES",
     "AdamW",
+    "AdamW8bit",
     "B",
     "Blend",
     "Claim",
     "Constant",
     "Cosine",
+    "DeskCalls",
     "DeskConversations",
     "DeskInstructions",
+    "DeskLines",
+    "DeskSums",
     "DeskTaught",
     "DeskText",
+    "DeskTrees",
     "Epochs",
+    "ExtendTokenizer",
+    "Fields",
     "Finetune",
     "Folder",
+    "GaLore",
     "K",
     "Linear",
     "LlamaShape",
@@ -47,6 +56,8 @@ __all__ = [
     "RopeScaling",
     "SelfInstruct",
     "Sequences",
+    "Share",
+    "Shares",
     "Size",
     "Stage",
     "Steps",
@@ -60,10 +71,12 @@ __all__ = [
 ]
 
 K, M, B = 10**3, 10**6, 10**9
+FIRST_SEED = 10  # ours: desk recipes were chosen on worlds of seeds 0 to 2, so claims are tried on others
 
 Size = Literal["1B", "3B", "7B", "8B", "13B", "33B", "34B", "65B", "70B", "405B", "desk", "tiny"]
 Learn = Literal["response", "assistant", "last", "everything"]
 OverLength = Literal["cut", "drop", "stop"]
+NewRows = Literal["mean", "pieces", "random"]
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 EVERY_LINEAR = LINEARS
@@ -99,20 +112,84 @@ class Table:
 
 @dataclass(frozen=True)
 class DeskText:
-    """Text of the desk world: its seven sources in the proportions of LLaMA's Table 1."""
+    """Text of the desk world: its seven sources in the proportions of LLaMA's Table 1, or one of its other texts.
+
+    "clinic" tells of illnesses that the seven sources never name, "second language" of the world itself in its second
+    language alone.
+    """
 
     world: str = "small"
     seed: int = 0
     bytes: int = 1_000_000
+    joined: int = 1
+    draw: int | None = None
+    told: Literal["world", "clinic", "second language"] = "world"
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one text gives to a mixture of texts: its share of the tokens drawn, in percent."""
+
+    text: Table | DeskText
+    percent: float
+
+
+@dataclass(frozen=True)
+class Shares:
+    """Texts drawn in proportion, such as those of a new domain and a replay of what the parent read."""
+
+    texts: tuple[Share, ...]
 
 
 @dataclass(frozen=True)
 class DeskInstructions:
-    """Instructions about the desk world in Alpaca's format, written by a teacher that knows the world."""
+    """Instructions about the desk world in Alpaca's format, written by a teacher that knows the world.
+
+    With `families`, of these kinds alone ("people", "arithmetic", ...).
+    Told of the "clinic", they ask about its illnesses and about notes on patients; in the "second language" they ask
+    for the world's facts, question and answer in that language; "second reading" gives a text in it with each.
+    """
 
     world: str = "small"
     seed: int = 0
     count: int = 1_000
+    families: tuple[str, ...] = ()
+    told: Literal["world", "clinic", "second language", "second reading"] = "world"
+
+
+@dataclass(frozen=True)
+class DeskSums:
+    """Word problems of the desk world worked out step by step, augmented in MetaMath's ways.
+
+    `seeds` different questions are the source of all `count` records, which the `ways` share evenly: "answers" gives
+    other paths to the same answer, "rephrased" asks in other words, "verified" and "fobar" ask backward for a number of
+    the question. No way at all leaves the seeds, each told as often as it takes.
+    """
+
+    world: str = "small"
+    seed: int = 0
+    count: int = 1_000
+    seeds: int = 200
+    ways: tuple[Literal["answers", "rephrased", "verified", "fobar"], ...] = (
+        "answers",
+        "rephrased",
+        "verified",
+        "fobar",
+    )
+
+
+@dataclass(frozen=True)
+class DeskLines:
+    """Records of numbered lines, then a question for one of them: what is found says how far a model reads.
+
+    Each has from `fewest` to `most` lines.
+    """
+
+    world: str = "small"
+    seed: int = 0
+    count: int = 500
+    fewest: int = 2
+    most: int = 10
 
 
 @dataclass(frozen=True)
@@ -120,7 +197,7 @@ class DeskTaught:
     """The same by a teacher of whose answers a share is `wrong`; a grader may leave only the best of them.
 
     `kept` of the `count` records remain: the first of those that a grader, itself wrong one time in twenty, likes best
-    ("graded"), or as many drawn blindly ("random").
+    ("graded"), or as many drawn blindly ("random"). With `marked`, wrong answers carry the mark "poor".
     """
 
     world: str = "small"
@@ -129,6 +206,7 @@ class DeskTaught:
     wrong: float = 0.0
     kept: int | None = None
     by: Literal["graded", "random"] = "graded"
+    marked: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,6 +221,36 @@ class DeskConversations:
     count: int = 500
     turns: int = 3
     told: Literal["whole", "apart"] = "whole"
+
+
+@dataclass(frozen=True)
+class DeskCalls:
+    """Requests to the desk world's library of functions, each answered by one call.
+
+    With `manual` the line of the manual that a retriever found stands beside each, a share `wrong` of them another's.
+    """
+
+    world: str = "small"
+    seed: int = 0
+    count: int = 1_000
+    manual: bool = False
+    wrong: float = 0.0
+
+
+@dataclass(frozen=True)
+class DeskTrees:
+    """Instructions with several replies each, a share of them `wrong`, ranked by a grader that is wrong now and then.
+
+    `best` keeps the first so many of each rank order ("ranked"), or as many drawn blindly ("random"); none keeps all.
+    """
+
+    world: str = "small"
+    seed: int = 0
+    count: int = 800
+    replies: int = 3
+    wrong: float = 0.5
+    best: int | None = 1
+    by: Literal["ranked", "random"] = "ranked"
 
 
 @dataclass(frozen=True)
@@ -170,7 +278,18 @@ class Released:
 class Portion:
     """What one data set gives to a blend: all of it so many times over, at most so many records a time."""
 
-    data: Table | Trees | Released | DeskInstructions | DeskTaught | DeskConversations
+    data: (
+        Table
+        | Trees
+        | Released
+        | DeskInstructions
+        | DeskTaught
+        | DeskTrees
+        | DeskCalls
+        | DeskConversations
+        | DeskSums
+        | DeskLines
+    )
     epochs: float = 1.0
     most: int | None = None
 
@@ -189,7 +308,7 @@ class Folder:
     path: str
 
 
-DeskRecords = DeskInstructions | DeskTaught | DeskConversations
+DeskRecords = DeskInstructions | DeskTaught | DeskTrees | DeskCalls | DeskConversations | DeskSums | DeskLines
 
 
 # --- stages ---------------------------------------------------------------------------------------------------------
@@ -207,14 +326,29 @@ class SelfInstruct(Stage):
     max_overlap: float
 
 
-Text = Mixture | Table | DeskText
-Instructions = SelfInstruct | Table | Trees | Released | DeskInstructions | DeskTaught | DeskConversations | Blend
+Text = Mixture | Table | DeskText | Shares
+Instructions = (
+    SelfInstruct
+    | Table
+    | Trees
+    | Released
+    | DeskInstructions
+    | DeskTaught
+    | DeskTrees
+    | DeskCalls
+    | DeskConversations
+    | DeskSums
+    | DeskLines
+    | Blend
+)
 
 
 def portions(data: object) -> Iterator[object]:
-    """The data sets that a stage's data consists of: itself, or those of a blend."""
+    """The data sets that a stage's data consists of: itself, or those of a blend or of shares."""
     if isinstance(data, Blend):
         yield from (each.data for each in data.portions)
+    elif isinstance(data, Shares):
+        yield from (each.text for each in data.texts)
     else:
         yield data
 
@@ -232,9 +366,11 @@ def records_of(data: object) -> int | None:
         return data.rows
     if isinstance(data, DeskTaught):
         return data.kept or data.count
+    if isinstance(data, DeskTrees):
+        return data.count * min(data.best or data.replies, data.replies)
     if isinstance(data, DeskConversations):
         return data.count * (data.turns if data.told == "apart" else 1)
-    if isinstance(data, DeskInstructions):
+    if isinstance(data, DeskInstructions | DeskCalls | DeskSums | DeskLines):
         return data.count
     return data.first if isinstance(data, Table) else None
 
@@ -250,20 +386,39 @@ class TrainTokenizer(Stage):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ExtendTokenizer(Stage):
+    """A parent's SentencePiece vocabulary with pieces appended that are learned from further text.
+
+    Of a vocabulary of `learned` pieces those that the parent lacks follow its last id, until there are `vocab` rows;
+    with "characters" only single characters do.
+    """
+
+    start: Recipe | Folder
+    data: Text
+    learned: int
+    vocab: int
+    only: Literal["pieces", "characters"] = "pieces"
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Pretrain(Stage):
-    """Next-token prediction on plain text, from fresh weights or from `start`."""
+    """Next-token prediction on plain text, from fresh weights or from `start`; rows that the tokenizer adds begin as
+    `new_rows` says: the mean of all rows, the mean of the rows of a piece's old pieces, or drawn at random."""
 
     shape: LlamaShape
-    tokenizer: TrainTokenizer | Folder
+    tokenizer: TrainTokenizer | ExtendTokenizer | Folder
     data: Text
     length: int
     batch: Tokens
     train: Tokens
-    optim: AdamW
+    optim: AdamW | AdamW8bit | GaLore
     schedule: Cosine | Linear | Constant
     clip: float | None = 1.0
     deviation: float = 0.02
-    start: Recipe | Folder | None = None
+    start: Recipe | Folder | Pretrain | Finetune | None = None
+    new_rows: NewRows = "mean"
+    adapter: LoRA | None = None  # merged at the end
     seed: int = 0
 
 
@@ -271,25 +426,33 @@ class Pretrain(Stage):
 class Finetune(Stage):
     """Supervised training on dialogues rendered through `prompt`; the loss falls on what `learn` names."""
 
-    start: Recipe | Folder
+    start: Recipe | Folder | Pretrain | Finetune
     data: Instructions
     prompt: Template
     learn: Learn
     length: int
     batch: Sequences
     train: Epochs | Steps
-    optim: AdamW
+    optim: AdamW | AdamW8bit | GaLore
     schedule: Cosine | Linear | Constant
     over_length: OverLength = "cut"
     clip: float | None = 1.0
     pad: str | None = None
     controls: tuple[str, ...] = ()  # control tokens added, each with the mean of all rows
     dropout: float = 0.0  # of residual branches: 0 at the first layer, rising to this at the last
+    noise: float = 0.0  # NEFTune's alpha: on the embeddings, while it is tuned
     adapter: LoRA | None = None
+    fields: Fields | None = None  # the columns of a table that is in none of the known formats
+    order: Literal["shuffled", "given"] = "shuffled"  # of the records in an epoch: given is a curriculum
+    tokenizer: ExtendTokenizer | None = None  # a larger vocabulary than the parent's
+    new_rows: NewRows = "mean"
+    context: int | None = None  # a longer window than the parent's
+    scaling: RopeScaling | None = None  # of the positions, for that window
+    base: Literal["int8", "nf4"] | None = None  # what frozen weights are kept in; None: the machine's own precision
     seed: int = 0
 
 
-AnyStage = SelfInstruct | TrainTokenizer | Pretrain | Finetune
+AnyStage = SelfInstruct | TrainTokenizer | ExtendTokenizer | Pretrain | Finetune
 
 
 @dataclass(frozen=True)
@@ -316,8 +479,11 @@ class Recipe:
 
     @property
     def parent(self) -> Recipe | Folder | None:
-        """Where the last stage starts; None for a model trained from nothing."""
-        return self.last.start if isinstance(self.last, Finetune | Pretrain) else None
+        """Where the first of the stages that lead to the last one starts; None for a model trained from nothing."""
+        start: object = self.last
+        while isinstance(start, Finetune | Pretrain):
+            start = start.start
+        return start if isinstance(start, Recipe | Folder) else None
 
     def lineage(self) -> Iterator[Recipe]:
         """The ancestors, oldest first, and the member itself."""

@@ -114,17 +114,26 @@ def page(told: Page) -> str:
         _section("Go on from here", _pairs(told.commands, code=True)),
         _section("How this was made", _pairs(told.facts)),
     ]
+    return sheet(told.title, told.summary, "".join(sections))
+
+
+def sheet(title: str, summary: str, body: str, style: str = STYLE) -> str:
+    """A whole HTML page around a body of sections; its policy allows no script and nothing from outside."""
     policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy}">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{_e(told.title)}</title>'
-        f"<style>{STYLE}</style></head><body><h1>{_e(told.title)}</h1><p class=soft>{_e(told.summary)}</p>"
-        f"{''.join(sections)}</body></html>\n"
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{_e(title)}</title>'
+        f"<style>{style}</style></head><body><h1>{_e(title)}</h1><p class=soft>{_e(summary)}</p>"
+        f"{body}</body></html>\n"
     )
 
 
-def _e(value: object) -> str:
+def escaped(value: object) -> str:
+    """Text as it may stand in HTML, attributes included."""
     return html.escape(str(value), quote=True)
+
+
+_e = escaped
 
 
 def _section(title: str, body: str) -> str:

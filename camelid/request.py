@@ -8,7 +8,7 @@ from pathlib import Path
 from camelid.durable import json_bytes, read_json, replace_file
 from camelid.errors import BadData, BadFile, ProblemList
 from camelid.frozen import from_data, to_data
-from camelid.recipe import Finetune, Folder, Pretrain, Recipe
+from camelid.recipe import Folder, Recipe
 
 REQUEST = "request.json"
 
@@ -21,22 +21,30 @@ class Request:
     size: str = ""
     start: str | None = None
     data: str | None = None
+    texts: tuple[str, ...] = ()  # STAGE=FILE for stages before the last
     settings: tuple[str, ...] = ()
     bad_rows: str | None = None
     store: str | None = None
 
     def settled(self, recipe: Recipe) -> Request:
         """The request with its paths made absolute."""
-        start = recipe.last.start if isinstance(recipe.last, Finetune | Pretrain) else None
+        start = recipe.parent
         return replace(
             self,
             start=start.path if isinstance(start, Folder) else None,
-            data=str(Path(self.data).expanduser().resolve()) if self.data else None,
+            data=_absolute(self.data) if self.data else None,
+            texts=tuple(
+                f"{stage}={_absolute(file)}" for stage, _, file in (text.partition("=") for text in self.texts)
+            ),
         )
 
     def write(self, run: Path) -> None:
         """Keep the request in the run's directory."""
         replace_file(run / REQUEST, json_bytes(to_data(self)))
+
+
+def _absolute(file: str) -> str:
+    return str(Path(file).expanduser().resolve())
 
 
 def read_request(run: str, problems: ProblemList) -> Request | None:

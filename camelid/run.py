@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,15 +21,18 @@ from camelid.errors import Problem, UsageError
 from camelid.frozen import fingerprint, text, to_data
 from camelid.journal import Narrator
 from camelid.machine import GIB, Machine, divided, hands, resident
+from camelid.ranks import ALONE, Ranks
 from camelid.recipe import (
     AnyStage,
     Blend,
     DeskRecords,
     DeskText,
+    ExtendTokenizer,
     Finetune,
     Folder,
     Pretrain,
     Recipe,
+    Shares,
     Table,
     Text,
     TrainTokenizer,
@@ -51,6 +54,10 @@ if TYPE_CHECKING:
 MARK = "camelid stage 1"  # changes when a stage function changes what the same text means
 DESK = 2  # changes when the desk world tells other texts: tests/test_run.py knows their digest
 SAMPLE_BYTES = 1_000_000  # of text that a vocabulary is learned from
+LATER = {  # settings newer than MARK: told only where they are set, so that what was grown before is found again
+    *((Pretrain, name) for name in ("new_rows", "adapter")),
+    *((Finetune, name) for name in ("fields", "order", "tokenizer", "new_rows", "context", "scaling", "noise", "base")),
+}
 
 
 @dataclass(frozen=True)
@@ -104,15 +111,26 @@ class Work:
     """One request being carried out: knows the mark of every stage and makes those that are not there."""
 
     def __init__(
-        self, request: Request, recipe: Recipe, store: Store, machine: Machine, narrator: Narrator, seconds: float
+        self,
+        request: Request,
+        recipe: Recipe,
+        store: Store,
+        machine: Machine,
+        narrator: Narrator,
+        seconds: float,
+        ranks: Ranks = ALONE,
+        spikes: int | None = None,
     ) -> None:
         self.request, self.recipe, self.store, self.machine = request, recipe, store, machine
-        self.narrator, self.seconds = narrator, seconds
+        self.narrator, self.seconds, self.ranks, self.spikes = narrator, seconds, ranks, spikes
 
     @property
     def grown_as_declared(self) -> bool:
         """Whether the newest model of the member's name is the one that this request grows."""
-        return not (self.request.start or self.request.data or self.request.settings) and self.request.size == "desk"
+        return (
+            not (self.request.start or self.request.data or self.request.texts or self.request.settings)
+            and self.request.size == "desk"
+        )
 
     def stages(self) -> Iterator[tuple[Recipe, AnyStage]]:
         """Every stage to make, ancestors first, each with the recipe it belongs to."""
@@ -126,24 +144,40 @@ class Work:
 
     def make(self, owner: Recipe, stage: AnyStage) -> Made:
         """The stage's result, from the store or made now. A second run of the same stage waits for the first to say so."""
-        if not isinstance(stage, TrainTokenizer | Pretrain | Finetune):
+        if not isinstance(stage, TrainTokenizer | ExtendTokenizer | Pretrain | Finetune):
             found = f"{type(stage).__name__} {stage.name!r} cannot be run here"
             raise UsageError([Problem(f"stage {stage.name}", found, "supply its result with --data")])
         mark = self.mark(stage)
         target, run = self.store.stage(stage.name, mark), self.store.run(stage.name, mark)
-        if self.store.is_made(target):
+        if self.ranks.told(self.ranks.leads and self.store.is_made(target), f"looking for {stage.name} in the store"):
             self.narrator.say(f"[dim]{owner.title}: {stage.name} is in the store[/] {target}")
             return Made(owner.title, stage, target, run, False, 0.0)
         began = time.monotonic()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with durable.locked(target):
-            run.mkdir(parents=True, exist_ok=True)
-            replace(self.request, store=str(self.store.root)).write(run)
+        with self.held(target, run):
             self.narrator.say(f"[bold]{owner.title}[/]: {stage.name}  [dim]{run}[/]")
-            self.carry_out(owner, stage, target, run)
+            if isinstance(stage, Pretrain | Finetune):
+                self.carry_out(owner, stage, target, run)
+            else:
+                with self.ranks.first(f"making {stage.name}"):
+                    if self.ranks.leads:
+                        self.carry_out(owner, stage, target, run)
         return Made(owner.title, stage, target, run, True, time.monotonic() - began)
 
-    def carry_out(self, owner: Recipe, stage: TrainTokenizer | Pretrain | Finetune, target: Path, run: Path) -> None:
+    @contextmanager
+    def held(self, target: Path, run: Path) -> Iterator[None]:
+        """While rank 0 holds the entry's lock and has made the run's directory; the other ranks follow it."""
+        with ExitStack() as after:
+            with self.ranks.first(f"taking {target.name}"):
+                if self.ranks.leads:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    after.enter_context(durable.locked(target))
+                    run.mkdir(parents=True, exist_ok=True)
+                    replace(self.request, store=str(self.store.root)).write(run)
+            yield
+
+    def carry_out(
+        self, owner: Recipe, stage: TrainTokenizer | ExtendTokenizer | Pretrain | Finetune, target: Path, run: Path
+    ) -> None:
         """Run the function of the stage's type."""
         STAGES[type(stage)](self, owner, stage, target, run)
 
@@ -153,16 +187,20 @@ class Work:
         """Sixteen digits that name a stage by its text and inputs."""
         told: dict[str, Any] = {"format": MARK, "type": type(stage).__name__}
         for field in fields(stage):
-            if field.name != "name":
-                told[field.name] = self.input_mark(getattr(stage, field.name))
+            value = getattr(stage, field.name)
+            later = (type(stage), field.name) in LATER and value == field.default
+            if field.name != "name" and not later:
+                told[field.name] = self.input_mark(value)
         return fingerprint(told)
 
     def input_mark(self, value: object) -> Any:
         """An input by what it holds: a parent by its mark, a folder or file by its digest, anything else by its text."""
         if isinstance(value, Recipe):
             return {"stage": self.mark(value.last)}
-        if isinstance(value, TrainTokenizer):
+        if isinstance(value, TrainTokenizer | ExtendTokenizer | Pretrain | Finetune):
             return {"stage": self.mark(value)}
+        if isinstance(value, Shares):
+            return [[self.input_mark(share.text), share.percent] for share in value.texts]
         if isinstance(value, Folder):
             return {"folder": self.folder_digest(value.path)}
         if isinstance(value, Table):
@@ -183,7 +221,7 @@ class Work:
 
     # --- parents -----------------------------------------------------------------------------------------------------
 
-    def folder(self, start: Recipe | Folder | TrainTokenizer) -> Path:
+    def folder(self, start: Recipe | Folder | AnyStage) -> Path:
         """Where a parent lies."""
         if isinstance(start, Folder):
             return Path(start.path)
@@ -194,15 +232,16 @@ class Work:
 
     def texts(self, data: Text, most: int | None = None) -> dict[str, Iterator[str]]:
         """The texts of a stage by source, all of them or about `most` bytes in the sources' proportions."""
+        if isinstance(data, Shares):
+            parts = [
+                (share.text, None if most is None else int(most * share.percent / self.whole(data)))
+                for share in data.texts
+            ]
+            return {name: told for text, part in parts for name, told in self.texts(text, part).items()}
         if isinstance(data, DeskText):
-            from camelid import desk
+            from camelid.supply import desk_texts
 
-            found = desk.sources(desk.world(data.world, data.seed))
-            amount = min(data.bytes, most or data.bytes)
-            return {
-                name: (told.text for told in source.documents(bytes=int(amount * source.weight / 100), seed=data.seed))
-                for name, source in found.items()
-            }
+            return desk_texts(data, most)
         if isinstance(data, Table):
             from camelid.data.source import documents
 
@@ -212,6 +251,8 @@ class Work:
 
     def corpora(self, data: Text, tokenizer: Tokenizer) -> dict[str, Corpus]:
         """The same as ids: files cached on disk by content, generated text in memory."""
+        if isinstance(data, Shares):
+            return {name: told for share in data.texts for name, told in self.corpora(share.text, tokenizer).items()}
         if isinstance(data, Table):
             from camelid.data.cache import from_texts
 
@@ -227,11 +268,27 @@ class Work:
 
     def shares(self, data: Text, corpora: Mapping[str, Corpus]) -> dict[str, float]:
         """The share of each source in the tokens drawn."""
+        if isinstance(data, Shares):
+            shares: dict[str, float] = {}
+            for share in data.texts:
+                own = self.shares(share.text, {name: corpora[name] for name in self.names(share.text)})
+                shares |= {name: weight * share.percent / sum(own.values()) for name, weight in own.items()}
+            return shares
         if isinstance(data, DeskText):
-            from camelid import desk
+            from camelid.supply import desk_sources
 
-            return {name: source.weight for name, source in desk.sources(desk.world(data.world, data.seed)).items()}
+            return {name: source.weight for name, source in desk_sources(data).items()}
         return dict.fromkeys(corpora, 1.0)
+
+    def names(self, data: Table | DeskText) -> list[str]:
+        """The names of a text's sources."""
+        from camelid.supply import desk_sources
+
+        return [Path(data.path).name] if isinstance(data, Table) else list(desk_sources(data))
+
+    def whole(self, data: Shares) -> float:
+        """What the shares add up to."""
+        return sum(share.percent for share in data.texts)
 
     def dialogues(self, stage: Finetune, tokenizer: Tokenizer) -> tuple[Corpus, Report]:
         """The records of a stage rendered through its template, and what was lost on the way."""
@@ -247,6 +304,7 @@ class Work:
                 learn=stage.learn,
                 length=stage.length,
                 over_length=stage.over_length,
+                fields=stage.fields,
                 first=data.first,
                 bad_rows=data.bad_rows,
             )
@@ -254,7 +312,7 @@ class Work:
         from camelid.supply import supplied
 
         notes: list[str] = []
-        told = supplied(data, stage.prompt, stage.name, notes)
+        told = supplied(data, stage.prompt, stage.name, notes, stage.fields)
         for line in notes:
             self.narrator.warn(line)
         return render_all(
@@ -272,12 +330,13 @@ class Work:
         from camelid.models.count import training_flops
         from camelid.train.loop import Cadence, Conduct
         from camelid.train.products import rate
+        from camelid.train.spikes import Spikes
 
         torch.set_num_threads(self.machine.threads)
         weights = shape.parameters()
         machine = divided(self.machine, weights)
         lora = stage.adapter if isinstance(stage, Finetune) else None
-        share = training_flops(shape, seen=seen, lora=lora) / rate(self.machine)
+        share = training_flops(shape, seen=seen, lora=lora) / (rate(self.machine) * self.machine.ranks)
         self.narrator.say(f"[dim]{weights:,} weights, trained on {hands(machine)}[/]")
         with self.narrator.progress(f"{owner.title} {stage.name}", 100, "%") as report:
 
@@ -287,7 +346,15 @@ class Work:
                 report(100 * step / steps, f"step {step} of {steps}, loss {loss:.3f}, {fast}, {held}")
 
             cadence = Cadence(seconds=self.seconds)
-            yield Conduct(machine=machine, cadence=cadence, progress=progress, note=self.narrator.warn)
+            yield Conduct(
+                machine=machine,
+                cadence=cadence,
+                spikes=None if self.spikes is None else Spikes(budget=self.spikes),
+                rehearse=True,
+                progress=progress,
+                note=self.narrator.warn,
+                ranks=self.ranks,
+            )
 
     # --- provenance --------------------------------------------------------------------------------------------------
 
@@ -309,10 +376,13 @@ class Work:
 
     def named(self, owner: Recipe) -> tuple[str, str]:
         """The member and size that a recipe is, by its title; ("", "") for one that was changed beyond recognition."""
-        for member in MEMBERS.values():
+        for name, member in MEMBERS.items():
             for size in member.sizes:
                 if member.make(size).title == owner.title:
-                    return member.name, size
+                    return name, size
+                for variant, make in member.variants.items():
+                    if make(size).title == owner.title:
+                        return f"{name}+{variant}", size
         return "", ""
 
 
@@ -347,7 +417,24 @@ def make_tokenizer(work: Work, owner: Recipe, stage: TrainTokenizer, target: Pat
 
     sample = [text for texts in work.texts(stage.data, SAMPLE_BYTES).values() for text in texts]
     train = sentencepiece.train if stage.kind == "sentencepiece" else byte_bpe.train
-    files = train(sample, vocab=stage.vocab).files()
+    save_tokenizer(train(sample, vocab=stage.vocab), work, owner, stage, target)
+
+
+def extend_tokenizer(work: Work, owner: Recipe, stage: ExtendTokenizer, target: Path, run: Path) -> None:
+    """The parent's vocabulary with what further text taught, committed in the same way."""
+    from camelid import tokenizers
+    from camelid.tokenizers import sentencepiece
+    from camelid.tokenizers.extend import with_pieces
+
+    sample = [text for texts in work.texts(stage.data, SAMPLE_BYTES).values() for text in texts]
+    learned = sentencepiece.train(sample, vocab=stage.learned)
+    parent = tokenizers.load(work.folder(stage.start))
+    save_tokenizer(with_pieces(parent, learned, stage.vocab, only=stage.only), work, owner, stage, target)
+
+
+def save_tokenizer(tokenizer: Tokenizer, work: Work, owner: Recipe, stage: AnyStage, target: Path) -> None:
+    """Commit the files that a Hugging Face folder needs of a tokenizer."""
+    files = tokenizer.files()
     provenance = durable.json_bytes({"provenance": work.provenance(owner, stage)})
 
     def fill(draft: durable.Draft) -> None:
@@ -365,9 +452,10 @@ def pretrain(work: Work, owner: Recipe, stage: Pretrain, target: Path, run: Path
     from camelid.train.pretrain import pretrain as train
 
     tokenizer = tokenizers.load(work.folder(stage.tokenizer))
-    corpora = work.corpora(stage.data, tokenizer)
-    shares = work.shares(stage.data, corpora)
-    mixture = Mixed.by_proportion(corpora, shares, stage.train.count, seed=stage.seed, cache=work.store.cache)
+    with work.ranks.first("reading the data"):
+        corpora = work.corpora(stage.data, tokenizer)
+        shares = work.shares(stage.data, corpora)
+        mixture = Mixed.by_proportion(corpora, shares, stage.train.count, seed=stage.seed, cache=work.store.cache)
     whole = stage.train.count // stage.batch.count * stage.batch.count  # steps that are not full are left out
     drawn = [
         {"source": share.source, "asked": share.asked, "tokens": count, "epochs": count / corpora[share.source].tokens}
@@ -387,6 +475,8 @@ def pretrain(work: Work, owner: Recipe, stage: Pretrain, target: Path, run: Path
             clip=stage.clip,
             start=None if stage.start is None else work.folder(stage.start),
             deviation=stage.deviation,
+            new_rows=stage.new_rows,
+            adapter=stage.adapter,
             seed=stage.seed,
             conduct=conduct,
             provenance=work.provenance(owner, stage, mixture=drawn),
@@ -401,8 +491,10 @@ def finetune(work: Work, owner: Recipe, stage: Finetune, target: Path, run: Path
     from camelid.train.finetune import finetune as train
 
     start = work.folder(stage.start)
-    tokenizer = tokenizers.load(start)
-    corpus, report = work.dialogues(stage, with_controls(tokenizer, stage.controls) if stage.controls else tokenizer)
+    tokenizer = tokenizers.load(start if stage.tokenizer is None else work.folder(stage.tokenizer))
+    speller = with_controls(tokenizer, stage.controls) if stage.controls else tokenizer
+    with work.ranks.first("reading the data"):
+        corpus, report = work.dialogues(stage, speller)
     for line in report.lines():
         work.narrator.warn(line)
     shape = directory.load(start, check="lengths").shape
@@ -422,15 +514,33 @@ def finetune(work: Work, owner: Recipe, stage: Finetune, target: Path, run: Path
             pad=stage.pad,
             controls=stage.controls,
             dropout=stage.dropout,
+            noise=stage.noise,
             adapter=stage.adapter,
+            tokenizer=tokenizer,
+            new_rows=stage.new_rows,
+            context=stage.context,
+            scaling=stage.scaling,
+            order=stage.order,
+            base=stage.base,
             seed=stage.seed,
             conduct=conduct,
             provenance=work.provenance(owner, stage, parent=str(start), data=to_data(report)),
         )
+    if stage.adapter is not None:
+        work.narrator.say(f"[dim]{merging(target)}[/]")
+
+
+def merging(target: Path) -> str:
+    """What merging an adapter changed, in words, from the provenance of the merged model."""
+    found = durable.read_json(target / PROVENANCE)["provenance"]["training"]["merged"]  # type: ignore[index]
+    words = f"merged in float32: over {found['tokens']} tokens no logit moved by more than {found['largest difference']:.1e}"
+    far = found.get("largest difference to the unquantised base")
+    return words + ("" if far is None else f"; on the weights before quantisation it would move by up to {far:.1e}")
 
 
 STAGES: Mapping[type, Callable[[Work, Recipe, Any, Path, Path], None]] = {
     TrainTokenizer: make_tokenizer,
+    ExtendTokenizer: extend_tokenizer,
     Pretrain: pretrain,
     Finetune: finetune,
 }

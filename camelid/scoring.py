@@ -24,20 +24,19 @@ OPERATIONS = {"Pretrain": "pre-training", "Finetune": "instruction tuning"}
 
 
 def desk_score(path: Path, template: Template, data: DeskRecords, machine: Machine) -> Scores:
-    """A model's scores on the held-out instructions of the world that `data` names, asked in `template`.
+    """A model's scores on what is held out of the kind of records that `data` is, asked in `template`.
 
     A model from before the template's control tokens were added is asked without these.
     """
     import torch
 
-    from camelid import desk
     from camelid.evaluate.desk import score
     from camelid.generate.loaded import load
+    from camelid.supply import items
 
     torch.set_num_threads(machine.threads)
-    items = desk.instructions(desk.world(data.world, data.seed), "held_out", seed=data.seed)
     loaded = load(path, device=machine.device)
-    return score(loaded, items, template=template.within(loaded.tokenizer))
+    return score(loaded, items(data, "held_out"), template=template.within(loaded.tokenizer))
 
 
 def score_line(

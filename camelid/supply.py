@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from camelid.data.source import Dialogue, Rejected
+from camelid.desk.apis import Request
 from camelid.desk.instructions import Item
+from camelid.desk.sources import Source
 from camelid.dialogue.template import Template
 from camelid.errors import Problem, UsageError
 from camelid.randomness import key, order
 from camelid.recipe import (
     Blend,
+    DeskCalls,
     DeskConversations,
     DeskInstructions,
+    DeskLines,
     DeskRecords,
+    DeskSums,
+    DeskText,
+    DeskTrees,
+    Fields,
     Instructions,
     Message,
     Portion,
@@ -24,14 +34,20 @@ from camelid.recipe import (
     Trees,
 )
 
+HELD_OUT_CALLS = 240  # ours: as many as held-out instructions of the small world
 
-def supplied(data: Instructions, template: Template, where: str, notes: list[str]) -> list[Dialogue]:
+
+def supplied(
+    data: Instructions, template: Template, where: str, notes: list[str], fields: Fields | None = None
+) -> list[Dialogue]:
     """The dialogues of `data`, worded so that `template` can express the desk world's; what was lost goes to `notes`.
+
+    `fields` are the columns of tables in none of the known formats.
 
     Raises UsageError for published data that is not part of this package, BadData and BadFile as its readers do.
     """
     if isinstance(data, Blend):
-        return [dialogue for each in data.portions for dialogue in portion(each, template, where, notes)]
+        return [dialogue for each in data.portions for dialogue in portion(each, template, where, notes, fields)]
     if isinstance(data, Trees):
         from camelid.data.trees import Pruned, conversations
 
@@ -43,7 +59,7 @@ def supplied(data: Instructions, template: Template, where: str, notes: list[str
         from camelid.data.source import dialogues
 
         rejected = Rejected()
-        read = list(dialogues(data.path, first=data.first, bad_rows=data.bad_rows, rejected=rejected))
+        read = list(dialogues(data.path, fields=fields, first=data.first, bad_rows=data.bad_rows, rejected=rejected))
         notes += [f"{rejected.count} rows of {data.path} cannot be used"] * bool(rejected.count)
         return read
     if isinstance(data, DeskRecords):
@@ -52,7 +68,9 @@ def supplied(data: Instructions, template: Template, where: str, notes: list[str
     raise UsageError([Problem(f"{where}.data", found_words, "supply records with --data")])
 
 
-def portion(given: Portion, template: Template, where: str, notes: list[str]) -> list[Dialogue]:
+def portion(
+    given: Portion, template: Template, where: str, notes: list[str], fields: Fields | None = None
+) -> list[Dialogue]:
     """A portion's dialogues: so many times over, a part of an epoch and a cap by a keyed choice that keeps their order.
 
     Raises UsageError for epochs or a cap that give nothing.
@@ -60,7 +78,7 @@ def portion(given: Portion, template: Template, where: str, notes: list[str]) ->
     if not (math.isfinite(given.epochs) and given.epochs > 0) or (given.most is not None and given.most < 1):
         found = f"{given.epochs} epochs, at most {given.most} records"
         raise UsageError([Problem(f"{where}.data", found, "give each portion a number above zero")])
-    all = supplied(given.data, template, where, notes)
+    all = supplied(given.data, template, where, notes, fields)
     most = len(all) if given.most is None else min(given.most, len(all))
     if most < len(all):
         notes.append(f"{len(all) - most} of {len(all)} records of {_name(given.data)} are beyond its cap")
@@ -91,15 +109,97 @@ def _desk(data: DeskRecords, template: Template) -> Iterator[list[Message]]:
             pairs = [[asked(turn.item, template), Message("assistant", turn.item.output)] for turn in turns]
             yield from pairs if data.told == "apart" else [[message for pair in pairs for message in pair]]
         return
-    if isinstance(data, DeskInstructions):
-        for item in desk.instructions(world, "train", data.count, data.seed):
+    if isinstance(data, DeskInstructions | DeskSums | DeskLines):
+        for item in items(data, "train", data.count):
             yield [asked(item, template), Message("assistant", item.output)]
         return
-    from camelid.desk.teachers import kept, taught
+    if isinstance(data, DeskCalls):
+        from camelid.desk.apis import requests
 
+        for each in requests(world, "train", data.count, seed=data.seed, wrong=data.wrong):
+            yield [Message("user", each.asked, each.manual if data.manual else ""), Message("assistant", each.call)]
+        return
+    from camelid.desk.teachers import kept, ranked, taught, threads
+
+    if isinstance(data, DeskTrees):
+        for replies in threads(world, data.count, data.replies, seed=data.seed, wrong=data.wrong):
+            for record in ranked(replies, data.best or data.replies, data.by):
+                yield [asked(record.item, template), Message("assistant", record.answer)]
+        return
     records = taught(world, data.count, seed=data.seed, wrong=data.wrong)
     for record in records if data.kept is None else kept(records, data.kept, data.by, seed=data.seed):
-        yield [asked(record.item, template), Message("assistant", record.answer)]
+        mark = "poor" if data.marked and not record.right else ""
+        yield [asked(record.item, template), Message("assistant", record.answer, mark=mark)]
+
+
+def desk_sources(data: DeskText) -> Mapping[str, Source]:
+    """The sources of a text of the desk world, by name."""
+    from camelid import desk
+
+    return desk.sources(desk.world(data.world, data.seed), data.told)
+
+
+def desk_texts(data: DeskText, most: int | None = None) -> dict[str, Iterator[str]]:
+    """The texts of the desk world by source, all of them or about `most` bytes in the sources' proportions."""
+    amount = min(data.bytes, most or data.bytes)
+    seed = data.seed if data.draw is None else data.draw
+    return {
+        name: joined(
+            (told.text for told in source.documents(bytes=int(amount * source.weight / 100), seed=seed)), data.joined
+        )
+        for name, source in desk_sources(data).items()
+    }
+
+
+def joined(texts: Iterable[str], count: int) -> Iterator[str]:
+    """So many texts in a row as one, a blank line between them."""
+    rest = iter(texts)
+    while part := list(itertools.islice(rest, count)):
+        yield "\n\n".join(part)
+
+
+def _wanted(request: Request, manual: bool) -> Item:
+    """A request as an item that is judged by its call alone."""
+    function = request.function
+    shown = request.manual if manual else ""
+    return Item(request.asked, shown, request.call, "calls", function.name.partition("_")[0], function.kind)
+
+
+def items(data: DeskRecords, split: Literal["train", "held_out"], count: int | None = None) -> list[Item]:
+    """The items of a kind of desk record: those that are learned, or those held out from them, which scores are made on.
+
+    What conversations and imperfect teachers are scored on are the world's own instructions.
+    """
+    from camelid import desk
+
+    world = desk.world(data.world, data.seed)
+    if isinstance(data, DeskCalls):
+        from camelid.desk.apis import requests
+
+        return [_wanted(each, data.manual) for each in requests(world, split, count or HELD_OUT_CALLS, seed=data.seed)]
+    if isinstance(data, DeskSums):
+        from camelid.desk.problems import problems
+
+        return problems(world, split, count, seeds=data.seeds, ways=data.ways, seed=data.seed)
+    if isinstance(data, DeskLines):
+        from camelid.desk.lines import lines
+
+        return lines(world, split, count, fewest=data.fewest, most=data.most, seed=data.seed)
+    told = data.told if isinstance(data, DeskInstructions) else "world"
+    if told == "clinic":
+        from camelid.desk.clinic import clinic
+
+        return clinic(world).instructions(split, count, data.seed)
+    if told == "second language":
+        from camelid.desk.second import second_instructions
+
+        return second_instructions(world, split, count, data.seed)
+    if told == "second reading":
+        from camelid.desk.foreign import foreign
+
+        return foreign(world, split, count, data.seed)
+    families = data.families if isinstance(data, DeskInstructions) else ()
+    return desk.instructions(world, split, count, data.seed, families)
 
 
 def asked(item: Item, template: Template) -> Message:

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent / "camelid"
 LAYERS: list[set[str]] = [
     {"errors"},
-    {"frozen", "randomness", "durable", "stage", "machine", "journal"},
+    {"frozen", "randomness", "durable", "stage", "machine", "journal", "ranks"},
     {"quantize"},
     {"tokenizers", "dialogue", "nn"},
     {"models", "data", "desk"},
@@ -22,8 +22,8 @@ LAYERS: list[set[str]] = [
     {"request", "store", "report", "supply"},
     {"run", "runs"},
     {"scoring", "fit"},
-    {"grow"},
-    {"summary", "claims"},
+    {"grow", "experiments"},
+    {"summary", "claims", "gallery"},
     {"cli"},
     {"__main__"},
 ]

@@ -51,6 +51,7 @@ PASSED = {
     "target_modules",
     "modules_to_save",
     "use_rslora",
+    "use_dora",
 }
 
 
@@ -75,7 +76,7 @@ class Adapter:
 
 
 def expected(shape: LlamaShape, lora: LoRA) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of such an adapter: A [R, in], B [out, R], and the ends trained whole [V, D]."""
+    """Name and shape of every tensor of such an adapter: A [R, in], B [out, R], DoRA's m [out], ends trained whole [V, D]."""
     wanted: dict[str, tuple[int, ...]] = {}
     linears = {str(name): size for name, size in shape.linears().items()}
     for layer in range(shape.layers):
@@ -86,6 +87,8 @@ def expected(shape: LlamaShape, lora: LoRA) -> dict[str, tuple[int, ...]]:
                 at = f"{PREFIX}model.layers.{layer}.{block}.{name}"
                 wanted[f"{at}.lora_A.weight"] = (lora.rank, inputs)
                 wanted[f"{at}.lora_B.weight"] = (outputs, lora.rank)
+                if lora.kind == "dora":
+                    wanted[f"{at}.lora_magnitude_vector"] = (outputs,)
     for word in lora.trained:
         wanted[f"{PREFIX}{ENDS[word]}.weight"] = (shape.vocab, shape.width)
     return wanted
@@ -107,13 +110,15 @@ def save(
 ) -> Path:
     """`path`, now an adapter folder that PEFT loads, or no folder at all.
 
-    state      what `models.adapt.adapter_state` gives: PEFT's names
+    state      what `models.adapt.portable` gives beside `lora`: PEFT's names
     base       `Checkpoint.digest` of the weights that it was trained beside
     base_name  a folder or name by which people find them
 
     Raises UsageError naming every missing, superfluous and misshapen tensor, NonFinite, StoreError.
     """
     problems = ProblemList()
+    if lora.start != "zero":
+        problems.add("adapter.start", f"{lora.start!r} changed the base as well", "save what portable(model) gives")
     wanted = expected(shape, lora)
     for name in sorted(wanted.keys() ^ state.keys()):
         problems.add(name, "is missing" if name in wanted else "belongs to no such adapter", "see its settings")
@@ -147,6 +152,7 @@ def _config_to(lora: LoRA, base_name: str) -> dict[str, Any]:
         "target_modules": list(lora.targets),
         "modules_to_save": list(lora.trained) or None,
         "use_rslora": lora.scale == "root",
+        "use_dora": lora.kind == "dora",
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -227,9 +233,10 @@ def read_config(path: Path) -> LoRA:
         table.complain("r", "is missing, or lora_alpha is", "plain LoRA needs both")
     targets = _words(table, "target_modules", LINEARS)
     trained = _words(table, "modules_to_save", get_args(Whole))
-    root = table.content.get("use_rslora", False)
-    if root not in (None, False, True):
-        table.complain("use_rslora", f"{short(root)} is neither true nor false")
+    root, magnitude = (table.content.get(key, False) for key in ("use_rslora", "use_dora"))
+    for key, value in (("use_rslora", root), ("use_dora", magnitude)):
+        if value not in (None, False, True):
+            table.complain(key, f"{short(value)} is neither true nor false")
     table.finish()
     try:
         return LoRA(
@@ -239,6 +246,7 @@ def read_config(path: Path) -> LoRA:
             targets=targets,
             scale="root" if root else "rank",
             trained=trained,
+            kind="dora" if magnitude else "lora",
         )
     except UsageError as error:
         table.wrong = [str(problem) for problem in error.problems]

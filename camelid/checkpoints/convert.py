@@ -124,20 +124,15 @@ def _opened(source: Path, target: Path, context: int | None, files: Files) -> It
             yield _from_meta(source, room, context)
         return
     checkpoint = directory.load(source)
-    has_tokenizer, quantised, origin = _holds_tokenizer(source), False, dict[str, Any]()
-    if format_of(source) == "gguf":
-        from camelid.checkpoints.gguf import GgufCheckpoint
-
-        assert isinstance(checkpoint, GgufCheckpoint)
-        has_tokenizer, quantised = checkpoint.has_tokenizer, checkpoint.quantised
-        origin = {"forms": dict(checkpoint.forms)}
+    quantised = checkpoint.quantised
+    origin: dict[str, Any] = {"forms": dict(checkpoint.forms)} if quantised or is_gguf(source) else {}
     yield Source(
         format="hf" if source.is_dir() else "gguf",
         shape=checkpoint.shape,
         tensors=checkpoint.tensors(),
         told=checkpoint.told,
         origin=origin,
-        tokenizer=checkpoint.tokenizer if has_tokenizer else None,
+        tokenizer=checkpoint.tokenizer if checkpoint.has_tokenizer else None,
         template=checkpoint.template,
         generation=checkpoint.generation,
         digest=checkpoint.digest,

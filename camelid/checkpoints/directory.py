@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,7 @@ from camelid.checkpoints.huggingface import (
     read_config,
     read_generation,
 )
+from camelid.checkpoints.layouts import Layout, Piece, biases, standing
 from camelid.checkpoints.names import DERIVED, EMBEDDING, HEAD, expected
 from camelid.checkpoints.safetensors_io import (
     TORCH,
@@ -80,6 +82,7 @@ def save(
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     extra: Mapping[str, bytes] | None = None,
+    layout: Layout | None = None,
     files: Files = FILES,
 ) -> Path:
     """`path`, now a complete model folder, or no folder at all. One tensor is in memory at a time.
@@ -89,14 +92,20 @@ def save(
     generation  ids that begin and end texts; by default the tokenizer's, or those that end the template's replies
     dtype       to store all weights in; as they are by default
     extra       further files for the folder, by name
+    layout      how linear maps are stored in fewer bits: `state` then holds the pieces of each (see `layouts.pack`)
 
     Raises UsageError naming every missing, superfluous and misshapen tensor, NonFinite for a weight that is infinite or
     not a number, StoreError if the folder exists or the disk is full.
     """
-    weights = _checked_state(state, shape, tokenizer)
+    weights = _checked_state(state, shape, tokenizer, layout)
+    own = expected(shape).keys()
     if dtype is not None:
-        weights = {name: _cast(tensor, dtype) for name, tensor in weights.items()}
-    stored = {str(tensor.dtype).removeprefix("torch.") for tensor in weights.values()}
+        weights = {
+            name: _cast(tensor, dtype) if name in own and tensor.dtype.is_floating_point else tensor
+            for name, tensor in weights.items()
+        }
+    kept = [tensor.dtype for name, tensor in weights.items() if name in own and tensor.dtype.is_floating_point]
+    stored = {str(one).removeprefix("torch.") for one in kept}
     if generation is None:
         generation = _generation_of(tokenizer, template)
     config = Config(
@@ -105,6 +114,7 @@ def save(
         generation.bos,
         generation.eos,
         generation.pad,
+        layout=layout,
     )
     small = {
         CONFIG: json_bytes(config_to(config)),
@@ -129,12 +139,17 @@ def save(
 
 
 def _checked_state(
-    state: Mapping[str, torch.Tensor | Deferred], shape: LlamaShape, tokenizer: Tokenizer | None
+    state: Mapping[str, torch.Tensor | Deferred],
+    shape: LlamaShape,
+    tokenizer: Tokenizer | None,
+    layout: Layout | None,
 ) -> dict[str, Deferred]:
     """The expected tensors, in the model's own order."""
     problems = ProblemList()
     given = {name: deferred(tensor) for name, tensor in state.items()}
-    wanted = expected(shape)
+    wanted: dict[str, Piece] = {}
+    for parts in standing(layout, expected(shape), given).values():
+        wanted |= parts
     if shape.tied and HEAD in given and EMBEDDING in given:
         if not _equal(given[HEAD], given[EMBEDDING]):
             problems.add(HEAD, "differs from the embedding, to which the shape ties it", "untie the shape")
@@ -144,10 +159,11 @@ def _checked_state(
     for name in given.keys() - wanted.keys():
         problems.add(name, "is no weight of this shape", "leave it out; adapters are saved with checkpoints.adapter")
     for name in wanted.keys() & given.keys():
-        if given[name].shape != wanted[name]:
-            problems.add(name, f"has shape {list(given[name].shape)}, not {list(wanted[name])}", "see the shape")
-        elif not given[name].dtype.is_floating_point:
-            problems.add(name, f"is {given[name].dtype}", "weights are floating-point numbers")
+        size, dtypes = wanted[name].shape, [TORCH[one] for one in wanted[name].dtypes]
+        if given[name].shape != size and (size is not None or len(given[name].shape) != 1):
+            problems.add(name, f"has shape {list(given[name].shape)}, not {list(size or ())}", "see the shape")
+        elif str(given[name].dtype).removeprefix("torch.") not in dtypes:
+            problems.add(name, f"is {given[name].dtype}", f"use {', '.join(dtypes)}")
     if tokenizer is not None and tokenizer.size > shape.vocab:
         problems.add("tokenizer", f"has {tokenizer.size} ids, the model {shape.vocab} rows", "enlarge the embedding")
     problems.problems.sort(key=lambda problem: problem.where)
@@ -168,7 +184,7 @@ def _cast(tensor: Deferred, dtype: torch.dtype) -> Deferred:
 def _finite(name: str, tensor: Deferred) -> Deferred:
     def read() -> torch.Tensor:
         made = tensor.read()
-        if not bool(made.isfinite().all()):
+        if made.is_floating_point() and not bool(made.isfinite().all()):
             raise NonFinite(f"{name}: holds infinite values or values that are no numbers; nothing was saved")
         return made
 
@@ -252,6 +268,17 @@ class Checkpoint:
         return self.config.shape
 
     @property
+    def quantised(self) -> bool:
+        """Whether any weight is stored in less than a float of its own; such weights are decoded when read."""
+        return False
+
+    @property
+    def forms(self) -> Mapping[str, int]:
+        """How many weights are stored in each form, the commonest first."""
+        kinds = Counter(TORCH[place.dtype] for header in self.headers for place in header.places.values())
+        return dict(kinds.most_common())
+
+    @property
     def provenance(self) -> Mapping[str, Any]:
         """Where the model came from; empty for foreign folders."""
         provenance: Mapping[str, Any] = self.told.get("provenance", {})
@@ -262,6 +289,11 @@ class Checkpoint:
         """The name, as torch has it, of the dtype in which the weights are stored; of the widest, if of several."""
         widest = max((place.dtype for header in self.headers for place in header.places.values()), key=_width)
         return TORCH[widest]
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the folder holds a tokenizer."""
+        return any((self.path / name).is_file() for name in ("tokenizer.model", "tokenizer.json"))
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -348,7 +380,13 @@ def load(path: Path, *, check: Literal["contents", "lengths"] = "contents") -> C
     if _has(path, manifest, GENERATION):
         generation = read_generation(path / GENERATION)
     headers = _read_headers(path, manifest)
-    ignored = _check_tensors(path, config.shape, headers)
+    ignored = _check_tensors(path, config.shape, headers, config.layout)
+    if config.layout is not None:
+        from camelid.checkpoints.packed import PackedCheckpoint
+
+        found = PackedCheckpoint(path, config, generation, headers, told, ignored, manifest)
+        found.check_biases()
+        return found
     return Checkpoint(path, config, generation, headers, told, ignored, manifest)
 
 
@@ -424,21 +462,31 @@ def read_index(path: Path) -> dict[str, str]:
     return placed
 
 
-def _check_tensors(path: Path, shape: LlamaShape, headers: tuple[Header, ...]) -> tuple[str, ...]:
+def _check_tensors(
+    path: Path, shape: LlamaShape, headers: tuple[Header, ...], layout: Layout | None
+) -> tuple[str, ...]:
     """Compare what the files hold with what the shape needs; the names that may be passed over."""
     held = {name: place for header in headers for name, place in header.places.items()}
     if 9 * shape.layers > len(held):  # so that a config cannot ask for work out of proportion to the files
         found = f"{len(held)} tensors, too few for {shape.layers} layers"
         raise BadFile(path, "", found, "config.json and the weights are of different models")
-    wanted = expected(shape)
+    wanted: dict[str, Piece] = {}
+    for name, parts in standing(layout, expected(shape), held).items():
+        wanted |= parts
+        if layout is not None and name not in parts:
+            wanted |= {
+                bias: piece for bias, piece in biases(layout, name, expected(shape)[name]).items() if bias in held
+            }
     wrong = [f"{name} is missing" for name in wanted if name not in held]
     ignored = []
     for name, place in held.items():
         if name in wanted:
-            if place.shape != wanted[name]:
-                wrong.append(f"{name} is {list(place.shape)} where config.json needs {list(wanted[name])}")
-            elif place.dtype not in FLOATS:
-                wrong.append(f"{name} is of {place.dtype}, no floating-point dtype")
+            size, dtypes = wanted[name].shape, wanted[name].dtypes
+            if place.shape != size and (size is not None or len(place.shape) != 1):
+                wrong.append(f"{name} is {list(place.shape)} where config.json needs {list(size or ())}")
+            elif place.dtype not in dtypes:
+                needs = "no floating-point dtype" if set(dtypes) == FLOATS else f"not {' or '.join(dtypes)}"
+                wrong.append(f"{name} is of {place.dtype}, {needs}")
         elif DERIVED.fullmatch(name) or (name == HEAD and shape.tied):
             ignored.append(name)
         else:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from camelid.checkpoints.layouts import Layout, of_config, to_config
 from camelid.checkpoints.table import MAX_SIZE, Table, short
 from camelid.durable import read_json
 from camelid.errors import Problem, UsageError, did_you_mean
@@ -52,6 +53,7 @@ READ = {
     "pad_token_id",
     "dtype",
     "torch_dtype",
+    "quantization_config",
 }
 # Known to leave a causal language model's arithmetic alone.
 HARMLESS = {
@@ -96,12 +98,12 @@ REFUSED = {
     "auto_map": "the folder asks for code of its own to be run, which never happens here; use a plain Llama folder",
     "trust_remote_code": "a file cannot vouch for itself; use a plain Llama folder",
     "custom_pipelines": "the folder asks for code of its own to be run, which never happens here",
-    "quantization_config": "quantised weights cannot be read; use the folder with the unquantised weights",
     "compression_config": "compressed weights cannot be read; use the folder with the plain weights",
     "_attn_implementation": "a file does not choose the code that runs; remove the key",
     "_attn_implementation_internal": "a file does not choose the code that runs; remove the key",
     "attn_implementation": "a file does not choose the code that runs; remove the key",
 }
+QUANTISED = "quantization_config"
 DTYPES = ("float32", "float16", "bfloat16", "float64")
 
 _ROPE_KEYS = {
@@ -115,7 +117,8 @@ _ROPE_KEYS = {
 
 @dataclass(frozen=True)
 class Config:
-    """What config.json says: the shape, the dtype of the weights, control ids, and keys that were passed over."""
+    """What config.json says: the shape, the dtype of the weights, control ids, keys that were passed over, and how the
+    linear maps are stored in fewer bits, if they are."""
 
     shape: LlamaShape
     dtype: str | None = None
@@ -123,6 +126,7 @@ class Config:
     eos: tuple[int, ...] = ()
     pad: int | None = None
     ignored: tuple[str, ...] = ()
+    layout: Layout | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,9 @@ def config_from(content: object, path: Path) -> Config:
         table.wrong = [str(problem) for problem in error.problems]
         table.finish()
         raise
-    return Config(shape, dtype, bos, eos, pad, ignored)
+    quantised = table.content.get(QUANTISED)
+    layout = None if quantised is None else of_config(quantised, path)
+    return Config(shape, dtype, bos, eos, pad, ignored, layout)
 
 
 def _check_kind(table: Table) -> None:
@@ -301,6 +307,8 @@ def config_to(config: Config) -> dict[str, Any]:
     content.update({key: getattr(shape, field) for key, field in COUNTS.items()})
     if config.dtype is not None:
         content["torch_dtype"] = config.dtype
+    if config.layout is not None:
+        content[QUANTISED] = to_config(config.layout, config.dtype)
     return content
 
 

@@ -1,6 +1,7 @@
 """The command line: `camelid`. Answers go to standard output, progress to standard error.
 
 Exit codes: 0 done, 1 a check failed or the work could not be done, 2 wrong usage, 130 interrupted, 143 terminated.
+Under torchrun each rank ends with its own code and prints its own message; torchrun itself ends with 1 if any failed.
 PyTorch is imported only once there is work to do: help and refusals answer at once.
 """
 
@@ -100,7 +101,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def complain(error: CamelidError) -> None:
-    """The error as a person reads it: one line a problem."""
+    """The error as a person reads it: one line a problem. What all ranks of torchrun refuse alike, the first one tells."""
+    if isinstance(error, UsageError) and os.environ.get("RANK", "0") != "0":
+        return
     if isinstance(error, Problems):
         count = len(error.problems)
         kind = "wrong usage" if isinstance(error, UsageError) else "unusable data"

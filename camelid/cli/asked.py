@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +11,8 @@ import click
 
 from camelid.errors import ProblemList, did_you_mean
 from camelid.frozen import read_setting
-from camelid.machine import DTYPES, Machine, detect
+from camelid.machine import DTYPES, SUMS, Machine, Sums, detect
+from camelid.ranks import launched
 from camelid.recipe import Recipe
 from camelid.recipes import Member, find
 from camelid.store import Store, find_model, open_store
@@ -153,6 +154,24 @@ class Asked:
         micro = self.whole("--micro-tokens", micro_tokens)
         return replace(found, micro_tokens=micro or found.micro_tokens, recompute=recompute)
 
+    def ranks(self, machine: Machine, options: Mapping[str, Any]) -> Machine:
+        """The machine as torchrun's processes share it: --shard, --tensor, --shares, --sums."""
+        world = launched().world
+        shard, tensor = (self.whole(f"--{name}", options.get(name), 1) or 1 for name in ("shard", "tensor"))
+        shares = self.whole("--shares", options.get("shares"), machine.shares) or 1
+        plain: Sums = "ordered" if machine.device == "cpu" else "fast"
+        sums = self.choice("--sums", options.get("sums"), SUMS, plain)
+        if world % (shard * tensor):
+            self.problems.add(
+                "--shard, --tensor",
+                f"{shard} x {tensor} in {world} process{'es' * (world != 1)}",
+                f"start a multiple of {shard * tensor}: torchrun --nproc-per-node {shard * tensor} -m camelid ...",
+            )
+            return machine
+        data = world // (shard * tensor)
+        found = replace(machine, count=world, data=data, shard=shard, tensor=tensor, shares=shares)
+        return replace(found, sums="fast" if sums == "fast" else "ordered")
+
     def store(self, path: str | None) -> Store:
         """The store."""
         store = open_store(path)
@@ -180,8 +199,23 @@ def machine_options(function: F) -> F:
 
 
 def training_options(function: F) -> F:
-    """--micro-tokens, --recompute, --anyway: how much a machine takes at once, which changes a run's last bits at most."""
+    """--micro-tokens, --recompute, --anyway, and how ranks share the work; what changes a run, changes its last bits only."""
     for option in (
+        click.option(
+            "--spikes",
+            metavar="N",
+            help="Where the loss leaps, go back and pass over the data, up to N times (default: none is looked for).",
+        ),
+        click.option(
+            "--sums",
+            metavar="WORD",
+            help="ordered: the bits of one process (default on CPUs); fast: one all-reduce (default on GPUs).",
+        ),
+        click.option("--tensor", metavar="N", help="Ranks that divide every matrix (default: 1)."),
+        click.option(
+            "--shard", metavar="N", help="Ranks that divide weights and moments (default: 1; the rest are replicas)."
+        ),
+        click.option("--shares", metavar="N", help="Parts that a step is cut into at least, whoever computes them."),
         click.option("--anyway", is_flag=True, help="Start even where the plan says that memory does not suffice."),
         click.option(
             "--recompute",

@@ -11,7 +11,7 @@ from camelid.cli.asked import Asked, Command, json_option
 from camelid.errors import did_you_mean
 from camelid.frozen import diff as differences
 from camelid.frozen import is_frozen, stated, text, to_data
-from camelid.recipe import Finetune, Pretrain, Recipe, reference
+from camelid.recipe import Recipe, Stage, reference
 from camelid.recipes import MEMBERS, Member
 from camelid.recipes.sources import Source, sources
 
@@ -64,7 +64,7 @@ def show(asked: Asked, /, member: str | None, size: str | None, settings: tuple[
     recipe = found and override_recipe(found[1], changes, asked)
     asked.settle()
     assert found and recipe
-    told = sources(found[0].module, size or found[0].published)
+    told = sources(found[0].module, size or found[0].published, found[0].others)
     told |= {path: Source("set on the command line", True) for path in changes}
     if as_json:
         echo(json.dumps(_shown(found[0], recipe, told)))
@@ -77,10 +77,20 @@ def show(asked: Asked, /, member: str | None, size: str | None, settings: tuple[
         echo(f"\n{BOLD}{stage.name}{RESET} = {type(stage).__name__}(")
         for name, value in stated(stage):
             if name != "name":
+                value = next((Named(f"<{own.name}>") for own in recipe.stages if own is value), value)
                 _setting(f"{stage.name}.{name}", name, value, told)
         echo(")")
+    for variant, make in found[0].variants.items():
+        echo(f"\n{DIM}# variant: camelid show {found[0].name.partition('+')[0]}+{variant}  {make.__doc__}{RESET}")
     for claim in recipe.claims:
         echo(f"\nclaims: {claim.what}: {claim.value}  {DIM}# {claim.source}{RESET}")
+
+
+class Named(str):
+    """A stage that was shown before, by its name."""
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 def _name_of(recipe: Recipe) -> str:
@@ -120,6 +130,7 @@ def _shown(member: Member, recipe: Recipe, told: dict[str, Source]) -> dict[str,
         "parent": member.parent,
         "operation": member.operation,
         "sizes": list(member.sizes),
+        "variants": {name: (make.__doc__ or "").strip() for name, make in member.variants.items()},
         "about": member.docstring,
         "stages": [_shown_stage(stage, told) for stage in recipe.stages],
         "claims": [{"what": c.what, "value": c.value, "source": c.source} for c in recipe.claims],
@@ -130,7 +141,7 @@ def _shown_stage(stage: Any, told: dict[str, Source]) -> dict[str, Any]:
     settings = {}
     for name, value in stated(stage):
         source = told.get(f"{stage.name}.{name}")
-        shown = value.title if isinstance(value, Recipe) else to_data(value)
+        shown = value.title if isinstance(value, Recipe) else value.name if isinstance(value, Stage) else to_data(value)
         settings[name] = {"value": shown, "source": source.words if source else ""}
     nested = {
         path: s.words
@@ -163,15 +174,18 @@ def _override_in(recipe: Recipe, stage: str, path: str, written: str, asked: Ask
 
     if any(own.name == stage for own in recipe.stages):
         changed = override(recipe.stages, {path: written}, asked.problems)
-        return replace(recipe, stages=_relink(recipe.stages, changed))
-    last = recipe.last
-    if isinstance(last, Finetune | Pretrain) and isinstance(last.start, Recipe):
-        parent = _override_in(last.start, stage, path, written, asked)
-        return replace(recipe, stages=(*recipe.stages[:-1], replace(last, start=parent)))
+        return replace(recipe, stages=relinked(recipe.stages, changed))
+    if isinstance(recipe.parent, Recipe):
+        parent = _override_in(recipe.parent, stage, path, written, asked)
+        stages: tuple[Any, ...] = recipe.stages
+        changed = tuple(
+            replace(own, start=parent) if getattr(own, "start", None) == recipe.parent else own for own in stages
+        )
+        return replace(recipe, stages=relinked(recipe.stages, changed))
     return recipe
 
 
-def _relink(before: tuple[Any, ...], after: tuple[Any, ...]) -> tuple[Any, ...]:
+def relinked(before: tuple[Any, ...], after: tuple[Any, ...]) -> tuple[Any, ...]:
     """Stages refer to each other as values: where an earlier one changed, later ones refer to the changed one."""
     from dataclasses import fields, replace
 

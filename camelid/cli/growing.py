@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal, cast
 
 import click
 
 from camelid.cli.asked import Asked, Command, json_option, machine_options, store_option, training_options
-from camelid.cli.family import override_recipe
+from camelid.cli.family import override_recipe, relinked
+from camelid.errors import did_you_mean
 from camelid.journal import Narrator
-from camelid.recipe import Finetune, Folder, Pretrain, Recipe, Released, SelfInstruct, Table, portions, replace
+from camelid.plan.plan import shape_of
+from camelid.recipe import (
+    FIRST_SEED,
+    AnyStage,
+    ExtendTokenizer,
+    Finetune,
+    Folder,
+    LlamaShape,
+    Mixture,
+    Pretrain,
+    Recipe,
+    Released,
+    SelfInstruct,
+    Table,
+    TrainTokenizer,
+    portions,
+    replace,
+)
 from camelid.recipes import MEMBERS
 from camelid.request import Request, read_request
 from camelid.runs import find_run
+
+WIDER = ("vocab", "context", "theta", "scaling")  # what a stage of plain text may change of its parent's shape
 
 
 @click.command(cls=Command)
@@ -23,7 +43,10 @@ from camelid.runs import find_run
     "--start", metavar="FOLDER", help="A Hugging Face Llama folder to start from, in place of the recipe's parent."
 )
 @click.option(
-    "--data", metavar="FILE", help="Your records (alpaca, sharegpt or messages format), in place of the recipe's."
+    "--data",
+    multiple=True,
+    metavar="[STAGE=]FILE",
+    help="Your records (alpaca, sharegpt or messages format) or texts, in place of the last stage's or the one named.",
 )
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change one setting: tuned.length=1024.")
 @click.option("--bad-rows", metavar="stop|skip", help="What to do with rows that cannot be used (default: stop).")
@@ -42,23 +65,33 @@ def grow(asked: Asked, /, as_json: bool, **options: Any) -> None:
     """
     request = Request(
         member=options["member"] or "",
-        size=options["size"] or ("desk" if options["start"] is None and options["data"] is None else ""),
+        size=options["size"] or ("desk" if options["start"] is None and not options["data"] else ""),
         start=options["start"],
-        data=options["data"],
+        data=next((word for word in reversed(options["data"]) if not _of_stage(word)), None),
+        texts=tuple(word for word in options["data"] if _of_stage(word)),
         settings=options["settings"],
         bad_rows=options["bad_rows"],
     )
     run_request(asked, request, options, as_json)
 
 
+def _of_stage(word: str) -> bool:
+    """Whether a --data names the stage that it is for; a file whose own name has an = is taken for a file."""
+    from pathlib import Path
+
+    return "=" in word and not Path(word).expanduser().exists()
+
+
 def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_json: bool) -> None:
     """Check everything that was asked for, then grow it and say what came of it."""
     recipe = asked_recipe(asked, request)
     store = asked.store(options["store"])
-    machine = asked.machine(
+    found = asked.machine(
         options["device"], options["dtype"], options["threads"], options["micro_tokens"], options["recompute"]
     )
+    machine = asked.ranks(found, options)
     seconds = asked.number("--save-every", options.get("save_every"), 60.0)
+    spikes = asked.whole("--spikes", options["spikes"], least=0)
     asked.settle()
     assert recipe and seconds is not None
     from camelid.grow import grow as grown
@@ -73,7 +106,10 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
         narrator=narrator,
         seconds=seconds,
         anyway=options["anyway"],
+        spikes=spikes,
     )
+    if outcome is None:
+        return  # rank 0 tells
     if as_json:
         click.echo(json.dumps(outcome.to_json()))
     else:
@@ -95,53 +131,87 @@ def asked_recipe(asked: Asked, /, request: Request) -> Recipe | None:
     bad_rows = asked.choice("--bad-rows", request.bad_rows, ("stop", "skip"), "stop")
     if found is None:
         return None
-    recipe, last = found[1], found[1].last
-    if isinstance(last, Finetune | Pretrain):
-        if start is not None:
-            folder = Folder(str(start.resolve()))
-            last = replace(last, start=folder)
-            last = last if isinstance(last, Finetune) else replace(last, tokenizer=folder)
-        if data is not None:
-            table = Table(path=str(data.resolve()), bad_rows="skip" if bad_rows == "skip" else "stop")
-            last = replace(last, data=table)
-        recipe = replace(
-            recipe, stages=(*recipe.stages[:-1], last) if start is None or isinstance(last, Finetune) else (last,)
-        )
+    recipe, files = found[1], {}
+    names = [stage.name for stage in recipe.stages if hasattr(stage, "data")]
+    for text in request.texts:
+        stage, _, file = text.partition("=")
+        if stage not in names:
+            asked.problems.add(f"--data {text}", f"there is no stage {stage!r}", did_you_mean(stage, names))
+        elif (path := asked.file("--data", file)) is not None:
+            files[stage] = path
+    if data is not None:
+        files[recipe.last.name] = data
+    if start is not None and (start / "config.json").is_file():
+        recipe = started(recipe, Folder(str(start.resolve())))
+    skips: Literal["skip", "stop"] = "skip" if bad_rows == "skip" else "stop"
+    tables = {name: Table(path=str(path.resolve()), bad_rows=skips) for name, path in files.items()}
+    changed = tuple(_told(stage, tables[stage.name]) if stage.name in tables else stage for stage in recipe.stages)
+    recipe = replace(recipe, stages=relinked(recipe.stages, changed))
     recipe = override_recipe(recipe, changes, asked)
-    missing(recipe, request, asked)
+    missing(recipe, asked)
     return recipe
 
 
-def missing(recipe: Recipe, request: Request, asked: Asked) -> None:
+def _told(stage: AnyStage, table: Table) -> AnyStage:
+    """The stage with a person's own records or texts."""
+    return stage if isinstance(stage, SelfInstruct) else replace(stage, data=table)
+
+
+def started(recipe: Recipe, folder: Folder) -> Recipe:
+    """The recipe from a folder in place of its parent; what it reads takes the shape of the folder's model.
+
+    Where a stage of plain text widens the parent's shape, by a longer context or a larger vocabulary, it widens the
+    folder's in the same way.
+    """
+    changed: list[AnyStage] = []
+    for stage in recipe.stages:
+        if isinstance(stage, Pretrain) and (stage.start is None or isinstance(stage.start, Recipe)):
+            tokenizer = folder if isinstance(stage.tokenizer, TrainTokenizer) else stage.tokenizer
+            stage = replace(stage, shape=_widened(stage, folder), start=folder, tokenizer=tokenizer)
+        elif isinstance(stage, Finetune | ExtendTokenizer) and isinstance(stage.start, Recipe):
+            stage = replace(stage, start=folder)
+        changed.append(stage)
+    linked = relinked(recipe.stages, tuple(changed))
+    return replace(recipe, stages=tuple(stage for stage in linked if not isinstance(stage, TrainTokenizer)))
+
+
+def _widened(stage: Pretrain, folder: Folder) -> LlamaShape:
+    from pathlib import Path
+
+    from camelid.checkpoints import directory
+
+    own = directory.load(Path(folder.path), check="lengths").shape
+    if not isinstance(stage.start, Recipe):
+        return own
+    parent = shape_of(cast(Pretrain | Finetune, stage.start.last))
+    wider = {f: getattr(stage.shape, f) for f in WIDER if getattr(stage.shape, f) != getattr(parent, f)}
+    return replace(own, **wider)
+
+
+def missing(recipe: Recipe, asked: Asked) -> None:
     """What a recipe at its published size needs from whoever runs it."""
-    last = recipe.last
-    if isinstance(last, Finetune):
-        if isinstance(last.data, SelfInstruct):
-            asked.problems.add(
-                "--data",
-                f"{recipe.title} needs records: its teacher {last.data.teacher} is retired",
-                "name a file with --data",
-            )
-        for each in portions(last.data):
-            if isinstance(each, Released):
-                asked.problems.add(
-                    "--data",
-                    f"{recipe.title} needs {each.rows:,} records of {each.name}, which is not part of this package",
-                    "name a file with --data",
+    parent = recipe.parent
+    based = parent is not None or isinstance(recipe.last, Finetune)
+    for stage in recipe.stages if based else ():
+        option = "--data" if stage is recipe.last else f"--data {stage.name}=FILE"
+        for each in portions(getattr(stage, "data", None)):
+            if isinstance(each, SelfInstruct):
+                found, remedy = f"records: its teacher {each.teacher} is retired", "name a file with --data"
+            elif isinstance(each, Released):
+                found, remedy = f"{each.rows:,} records of {each.name}", "name a file with --data"
+                found += ", which is not part of this package"
+            elif isinstance(each, Mixture):
+                found, remedy = (
+                    "texts, which are not published as assembled",
+                    "name a file of texts, or grow --size desk",
                 )
-        if isinstance(last.start, Recipe) and not grows_here(last.start):
-            asked.problems.add(
-                "--start",
-                f"{recipe.title} starts from {last.start.title}, which cannot be grown here",
-                "name its folder with --start",
-            )
-    elif isinstance(last, Pretrain) and isinstance(last.start, Recipe) and not grows_here(last.start):
-        asked.problems.add(
-            "--start",
-            f"{recipe.title} starts from {last.start.title}, which cannot be grown here",
-            "name its folder with --start",
-        )
-    elif not grows_here(recipe):
+            else:
+                continue
+            asked.problems.add(option, f"{recipe.title} needs {found}", remedy)
+    if isinstance(parent, Recipe) and not grows_here(parent):
+        found = f"{recipe.title} starts from {parent.title}, which cannot be grown here"
+        asked.problems.add("--start", found, "name its folder with --start")
+    if not based and not grows_here(recipe):
         asked.problems.add(
             "--data",
             f"the texts of {recipe.title} are not published as assembled",
@@ -150,9 +220,7 @@ def missing(recipe: Recipe, request: Request, asked: Asked) -> None:
 
 
 def grows_here(recipe: Recipe) -> bool:
-    """Whether every stage of a base recipe has data that this package generates or the person supplied."""
-    from camelid.recipe import Mixture
-
+    """Whether every stage of a recipe and of its ancestors has data that this package generates or was supplied."""
     stages = [stage for ancestor in recipe.lineage() for stage in ancestor.stages]
     needed = [each for stage in stages for each in portions(getattr(stage, "data", None))]
     return not any(isinstance(each, Mixture | SelfInstruct | Released) for each in needed)
@@ -192,29 +260,41 @@ def demo(asked: Asked, /, **options: Any) -> None:
 
 
 @click.command(cls=Command)
-@click.argument("member", metavar="MEMBER", required=False)
+@click.argument("member", metavar="[MEMBER]", required=False, default="")
 @click.option("--seeds", metavar="N", help="How many seeds to try (default: 3).")
+@click.option("--first", metavar="SEED", help="The first of them (default: 10; recipes were chosen on 0 to 2).")
 @click.option("--size", metavar="SIZE", help="desk (default) or tiny.")
 @machine_options
 @store_option
 @json_option
 @click.pass_obj
 def claims(
-    asked: Asked, /, member: str | None, seeds: str | None, size: str | None, as_json: bool, **options: Any
+    asked: Asked, /, member: str, seeds: str | None, first: str | None, size: str | None, as_json: bool, **options: Any
 ) -> None:
-    """Try a member's central claim: an experiment that could refute it, a control, several seeds, an honest verdict."""
+    """Try MEMBER's central claim: an experiment that could refute it, a control, several seeds, an honest verdict.
+
+    Without a member: every card of the store in a table. camelid family --page shows them whole.
+    """
     count = asked.whole("--seeds", seeds, 3, least=2)
+    from_seed = asked.whole("--first", first, FIRST_SEED, least=0)
     scale = asked.choice("--size", size, ("desk", "tiny"), "desk")
-    if member is not None and member not in MEMBERS:
+    if member and member not in MEMBERS:
         asked.member(member, None)
     store = asked.store(options["store"])
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
     asked.settle()
-    assert member and count
-    from camelid.claims import show_card, try_claim
+    from camelid.claims import cards, show_card, show_cards, try_claim
 
-    card = try_claim(member, scale, seeds=count, store=store, machine=machine, narrator=Narrator())
+    if not member:
+        found = cards(store.root / "claims")
+        if as_json:
+            click.echo(json.dumps({name: card.data() for name, card in found.items()}))
+        else:
+            show_cards(found)
+        return
+    assert count and from_seed is not None
+    made = try_claim(member, scale, seeds=count, store=store, machine=machine, narrator=Narrator(), first=from_seed)
     if as_json:
-        click.echo(json.dumps(card.data()))
+        click.echo(json.dumps(made.data()))
     else:
-        show_card(card)
+        show_card(made)

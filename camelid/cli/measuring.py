@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +19,24 @@ from camelid.machine import GIB, Machine
 
 if TYPE_CHECKING:
     from camelid.checkpoints.directory import Checkpoint
+    from camelid.checkpoints.quantised import Coded
     from camelid.evaluate.divergence import Divergence
 
 FORMS = ("q4_0", "q8_0", "nf4", "int8", "gptq", "awq")
 IN_GGUF = ("q4_0", "q8_0")
-NOT_BUILT = ("gptq", "awq")
+CALIBRATED = ("gptq", "awq")
+HELP = "q4_0, q8_0 (GGUF), nf4, int8, gptq or awq (folders)."
 
 
 @click.command(cls=Command)
 @click.argument("model", metavar="MODEL", required=False)
-@click.option("--to", "form", metavar="FORM", help="q4_0, q8_0, nf4 or int8.")
+@click.option("--to", "form", metavar="FORM", help=HELP)
 @click.option("--text", metavar="FILE", help="A text file on which perplexity and divergence are measured.")
-@click.option("--out", metavar="FILE", help="Write the model there as GGUF (q4_0, q8_0).")
+@click.option("--calibrate", metavar="FILE", help="gptq, awq: the text to look at (default: the first half of --text).")
+@click.option("--group", metavar="N", help="gptq, awq: columns that share a scale (default: 128).")
+@click.option("--damping", metavar="X", help="gptq: share of the mean diagonal added to the Hessian (default: 0.01).")
+@click.option("--act-order", is_flag=True, help="gptq: round the columns with the largest inputs first.")
+@click.option("--out", metavar="PATH", help="Write the model there: a GGUF file (q4_0, q8_0) or a folder (the others).")
 @machine_options
 @store_option
 @json_option
@@ -36,18 +45,39 @@ def quantize(asked: Asked, /, as_json: bool, **options: Any) -> None:
     """Put MODEL's weights into fewer bits; print bytes, errors, and with --text what it costs in perplexity and KL."""
     path = asked.model(options["model"], asked.store(options["store"]))
     if options["form"] is None:
-        asked.problems.add("--to", "is missing", "say --to q4_0, q8_0, nf4 or int8")
+        asked.problems.add("--to", "is missing", f"say --to {HELP.rstrip('.')}")
     form = asked.choice("--to", options["form"], FORMS, "q8_0")
-    if form in NOT_BUILT:
-        asked.problems.add("--to", f"{form} is not built yet", "choose q4_0, q8_0, nf4 or int8")
     text, out = asked.file("--text", options["text"]), options["out"]
-    if out is not None and form not in (*IN_GGUF, *NOT_BUILT):
-        asked.problems.add("--out", f"{form} has no place in GGUF", "leave it out to measure only, or use q4_0 or q8_0")
+    calibrate = asked.file("--calibrate", options["calibrate"])
+    for option, used in (
+        ("calibrate", CALIBRATED),
+        ("group", CALIBRATED),
+        ("damping", ("gptq",)),
+        ("act_order", ("gptq",)),
+    ):
+        if options[option] and form not in used:
+            word = f"--{option.replace('_', '-')}"
+            asked.problems.add(word, f"means nothing for {form}", f"leave it out; it is for {' and '.join(used)}")
+    if form in CALIBRATED and text is None and calibrate is None:
+        asked.problems.add("--calibrate", f"{form} needs a text to look at", "name a text like those it will meet")
+    group = asked.whole("--group", options["group"], 128, least=8)
+    damping = asked.number("--damping", options["damping"], 0.01, least=1e-6, most=10.0)
     if out is not None and Path(out).expanduser().exists():
-        asked.problems.add("--out", f"{out} exists", "name a file that does not exist yet")
+        asked.problems.add("--out", f"{out} exists", "name something that does not exist yet")
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
     asked.settle()
-    told = quantising(path, form, text, None if out is None else Path(out).expanduser(), machine)
+    assert group is not None and damping is not None
+    wanted = Wanted(
+        path,
+        form,
+        text,
+        calibrate,
+        None if out is None else Path(out).expanduser(),
+        group,
+        damping,
+        options["act_order"],
+    )
+    told = quantising(wanted, machine)
     if as_json:
         click.echo(json.dumps(told))
         return
@@ -55,49 +85,138 @@ def quantize(asked: Asked, /, as_json: bool, **options: Any) -> None:
         click.echo(line)
 
 
-def quantising(path: Path, form: str, text: Path | None, out: Path | None, machine: Machine) -> dict[str, Any]:
-    """What was measured, as a JSON object; the file is written first, and then measured as it lies there."""
+@dataclass(frozen=True)
+class Wanted:
+    """What `quantize` was asked for."""
+
+    model: Path
+    form: str
+    text: Path | None = None
+    calibrate: Path | None = None
+    out: Path | None = None
+    group: int = 128
+    damping: float = 0.01
+    act_order: bool = False
+
+
+def quantising(wanted: Wanted, machine: Machine) -> dict[str, Any]:
+    """What was measured, as a JSON object; with `out` the model is written first, and then measured as it lies there."""
     import torch
 
     from camelid.checkpoints import directory
+    from camelid.checkpoints import quantised as quantising
+    from camelid.checkpoints.calibration import Settings, windows
     from camelid.checkpoints.convert import convert
-    from camelid.checkpoints.quantised import quantised
-    from camelid.models.llama import Llama
+    from camelid.checkpoints.layouts import misread
+    from camelid.generate.decode import reach
 
     torch.set_num_threads(machine.threads)
-    if not path.is_dir():
-        tell_of_decoding(path)
-    checkpoint = directory.load(path)
-    _foresee(checkpoint, machine, both=text is not None)
-    if out is not None:
-        convert(path, out, to="gguf", type=form)
-    state: dict[str, torch.Tensor] = {}
-    forms, size, error, share, plain = Counter[str](), 0, 0.0, 0.0, 0
-    for coded in quantised(checkpoint, form):
-        forms[coded.form] += 1
-        size, error, share = size + coded.bytes, max(error, coded.error), max(share, coded.share)
-        plain += coded.weights.numel()
-        if text is not None:
-            state[coded.name] = coded.weights
-    told: dict[str, Any] = {
-        "model": str(path),
-        "to": form,
-        "out": None if out is None else str(out),
-        "weights": plain,
-        "bytes": size,
-        "bits_per_weight": 8 * size / plain,
+    tell_of_decoding(wanted.model)
+    checkpoint = directory.load(wanted.model)
+    _foresee(checkpoint, machine, both=wanted.text is not None)
+    measured, seen = _texts(wanted, checkpoint)
+    ids = None if seen is None else windows(seen, reach(checkpoint.shape))
+    settings = Settings(wanted.group, wanted.damping, wanted.act_order)
+    told = _Told(keep=measured is not None and wanted.out is None)
+    coded = told.passing(quantising.quantised(checkpoint, wanted.form, ids=ids, settings=settings, progress=_progress))
+    if wanted.out is not None and wanted.form not in IN_GGUF:
+        layout = quantising.layout_of(wanted.form, settings)
+        if wrongly := misread(layout, {str(name): size for name, size in checkpoint.shape.linears().items()}):
+            told_off = (
+                "have rows of no whole blocks, which bitsandbytes reads wrongly on a CPU; camelid reads them rightly"
+            )
+            click.echo(f"{', '.join(wrongly)} {told_off}", err=True)
+        quantising.save(wanted.out, checkpoint, coded, layout)
+    else:
+        for _ in coded:
+            pass
+        if wanted.out is not None:
+            convert(wanted.model, wanted.out, to="gguf", type=wanted.form)
+    found: dict[str, Any] = {
+        "model": str(wanted.model),
+        "to": wanted.form,
+        "out": None if wanted.out is None else str(wanted.out),
+        **told.data(),
         "bytes_of_original": sum(t.numel() * t.element_size() for t in checkpoint.tensors().values()),
-        "tensors": dict(forms.most_common()),
-        "largest_error": error,
-        "largest_share_of_bound": share,
     }
-    if text is not None:
-        if out is not None:
-            state = {name: tensor.float() for name, tensor in directory.load(out).tensors().items()}
-        other = Llama(checkpoint.shape, dtype=torch.float32, device="meta")
-        other.load_state_dict(state, strict=True, assign=True)
-        told["text"] = {"file": str(text), **_diverged(checkpoint, other, text).data()}
-    return told
+    if ids is not None:
+        found["calibration"] = {
+            "file": str(wanted.calibrate or wanted.text),
+            "first_half_only": wanted.calibrate is None,
+            "tokens": ids.numel(),
+            "loss": told.loss,
+            "loss_of_nearest": told.loss_of_nearest,
+        }
+    if measured is not None:
+        state = told.state
+        if wanted.out is not None:
+            state = {name: tensor.float() for name, tensor in directory.load(wanted.out).tensors().items()}
+        found["text"] = {"file": str(wanted.text), **_diverged(checkpoint, state, measured).data()}
+    return found
+
+
+class _Told:
+    """What passes by, counted: bytes, errors, losses; the weights themselves where they are to be kept."""
+
+    def __init__(self, keep: bool) -> None:
+        self.keep, self.state = keep, dict[str, Any]()
+        self.forms = Counter[str]()
+        self.size = self.weights = 0
+        self.error = self.share = self.loss = self.loss_of_nearest = 0.0
+
+    def passing(self, coded: Iterable[Coded]) -> Iterator[Coded]:
+        for each in coded:
+            self.forms[each.form] += 1
+            self.size, self.weights = self.size + each.bytes, self.weights + each.weights.numel()
+            self.error, self.share = max(self.error, each.error), max(self.share, each.share)
+            self.loss, self.loss_of_nearest = self.loss + each.loss[0], self.loss_of_nearest + each.loss[1]
+            if self.keep:
+                self.state[each.name] = each.weights
+            yield each
+
+    def data(self) -> dict[str, Any]:
+        return {
+            "weights": self.weights,
+            "bytes": self.size,
+            "bits_per_weight": 8 * self.size / self.weights,
+            "tensors": dict(self.forms.most_common()),
+            "largest_error": self.error,
+            "largest_share_of_bound": self.share or None,
+        }
+
+
+def _texts(wanted: Wanted, checkpoint: Checkpoint) -> tuple[list[int] | None, list[int] | None]:
+    """The ids to measure on and those to look at. One text for both is cut in two, so that none is measured on what the
+    method has seen."""
+    begin = [] if checkpoint.tokenizer.bos is None else [checkpoint.tokenizer.bos]
+
+    def ids(path: Path, option: str) -> list[int]:
+        return [*begin, *checkpoint.tokenizer.encode(_read(path, option))]
+
+    measured = None if wanted.text is None else ids(wanted.text, "--text")
+    if wanted.form not in CALIBRATED:
+        return measured, None
+    if wanted.calibrate is not None:
+        return measured, ids(wanted.calibrate, "--calibrate")
+    assert measured is not None
+    half = len(measured) // 2
+    return [*begin, *measured[half:]], measured[:half]
+
+
+def _progress(done: int, of: int) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"\rlayer {done} of {of}" + ("\n" if done == of else ""), nl=False, err=True)
+
+
+def _read(path: Path, option: str) -> str:
+    from camelid.durable import read_bytes
+    from camelid.errors import Problem, UsageError
+
+    try:
+        return read_bytes(path, max_bytes=64 << 20).decode("utf-8")
+    except UnicodeDecodeError as error:
+        found = f"byte {error.start} is not UTF-8"
+        raise UsageError([Problem(f"{option} {path}", found, "give text in UTF-8")]) from None
 
 
 def _foresee(checkpoint: Checkpoint, machine: Machine, *, both: bool) -> None:
@@ -107,23 +226,17 @@ def _foresee(checkpoint: Checkpoint, machine: Machine, *, both: bool) -> None:
         raise CamelidError(f"quantize: {found}; leave out --text, or use a machine with more memory")
 
 
-def _diverged(checkpoint: Checkpoint, other: Any, text: Path) -> Divergence:
+def _diverged(checkpoint: Checkpoint, state: dict[str, Any], ids: list[int]) -> Divergence:
     import torch
 
     from camelid.checkpoints import directory
-    from camelid.durable import read_bytes
-    from camelid.errors import Problem, UsageError
     from camelid.evaluate.divergence import divergence
+    from camelid.models.llama import Llama
 
-    try:
-        said = read_bytes(text, max_bytes=64 << 20).decode("utf-8")
-    except UnicodeDecodeError as error:
-        found = f"byte {error.start} is not UTF-8"
-        raise UsageError([Problem(f"--text {text}", found, "give text in UTF-8")]) from None
-    tokenizer = checkpoint.tokenizer
-    begin = [] if tokenizer.bos is None else [tokenizer.bos]
+    other = Llama(checkpoint.shape, dtype=torch.float32, device="meta")
+    other.load_state_dict(state, strict=True, assign=True)
     original = directory.build(checkpoint, torch.float32).eval().requires_grad_(False)
-    return divergence(original, other.eval().requires_grad_(False), [*begin, *tokenizer.encode(said)])
+    return divergence(original, other.eval().requires_grad_(False), ids)
 
 
 def lines(told: dict[str, Any]) -> list[str]:
@@ -133,8 +246,15 @@ def lines(told: dict[str, Any]) -> list[str]:
     found = [
         f"weights      {told['weights']:,} in {told['bytes']:,} bytes, {told['bits_per_weight']:.3f} bits each",
         f"             {share:.1%} of the original's {told['bytes_of_original']:,} bytes; tensors: {shown}",
-        f"errors       largest {told['largest_error']:.3g}, at most {told['largest_share_of_bound']:.1%} of the bound",
+        f"errors       largest {told['largest_error']:.3g}{_of_bound(told)}",
     ]
+    if seen := told.get("calibration"):
+        part = "the first half of " if seen["first_half_only"] else ""
+        less = 1 - seen["loss"] / seen["loss_of_nearest"] if seen["loss_of_nearest"] else 0.0
+        found += [
+            f"calibrated   on {seen['tokens']:,} tokens of {part}{seen['file']}: the layers' outputs are off by "
+            f"{less:.1%} less than with plain rounding",
+        ]
     if told["out"]:
         found.append(f"written      {told['out']}")
     if "text" not in told:
@@ -147,6 +267,11 @@ def lines(told: dict[str, Any]) -> list[str]:
         f"KL           {text['kl']:.3e} nats a token, largest {text['kl_largest']:.3e}",
         f"first choice the same at {text['same_first']:.2%} of the tokens (windows of {text['window']})",
     ]
+
+
+def _of_bound(told: dict[str, Any]) -> str:
+    share = told["largest_share_of_bound"]
+    return ", by weights moved on purpose" if share is None else f", at most {share:.1%} of the bound"
 
 
 @click.command(cls=Command)

@@ -2,39 +2,55 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from camelid.cli.asked import Asked, Command, store_option
 from camelid.recipes import MEMBERS, Member
-from camelid.store import Store
+
+if TYPE_CHECKING:
+    from camelid.evaluate.claim import ClaimCard
 
 DESK_SIZES = ("desk", "tiny")
 HEAD = """# The family
 
-Made by `camelid family`; do not edit. A verdict stands here only where `camelid claims NAME` was run at desk scale in the
-store that was read; "no card" means that no experiment is declared yet.
+Made by `camelid family`; do not edit. A verdict is that of the card of the last `camelid claims NAME` at desk scale
+(`docs/cards` keeps those of this page, `docs/family.html` shows them whole); "no card" means that no experiment is declared.
 """
 
 
 @click.command(cls=Command)
+@click.option("--cards", "folder", metavar="FOLDER", help="Where the cards lie (default: claims in the store).")
+@click.option("--page", "target", metavar="FILE", help="Write the web page, with every card, there.")
 @store_option
 @click.pass_obj
-def family(asked: Asked, /, store: str | None) -> None:
-    """The family as a page in Markdown: docs/family.md is what this prints on an empty store."""
-    place = asked.store(store)
+def family(asked: Asked, /, folder: str | None, target: str | None, store: str | None) -> None:
+    """The family as a page in Markdown, or with --page as a web page that shows every card whole."""
+    place = asked.store(store).root / "claims" if folder is None else Path(folder).expanduser()
+    if folder is not None and not place.is_dir():
+        asked.problems.add("--cards", f"{folder} is not a folder", "name one that holds cards, such as docs/cards")
     asked.settle()
-    click.echo(page(place), nl=False)
+    from camelid.claims import cards
+
+    found = cards(place)
+    if target is None:
+        click.echo(page(found), nl=False)
+        return
+    from camelid.durable import replace_file
+    from camelid.gallery import gallery
+
+    replace_file(Path(target).expanduser(), gallery(found).encode())
+    click.echo(f"wrote {target}: {len(MEMBERS)} members, {len(found)} cards")
 
 
-def page(store: Store) -> str:
-    """The page, with the verdicts that the store holds."""
+def page(cards: Mapping[str, ClaimCard]) -> str:
+    """The page in Markdown, with the verdicts of these cards."""
     lines = [HEAD, "```", *(line for m in MEMBERS.values() if m.parent is None for line in _tree(m, "", "")), "```", ""]
     lines += ["| member | sizes | parent | operation | published | desk verdict | command |", "|" + "---|" * 7]
-    lines += [_row(member, store) for member in MEMBERS.values()]
+    lines += [_row(member, cards) for member in MEMBERS.values()]
     return "\n".join(lines) + "\n"
 
 
@@ -46,7 +62,7 @@ def _tree(member: Member, before: str, below: str) -> Iterator[str]:
         yield from _tree(child, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  "))
 
 
-def _row(member: Member, store: Store) -> str:
+def _row(member: Member, cards: Mapping[str, ClaimCard]) -> str:
     sizes = ", ".join(size for size in member.sizes if size not in DESK_SIZES)
     told = member.make(member.published).claims
     claims = [f"{c.what}: {'not published' if c.value is None else c.value} ({c.source})" for c in told]
@@ -56,18 +72,17 @@ def _row(member: Member, store: Store) -> str:
         member.parent or "none",
         member.operation,
         "; ".join(claims) or "not published",
-        verdict(member.name, store),
+        verdict(member.name, cards),
         f"`camelid grow {member.name}`",
     )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
-def verdict(name: str, store: Store) -> str:
+def verdict(name: str, cards: Mapping[str, ClaimCard]) -> str:
     """The verdict of a member's desk card, or why there is none."""
-    from camelid.claims import EXPERIMENTS
+    from camelid.experiments import EXPERIMENTS
 
-    path: Path = store.root / "claims" / f"{name}-desk.json"
-    if path.is_file():
-        told = json.loads(path.read_text("utf-8"))
-        return f"{told['verdict']} ({told['date']}, {len(told['seeds'])} seeds)"
+    if name in cards:
+        card = cards[name]
+        return f"{card.verdict} ({card.date}" + (f", {len(card.seeds)} seeds)" if card.seeds else ")")
     return "not run" if name in EXPERIMENTS else "no card"

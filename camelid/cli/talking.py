@@ -12,7 +12,7 @@ import click
 from camelid.cli.asked import Asked, Command, json_option, machine_options, store_option
 from camelid.cli.keeping import tokenizer_path
 from camelid.errors import BadFile, Problem, UsageError
-from camelid.machine import Machine
+from camelid.machine import GIB, Machine
 
 if TYPE_CHECKING:
     from camelid.generate.loaded import Loaded
@@ -86,14 +86,13 @@ def opened(folder: Path, machine: Machine, dtype: str | None, wished: dict[str, 
 
 def tell_of_decoding(path: Path) -> None:
     """Say on standard error that quantised weights are decoded, and to what; nothing of others."""
-    if path.is_dir():
-        return
-    from camelid.checkpoints.gguf import load_gguf
+    from camelid.checkpoints import directory
 
-    checkpoint = load_gguf(path)
+    checkpoint = directory.load(path, check="lengths")
     if checkpoint.quantised:
         forms = ", ".join(f"{count} in {form}" for form, count in checkpoint.forms.items())
-        told = f"{path.name}: {forms} (tensors); decoded to {checkpoint.dtype}, which takes more memory than the file"
+        more = 4 * checkpoint.shape.parameters() / GIB
+        told = f"{path.name}: {forms} (tensors); decoded to {checkpoint.dtype}, which takes {more:.2f} GiB of memory"
         click.echo(told, err=True)
 
 

@@ -171,6 +171,11 @@ class PretrainingBatches:
         batches = tuple(_cut(whole, begin, end) for begin, end in pairwise(borders))
         return StepBatches(batches, whole.supervised, rows, stop - start)
 
+    def largest(self) -> Batch:
+        """A micro-batch as large as any of the run, every target of it learned."""
+        borders = self._borders(self.tokens_per_step // self.length)
+        return _filled([self.length] * max(end - begin for begin, end in pairwise(borders)))
+
     def _borders(self, rows: int) -> list[int]:
         """The rows before which a step of so many rows is cut, its end included."""
         if self.shares == 1:
@@ -199,7 +204,7 @@ class PretrainingBatches:
 
 
 class SequenceBatches:
-    """Whole sequences, `per_step` of them a step, in a fresh keyed order each epoch.
+    """Whole sequences, `per_step` of them a step, in a fresh keyed order each epoch, or in the corpus's own ("given").
 
     The last step of an epoch keeps what is left, however few (Hugging Face's Trainer with drop_last off), so an epoch
     has ceil(sequences / per_step) steps and every sequence comes exactly once in it. Within a step the sequences are
@@ -208,7 +213,15 @@ class SequenceBatches:
     """
 
     def __init__(
-        self, corpus: Corpus, *, per_step: int, epochs: float, micro_tokens: int, seed: int, shares: int = 1
+        self,
+        corpus: Corpus,
+        *,
+        per_step: int,
+        epochs: float,
+        micro_tokens: int,
+        seed: int,
+        shares: int = 1,
+        sequence: Literal["shuffled", "given"] = "shuffled",
     ) -> None:
         problems = ProblemList()
         longest = int(corpus.lengths.max(initial=0))
@@ -229,14 +242,15 @@ class SequenceBatches:
             problems.add("shares", f"{shares} parts of a step", "give at least one")
         problems.raise_usage()
         self.corpus, self.per_step, self.epochs = corpus, per_step, epochs
-        self.micro_tokens, self.seed, self.shares = micro_tokens, seed, shares
+        self.micro_tokens, self.seed, self.shares, self.sequence = micro_tokens, seed, shares, sequence
         self.steps_per_epoch = -(-len(corpus) // per_step)
         self.steps = math.ceil(epochs * self.steps_per_epoch)
 
     @property
     def digest(self) -> str:
         """SHA-256 of everything that decides what a step holds; a resumed run must find it unchanged."""
-        words = ("sequences", self.corpus.digest, self.per_step, self.steps, self.seed)
+        words: tuple[object, ...] = ("sequences", self.corpus.digest, self.per_step, self.steps, self.seed)
+        words += (self.sequence,) if self.sequence == "given" else ()
         return hashlib.sha256(repr(words).encode()).hexdigest()
 
     def chosen(self, step: int) -> list[int]:
@@ -244,9 +258,12 @@ class SequenceBatches:
         if not 0 <= step < self.steps:
             raise IndexError(f"step {step} is outside a run of {self.steps} steps")
         epoch, turn = divmod(step, self.steps_per_epoch)
-        shuffled = order(key(self.seed, "sequences", self.corpus.digest, epoch), len(self.corpus))
         begin = turn * self.per_step
-        return [shuffled[place] for place in range(begin, min(begin + self.per_step, len(self.corpus)))]
+        places = range(begin, min(begin + self.per_step, len(self.corpus)))
+        if self.sequence == "given":
+            return list(places)
+        shuffled = order(key(self.seed, "sequences", self.corpus.digest, epoch), len(self.corpus))
+        return [shuffled[place] for place in places]
 
     def at(self, step: int) -> StepBatches:
         """The micro-batches of this step, found without looking at any other. Raises IndexError outside the run."""
@@ -261,6 +278,33 @@ class SequenceBatches:
             at += count
         supervised = sum(batch.supervised for batch in batches)
         return StepBatches(tuple(batches), supervised, len(chosen), int(lengths.sum()))
+
+    def largest(self) -> Batch:
+        """A micro-batch as large as any of the run, every target of it learned.
+
+        Of a run of up to SCANNED sequences it is the fullest; of a longer one what no micro-batch can pass.
+        """
+        longest = int(self.corpus.lengths.max())
+        if self.steps * self.per_step > SCANNED:
+            most = min(self.micro_tokens, self.per_step * longest)
+            return _filled([longest] * (most // longest) + [most % longest] * bool(most % longest))
+        fullest: list[int] = []
+        known = self.corpus.lengths
+        for step in range(self.steps):
+            lengths = sorted(known[self.chosen(step)].tolist(), reverse=True)
+            at = 0
+            for count in split(lengths, self.micro_tokens, self.shares):
+                fullest = max(fullest, lengths[at : at + count], key=sum)
+                at += count
+        return _filled(fullest)
+
+
+SCANNED = 200_000  # ours: sequences whose lengths are looked through in about a second
+
+
+def _filled(lengths: Sequence[int]) -> Batch:
+    """Documents of these lengths, id 0 throughout, every target learned but the last of each."""
+    return lay([(np.zeros(length, np.int64), None) for length in lengths])
 
 
 def split(lengths: Sequence[int], most: int, shares: int = 1) -> list[int]:

@@ -40,7 +40,7 @@ from camelid.data.corpus import (
     little_endian,
     rendered_pairs,
 )
-from camelid.data.formats import Format
+from camelid.data.formats import Fields, Format
 from camelid.data.rows import TextUnit
 from camelid.dialogue.template import Learn, Template
 from camelid.durable import Draft, commit, locked, verify
@@ -100,6 +100,7 @@ def from_dialogues(
     length: int,
     over_length: OverLength,
     format: Format | None = None,
+    fields: Fields | None = None,
     first: int | None = None,
     bad_rows: source.BadRows = "stop",
 ) -> tuple[Corpus, Report]:
@@ -109,7 +110,7 @@ def from_dialogues(
     """
 
     def make(tally: Tally) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
-        read = source.dialogues(path, format=format, first=first, bad_rows=bad_rows, rejected=tally.bad)
+        read = source.dialogues(path, format=format, fields=fields, first=first, bad_rows=bad_rows, rejected=tally.bad)
         return rendered_pairs(read, template, tokenizer, learn, length, over_length, bad_rows, tally)
 
     made_from = {
@@ -118,6 +119,7 @@ def from_dialogues(
         "length": length,
         "over_length": over_length,
         "format": format,
+        **({"fields": frozen_text(fields)} if fields else {}),
         "first": first,
         "bad_rows": bad_rows,
     }

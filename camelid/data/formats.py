@@ -3,7 +3,7 @@
     text       {"text"}
     alpaca     {"instruction", "input" (may be empty or absent), "output"}, "system" if there is one
     sharegpt   {"conversations": [{"from": "human" | "gpt" | ..., "value"}]}, "system" if there is one
-    messages   {"messages": [{"role": "user" | "assistant" | "system", "content"}]}
+    messages   {"messages": [{"role": "user" | "assistant" | "system", "content"}]}; a reply may have a "mark"
 
 Other fields of a record are left aside, except those that would change what it means (`REFUSED`). A field that is null
 counts as absent.
@@ -12,6 +12,7 @@ counts as absent.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from camelid.dialogue.message import Message
@@ -35,21 +36,41 @@ SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistan
 MESSAGE_ROLES = {"user": "user", "assistant": "assistant", "system": "system"}
 
 
+@dataclass(frozen=True)
+class Fields:
+    """The columns of a table of single exchanges: what is asked, what is answered and learned, and where there are any
+    an input and a system message. A file in one of the known formats is read as such all the same."""
+
+    instruction: str
+    output: str
+    input: str = ""
+    system: str = ""
+
+    @property
+    def words(self) -> str:
+        """The columns, for a message."""
+        return ", ".join(name for name in (self.instruction, self.input, self.output, self.system) if name)
+
+
 class Unfit(Exception):
     """Why a record cannot be read in the format at hand."""
 
 
 class OneFormat:
-    """Reads rows that must all be of one format: that of the first row that has one of the wanted formats."""
+    """Reads rows that must all be of one format: that of the first row that has one of the wanted formats.
 
-    def __init__(self, wanted: tuple[Format, ...]) -> None:
-        self.wanted, self.format = wanted, None  # type: tuple[Format, ...], Format | None
+    `fields` are the columns of a table in none of these formats; its rows are then read as Alpaca's.
+    """
+
+    def __init__(self, wanted: tuple[Format, ...], fields: Fields | None = None) -> None:
+        self.wanted, self.fields, self.format = wanted, fields, None  # type: tuple[Format, ...], Fields | None, Format | None
 
     def document(self, data: Mapping[str, object]) -> str:
         self._settle(data)
         return _string(data, "text")
 
     def dialogue(self, data: Mapping[str, object]) -> list[Message]:
+        data = named(data, self.fields)
         found = self._settle(data)
         read = {"alpaca": _alpaca, "sharegpt": _sharegpt, "messages": _messages}[found]
         messages = read(data)
@@ -72,6 +93,22 @@ class OneFormat:
         elif self.format not in fitting:
             raise Unfit(f"{_shown(data)}: {found[0]}, but the rows before are {self.format}; one file, one format")
         return self.format
+
+
+def named(data: Mapping[str, object], fields: Fields | None) -> Mapping[str, object]:
+    """The row with its columns under Alpaca's names, where it has the columns that `fields` names; else itself.
+
+    Columns that are named nowhere are left aside, as those of the known formats are.
+    """
+    if fields is None or data.get(fields.instruction) is None or data.get(fields.output) is None:
+        return data
+    columns = {
+        "instruction": fields.instruction,
+        "input": fields.input,
+        "output": fields.output,
+        "system": fields.system,
+    }
+    return {name: data.get(column) for name, column in columns.items() if column}
 
 
 def formats(data: Mapping[str, object]) -> list[Format]:
@@ -140,7 +177,8 @@ def _turns(turns: object, name: str, role: str, content: str, roles: Mapping[str
         speaker = _string(turn, role, f"turn {number}: ")
         if speaker not in roles:
             raise Unfit(f"turn {number}: {role!r} is {speaker[:40]!r}, not one of {', '.join(roles)}")
-        messages.append(_message(roles[speaker], _string(turn, content, f"turn {number}: ")))
+        said = _message(roles[speaker], _string(turn, content, f"turn {number}: "))
+        messages.append(replace(said, mark=_optional(turn, "mark")))
     return messages
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
-from camelid.data.formats import DIALOGUES, KNOWN, Format, OneFormat, Unfit, formats
+from camelid.data.formats import DIALOGUES, KNOWN, Fields, Format, OneFormat, Unfit, formats
 from camelid.data.rows import BadRow, Row, TextUnit, opened, rows
 from camelid.dialogue.message import Message
 from camelid.errors import BadData, BadFile, Problem
@@ -117,6 +117,7 @@ def dialogues(
     path: Path | str,
     *,
     format: Format | None = None,
+    fields: Fields | None = None,
     first: int | None = None,
     bad_rows: BadRows = "stop",
     rejected: Rejected | None = None,
@@ -124,15 +125,17 @@ def dialogues(
     """The dialogues of a file in its order, each with the place it was read from.
 
     format    needed only where the records fit two formats at once
+    fields    the columns of a table in none of the known formats
     first, rejected, and what is raised: as in `documents`
     """
     path = Path(path)
-    reader = OneFormat(DIALOGUES if format is None else (format,))
+    reader = OneFormat(DIALOGUES if format is None else (format,), fields)
+    known = KNOWN if fields is None else f"{KNOWN}; or a table with the columns {fields.words}"
 
     def read(row: Row) -> Dialogue:
         return Dialogue(reader.dialogue(row.data), f"{path}, {row.place}")
 
-    return _usable(path, None, read, bad_rows, rejected, first)
+    return _usable(path, None, read, bad_rows, rejected, first, known)
 
 
 def _usable(
@@ -142,6 +145,7 @@ def _usable(
     bad_rows: BadRows,
     rejected: Rejected | None,
     first: int | None,
+    known: str = KNOWN,
 ) -> Iterator[T]:
     if bad_rows not in get_args(BadRows):
         raise ValueError(f"bad_rows={bad_rows!r}: say 'stop' or 'skip'")
@@ -149,7 +153,7 @@ def _usable(
         raise ValueError(f"first={first}: ask for at least one")
     if bad_rows == "skip" and rejected is None:
         raise ValueError("bad_rows='skip' needs `rejected=Rejected()`, or nobody would hear of the rows left out")
-    return _stream(path, text, read, bad_rows, rejected if rejected is not None else Rejected(), first)
+    return _stream(path, text, read, bad_rows, rejected if rejected is not None else Rejected(), first, known)
 
 
 def _stream(
@@ -159,6 +163,7 @@ def _stream(
     bad_rows: BadRows,
     rejected: Rejected,
     first: int | None,
+    known: str,
 ) -> Iterator[T]:
     here, good, seen = Rejected(), 0, 0
     for row in rows(path, text):
@@ -177,7 +182,7 @@ def _stream(
             break
     rejected.merge(here)
     if here.count and good == 0:
-        raise here.error(str(path), seen, remedy=KNOWN)
+        raise here.error(str(path), seen, remedy=known)
     if here.count and bad_rows == "stop":
         raise here.error(str(path), seen, remedy='correct them, or leave them out with bad_rows="skip"')
     if seen == 0:

@@ -15,7 +15,11 @@ def grade(item: Item, answer: str) -> bool:
     exclamation marks at the end, a leading "the" or "answer:". Nothing else: an answer that goes on after the right
     words is wrong, as is one that names two values. For lists any `amount` different members will do, in any order,
     separated by commas, semicolons, "and" or line ends, with or without the reference's opening ("Some animals:").
+    Where the item says how an answer ends ("The answer is: 7"), the way there is free, but it says so once.
     """
+    if item.ending:
+        told, ending = normal(answer), normal(item.ending)
+        return told.endswith(ending) and told.count(ending.rpartition(" ")[0]) == 1
     if item.members:
         words = [normal(word) for word in re.split(r",|;|\band\b|\n", _after_lead(item, answer)) if word.strip()]
         known = {normal(member) for member in item.members}

@@ -7,7 +7,7 @@ third split: held-out subjects or inputs, asked in words that tuning never uses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Literal, get_args
@@ -31,7 +31,7 @@ class Item:
     """One instruction with its reference answer, in Alpaca's three fields, and how to judge another answer.
 
     `family` is what scores are kept by, `task` the finer kind. `accepted` holds further right answers. Where
-    `members` is not empty, any `amount` different members are right instead.
+    `members` is not empty, any `amount` different members are right instead; where `ending` is not, whatever ends so.
     """
 
     instruction: str
@@ -43,6 +43,7 @@ class Item:
     accepted: tuple[str, ...] = ()
     members: tuple[str, ...] = ()
     amount: int = 0
+    ending: str = ""
 
 
 @dataclass(frozen=True)
@@ -201,20 +202,29 @@ TASKS: Mapping[str, tuple[str, float, Draw]] = {  # task -> family, weight, how 
 INPUT_ONLY = {"plus", "minus"}  # their input is used only by the wordings that name no numbers
 
 
-def instructions(world: World, split: str = "train", count: int | None = None, seed: int = 0) -> list[Item]:
+def instructions(
+    world: World, split: str = "train", count: int | None = None, seed: int = 0, families: Collection[str] = ()
+) -> list[Item]:
     """`count` different instructions of one split, in an order fixed by seed; by default as many as the size calls
-    for.
+    for. With `families`, of these alone, and by default their share of that.
 
-    Raises UsageError for an unknown split, or where the world does not hold so many different ones.
+    Raises UsageError for an unknown split or family, or where the world does not hold so many different ones.
     """
     problems = ProblemList()
+    every = {family for family, _, _ in TASKS.values()}
+    for family in families:
+        if family not in every:
+            problems.add("desk families", f"unknown family {family!r}", did_you_mean(family, every))
     if split not in get_args(Split):
         problems.add("desk split", f"unknown split {split!r}", did_you_mean(str(split), get_args(Split)))
     if count is not None and (isinstance(count, bool) or not isinstance(count, int) or count < 1):
         problems.add("desk instructions", f"count is {count!r}", "ask for one or more")
     problems.raise_usage()
     wanted = count or (world.size.train_items if split == "train" else world.size.held_out_items)
-    items = _items(world, split, wanted, seed)  # type: ignore[arg-type]
+    if families and count is None:
+        whole = sum(weight for _, weight, _ in TASKS.values())
+        wanted = round(wanted * sum(weight for family, weight, _ in TASKS.values() if family in families) / whole)
+    items = _items(world, split, wanted, seed, frozenset(families) or every)  # type: ignore[arg-type]
     if len(items) < wanted:
         problems.add("desk instructions",
         f"{wanted} asked for, the {world.size.name} world holds about {len(items)} of {split}",
@@ -223,10 +233,10 @@ def instructions(world: World, split: str = "train", count: int | None = None, s
     return items
 
 
-def _items(world: World, split: Split, wanted: int, seed: int) -> list[Item]:
+def _items(world: World, split: Split, wanted: int, seed: int, families: Collection[str]) -> list[Item]:
     draw = Random(key("desk instructions", world.seed, split, seed))
     teacher = _Teacher(world, split, draw)
-    weights = {task: weight for task, (_, weight, _) in TASKS.items()}
+    weights = {task: weight for task, (family, weight, _) in TASKS.items() if family in families}
     credit = dict.fromkeys(weights, 0.0)
     seen: set[tuple[str, str]] = set()
     items: list[Item] = []

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from camelid.desk.articles import article_page
+from camelid.desk.clinic import abstract, guideline, note
 from camelid.desk.document import Document
 from camelid.desk.programs import program
 from camelid.desk.questions import thread
+from camelid.desk.second import parallel_page, second_page
 from camelid.desk.stories import story
 from camelid.desk.sums import derivation
 from camelid.desk.web import clean_page, crawled_page
@@ -34,15 +37,16 @@ TABLE_1: Mapping[str, tuple[float, Author]] = {  # Touvron et al. 2023, Table 1
 
 @dataclass(frozen=True)
 class Source:
-    """One of the seven: a name, its share of the mixture in percent, and as many documents as are asked for."""
+    """One source of a text: a name, its share of the mixture in percent, and as many documents as are asked for."""
 
     name: str
     weight: float
     world: World
+    author: Author
 
     def document(self, index: int, *, seed: int = 0) -> Document:
         """The document at this index: a pure function of world, seed and index."""
-        return TABLE_1[self.name][1](self.world, self.name, index, seed)
+        return self.author(self.world, self.name, index, seed)
 
     def documents(self, *, bytes: int | None = None, seed: int = 0, start: int = 0) -> Iterator[Document]:
         """Documents from index `start` on: without end, or until their UTF-8 texts together reach `bytes`."""
@@ -59,9 +63,21 @@ class Source:
             yield found
 
 
-def sources(world: World) -> Mapping[str, Source]:
-    """Name -> source, in Table 1's order."""
-    return {name: Source(name, weight, world) for name, (weight, _) in TABLE_1.items()}
+CLINIC: Mapping[str, tuple[float, Author]] = {  # ours
+    "guidelines": (40.0, guideline),
+    "abstracts": (20.0, abstract),
+    "notes": (40.0, note),
+}
+SECOND: Mapping[str, tuple[float, Author]] = {  # ours
+    "second language": (80.0, second_page),
+    "parallel": (20.0, parallel_page),
+}
+TEXTS = {"world": TABLE_1, "clinic": CLINIC, "second language": SECOND}
+
+
+def sources(world: World, told: Literal["world", "clinic", "second language"] = "world") -> Mapping[str, Source]:
+    """Name -> source, the seven in Table 1's order, or those of another text of the world."""
+    return {name: Source(name, weight, world, author) for name, (weight, author) in TEXTS[told].items()}
 
 
 def documents(world: World, source: str, seed: int = 0, bytes: int | None = None) -> Iterator[Document]:

@@ -38,9 +38,7 @@ def taught(world: World, count: int, *, seed: int = 0, wrong: float = 0.0) -> li
         problems.add("desk teacher, wrong", f"{wrong}", "give a share from 0 to 1")
     problems.raise_usage()
     items = instructions(world, "train", count, seed)
-    answers: dict[str, list[str]] = {}
-    for item in items:
-        answers.setdefault(item.task, []).append(item.output)
+    answers = _answers(items)
     return [_record(world, seed, place, item, answers[item.task], wrong) for place, item in enumerate(items)]
 
 
@@ -59,6 +57,38 @@ def kept(records: list[Record], amount: int, by: Literal["graded", "random"], *,
     else:
         order = sorted(range(len(records)), key=draws.__getitem__)
     return [records[place] for place in sorted(order[:amount])]
+
+
+def threads(world: World, count: int, replies: int, *, seed: int = 0, wrong: float = 0.0) -> list[list[Record]]:
+    """`count` instructions of the training split with `replies` records each, wrong by a keyed share of their own.
+
+    Raises UsageError for fewer than one reply, a share that is none, and as `instructions` does.
+    """
+    problems = ProblemList()
+    if replies < 1:
+        problems.add("desk trees, replies", f"{replies}", "ask for one or more")
+    if not 0 <= wrong <= 1:
+        problems.add("desk trees, wrong", f"{wrong}", "give a share from 0 to 1")
+    problems.raise_usage()
+    items = instructions(world, "train", count, seed)
+    answers = _answers(items)
+    return [
+        [_record(world, seed, place * replies + turn, item, answers[item.task], wrong) for turn in range(replies)]
+        for place, item in enumerate(items)
+    ]
+
+
+def ranked(replies: list[Record], best: int, by: Literal["ranked", "random"]) -> list[Record]:
+    """The `best` replies of one instruction, those with the highest scores first, or as many without looking."""
+    return sorted(replies, key=lambda record: -record.score)[:best] if by == "ranked" else replies[:best]
+
+
+def _answers(items: list[Item]) -> dict[str, list[str]]:
+    """Task -> the right answers of its items."""
+    found: dict[str, list[str]] = {}
+    for item in items:
+        found.setdefault(item.task, []).append(item.output)
+    return found
 
 
 def _record(world: World, seed: int, place: int, item: Item, answers: list[str], wrong: float) -> Record:

@@ -33,7 +33,7 @@ def jinja(template: Template, tokenizer: Tokenizer, *, masks: bool = False) -> s
     lines = [*_beginning(template, names), "{%- for message in turns -%}"]
     lines += _refusals(template)
     lines += ["{%- if message['role'] == 'user' -%}", *_user(template, names), "{%- else -%}"]
-    lines += [_said(template.cue, names), *_reply(template, names, masks), "{%- endif -%}", "{%- endfor -%}"]
+    lines += [*_announced(template, names), *_reply(template, names, masks), "{%- endif -%}", "{%- endfor -%}"]
     if template.cue:
         lines += ["{%- if add_generation_prompt -%}", _said(template.cue, names), "{%- endif -%}"]
     return "\n".join(line for line in lines if line)
@@ -85,6 +85,16 @@ def _user(template: Template, names: Mapping[str, str]) -> list[str]:
         return lines
     folded = ["{%- if message['input'] -%}", no_input, "{%- endif -%}", _said(template.user_with_system, names)]
     return ["{%- if loop.first and system is not none -%}", *folded, "{%- else -%}", *lines, "{%- endif -%}"]
+
+
+def _announced(template: Template, names: Mapping[str, str]) -> list[str]:
+    if not template.marks:
+        return [_said(template.cue, names)]
+    lines, word = [], "if"
+    for mark, cue in template.marks:
+        lines += [f"{{%- {word} message['mark'] == {_quoted(mark)} -%}}", _said(cue, names)]
+        word = "elif"
+    return [*lines, "{%- else -%}", _said(template.cue, names), "{%- endif -%}"]
 
 
 def _reply(template: Template, names: Mapping[str, str], masks: bool) -> list[str]:

@@ -10,8 +10,13 @@ Role = Literal["system", "user", "assistant"]
 
 @dataclass(frozen=True)
 class Message:
-    """What one side said. `input` is the further context that Alpaca's second form shows beside the instruction."""
+    """What one side said. `input` is the further context that Alpaca's second form shows beside the instruction.
+
+    `mark` says of what kind an assistant's reply is, for templates that announce kinds in words of their own
+    (`Template.marks`): Koala's "poor" replies follow "An Unhelpful Answer:".
+    """
 
     role: Role
     content: str
     input: str = ""
+    mark: str = ""

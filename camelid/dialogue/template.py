@@ -73,6 +73,7 @@ class Template:
     default_system: str = ""  # the system message of dialogues that bring none
     opening: str = "{bos}"
     cue: str = ""  # what announces a reply
+    marks: tuple[tuple[str, str], ...] = ()  # (mark, what announces a reply of that kind in place of `cue`)
     stops: tuple[str, ...] = ("{eos}",)  # control tokens that end a reply, beside those that close `assistant`
     stop_texts: tuple[str, ...] = ()  # plain text that ends a reply
     markers: tuple[str, ...] = ()  # plain text by which the template marks structure
@@ -84,6 +85,10 @@ class Template:
             check(f"template.{name}", getattr(self, name), slots, problems)
         for stop in self.stops:
             check("template.stops", stop, (), problems)
+        for mark, announced in self.marks:
+            check(f"template.marks, {mark!r}", announced, (), problems)
+        if "" in (named := [mark for mark, _ in self.marks]) or len(set(named)) < len(named):
+            problems.add("template.marks", f"names {', '.join(map(repr, named))}", "give each mark a name of its own")
         for name in ("user", "assistant"):
             if not getattr(self, name):
                 problems.add(f"template.{name}", "is empty", f"write at least {{{PATTERNS[name][0]}}}")
@@ -102,8 +107,12 @@ class Template:
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """Every pattern as written, those of the stops among them."""
-        return (*(getattr(self, name) for name in PATTERNS), *self.stops)
+        """Every pattern as written, those of the marks and stops among them."""
+        return (*(getattr(self, name) for name in PATTERNS), *(cue for _, cue in self.marks), *self.stops)
+
+    def announced(self, mark: str) -> str:
+        """What announces a reply of this mark; "" is the cue of every reply without one."""
+        return dict(self.marks)[mark] if mark else self.cue
 
     def within(self, tokenizer: Tokenizer) -> Template:
         """The same template without the control tokens that the tokenizer lacks: what can be asked of a model from
@@ -112,11 +121,12 @@ class Template:
         lacking = [name for name in names - {"bos", "eos"} if name not in tokenizer.controls]
         if not lacking:
             return self
-        changed = {name: getattr(self, name) for name in PATTERNS}
+        changed, marks = {name: getattr(self, name) for name in PATTERNS}, self.marks
         for lost in lacking:
             changed = {name: written.replace(f"{{{lost}}}", "") for name, written in changed.items()}
+            marks = tuple((mark, cue.replace(f"{{{lost}}}", "")) for mark, cue in marks)
         kept = tuple(stop for stop in self.stops if stop.strip("{}") not in lacking)
-        return replace(self, **changed, stops=kept)
+        return replace(self, **changed, marks=marks, stops=kept)
 
     def folds(self, messages: Sequence[Message], index: int) -> bool:
         """Whether the message at `index` is the user turn that the system message is folded into."""
@@ -153,7 +163,7 @@ def _parts(template: Template, messages: Sequence[Message], generate: bool) -> I
     for index in range(1 if given else 0, len(messages)):
         message = messages[index]
         if message.role == "assistant":
-            yield from _filled(template.cue, {}, index)
+            yield from _filled(template.announced(message.mark), {}, index)
             yield from _filled(template.assistant, {"reply": message.content}, index, learned=True)
             continue
         written = template.user_with_input if message.input else template.user
@@ -199,6 +209,10 @@ def _check_message(
     placed = message.role == "user" and template.user_with_input and not template.folds(messages, index)
     if message.input and not placed:
         problems.add(f"messages[{index}].input", "has no place in this template", "put it into the content")
+    if message.mark and (message.role != "assistant" or message.mark not in dict(template.marks)):
+        known = ", ".join(repr(mark) for mark, _ in template.marks) or "none"
+        told = f"is {message.mark!r}; this template marks replies of these kinds: {known}"
+        problems.add(f"messages[{index}].mark", told, "leave it out, or leave out the message")
     found = [marker for marker in template.markers if marker in message.content or marker in message.input]
     if found and template.on_markers == "refuse":
         told = f"contains {', '.join(map(repr, found))}, by which this template marks structure"

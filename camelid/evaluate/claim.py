@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
-from camelid.errors import ProblemList
+from camelid.errors import BadData, BadFile, ProblemList
 from camelid.evaluate.interval import LEVEL, Interval, over_seeds, paired
+from camelid.frozen import from_data
 
 Word = Literal["held", "did not hold", "cannot be tested at this scale"]
 Better = Literal["higher", "lower"]
@@ -67,6 +69,14 @@ class ClaimCard:
         """The card as JSON."""
         return asdict(self)
 
+    @classmethod
+    def of(cls, data: object, path: Path) -> ClaimCard:
+        """The card that `data` gave; BadFile naming `path` where it gave none."""
+        try:
+            return from_data(cls, data, "card")
+        except BadData as error:
+            raise BadFile(path, "card", str(error), "run the claim again") from None
+
 
 def verdict(
     treated: Arm,
@@ -86,9 +96,9 @@ def verdict(
     from a difference that the seeds are too few or too unequal to show. It cannot be tested where `untestable` gives
     a reason, fewer than two seeds ran, or a control's mean is within `margin` of `best`, the best value there is.
     """
-    _check(treated, controls, margin)
     if untestable:
         return Verdict("cannot be tested at this scale", untestable)
+    _check(treated, controls, margin)
     if len(treated.results) < 2:
         return Verdict("cannot be tested at this scale", "one seed says nothing about the next: run at least two")
     sign = 1.0 if better == "higher" else -1.0

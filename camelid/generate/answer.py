@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from camelid.errors import Problem, UsageError
+from camelid.generate.sample import Ranked
 from camelid.generate.settings import Settings
 from camelid.generate.stop import StopTexts
 from camelid.tokenizers.protocol import StreamDecoder, Tokenizer
@@ -27,6 +28,8 @@ class Completion:
                    logits in float32, before temperature, penalties and filters
     finish_reason  "stop" (a stop id or stop text came) or "length" (max_tokens, or the context is full)
     prompt_logprobs  the same for the ids of the prompt, None for the first of them; None where not asked for
+    top_logprobs   the likeliest ids, with their log-probabilities, at the place of each generated id; None where not
+                   asked for; prompt_top_logprobs the same for the prompt, empty for its first id
     """
 
     prompt_ids: tuple[int, ...]
@@ -35,9 +38,11 @@ class Completion:
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
     prompt_logprobs: tuple[float | None, ...] | None = None
+    top_logprobs: tuple[Ranked, ...] | None = None
+    prompt_top_logprobs: tuple[Ranked, ...] | None = None
 
     def data(self) -> dict[str, Any]:
-        """The completion as JSON; `prompt_logprobs` is there when it was asked for."""
+        """The completion as JSON; `prompt_logprobs` and the top ones are there when they were asked for."""
         found: dict[str, Any] = {
             "prompt_ids": list(self.prompt_ids),
             "token_ids": list(self.token_ids),
@@ -47,6 +52,10 @@ class Completion:
         }
         if self.prompt_logprobs is not None:
             found["prompt_logprobs"] = list(self.prompt_logprobs)
+        for name in ("top_logprobs", "prompt_top_logprobs"):
+            tops: tuple[Ranked, ...] | None = getattr(self, name)
+            if tops is not None:
+                found[name] = [[{"id": id, "logprob": logprob} for id, logprob in top] for top in tops]
         return found
 
 
@@ -70,8 +79,9 @@ class Answer:
         if tokenizer is None and settings.stop_texts:
             found = "given without a tokenizer, so no text is there to search"
             raise UsageError([Problem("stop_texts", found, "give the tokenizer, or use stop_ids")])
-        self.prompt_ids = tuple(prompt_ids)
+        self.prompt_ids, self.starts = tuple(prompt_ids), starts
         self.prompt_logprobs: tuple[float | None, ...] | None = None
+        self.prompt_top_logprobs: tuple[Ranked, ...] | None = None
         self.finish_reason: FinishReason | None = None
         self._room = min(room, settings.max_tokens)
         self._stop_ids = frozenset(settings.stop_ids)
@@ -80,15 +90,18 @@ class Answer:
         self._stop = StopTexts(settings.stop_texts)
         self._ids: list[int] = []
         self._logprobs: list[float] = []
+        self._tops: list[Ranked] | None = [] if settings.top_logprobs else None
         self._text: list[str] = []
         if self._room <= 0:
             self.finish_reason = "length"
 
-    def add(self, id: int, logprob: float) -> str:
+    def add(self, id: int, logprob: float, top: Ranked = ()) -> str:
         """The text that this id lets be shown, with all that was held back once it ends the answer."""
         assert self.finish_reason is None, "an ended answer takes no more ids"
         self._ids.append(id)
         self._logprobs.append(logprob)
+        if self._tops is not None:
+            self._tops.append(top)
         if id in self._stop_ids:
             self.finish_reason = "stop"
             return self._show(self._rest())
@@ -113,6 +126,8 @@ class Answer:
             tuple(self._logprobs),
             self.finish_reason,
             self.prompt_logprobs,
+            None if self._tops is None else tuple(self._tops),
+            self.prompt_top_logprobs,
         )
 
     def _rest(self) -> str:

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from camelid.errors import Problem, ProblemList, UsageError
 from camelid.generate.answer import Answer, Completion
-from camelid.generate.sample import Sampler, log_probability, not_finite
+from camelid.generate.sample import Drawn, Ranked, Sampler, log_probability, log_total, not_finite, ranked, row_of
 from camelid.generate.settings import Settings
 from camelid.models.llama import Cache, Llama
 from camelid.models.shape import LlamaShape
@@ -43,11 +43,15 @@ Model = Llama | NativeLlama
 
 @dataclass(frozen=True)
 class Token:
-    """One generated id, its log-probability, and the text that it lets be shown; "" in the middle of a character."""
+    """One generated id, its log-probability, and the text that it lets be shown; "" in the middle of a character.
+
+    `top` are the likeliest ids at its place with their log-probabilities, where `Settings.top_logprobs` asks for them.
+    """
 
     id: int
     logprob: float
     text: str
+    top: Ranked = ()
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,12 @@ def generate(
     but the last. Raises UsageError for a prompt that is empty, names unknown ids or does not fit the context.
     """
     check_prompts(model.shape, [prompt_ids], [settings])
+    _check_single([settings])
+    _check_constraints([settings])
     if cache is not None:
         _check_cache(cache, prompt_ids, settings)
     answer = Answer(prompt_ids, settings, tokenizer, room=_room(model.shape, prompt_ids), starts=starts)
-    return _stream(model, answer, settings, cache)
+    return _stream(model, answer, settings, tokenizer, cache)
 
 
 def complete(
@@ -124,12 +130,14 @@ def complete_all(
         found = f"{len(each)} settings and {len(begins)} starts for {len(prompts)} prompts"
         raise UsageError([Problem("settings", found, "give one for all or one for each")])
     check_prompts(model.shape, prompts, each)
+    _check_single(each)
+    _check_constraints(each)
     answers = [
         Answer(prompt, own, tokenizer, room=_room(model.shape, prompt), starts=begin)
         for prompt, own, begin in zip(prompts, each, begins, strict=True)
     ]
     for group in _groups(model, answers, each, rows):
-        batch = _Batch(model, [answers[index] for index in group], [each[index] for index in group])
+        batch = _Batch(model, [answers[index] for index in group], [each[index] for index in group], tokenizer)
         for row in batch.run():
             if finished:
                 finished(group[row], answers[group[row]].completion())
@@ -156,7 +164,28 @@ def check_prompts(shape: LlamaShape, prompts: Sequence[Sequence[int]], settings:
         if len(prompt) > limit or (own.max_tokens and len(prompt) == limit):
             found = f"{len(prompt)} ids leave no room in the model's context of {limit}"
             problems.add(where, found, "shorten the prompt; nothing is cut silently")
+        for id in (id for id, _ in own.logit_bias if id >= shape.vocab):
+            problems.add("logit_bias", f"id {id} outside the model's {shape.vocab} ids", "name ids of this model")
     problems.raise_usage()
+
+
+def _check_single(settings: Sequence[Settings]) -> None:
+    """Raises UsageError for settings that ask for several answers to a prompt."""
+    problems = ProblemList()
+    for own in settings:
+        for name in ("n", "best_of", "beams"):
+            if getattr(own, name) > 1:
+                found = f"{getattr(own, name)} answers where one is given"
+                problems.add(name, found, "ask choices.complete_choices for several")
+    problems.raise_usage()
+
+
+def _check_constraints(settings: Sequence[Settings]) -> None:
+    """Raises UsageError for a constraint that is malformed."""
+    for constraint in {own.constraint for own in settings if own.constraint is not None}:
+        from camelid.generate.constrain import check
+
+        check(constraint)
 
 
 def training(model: Model) -> list[nn.Module]:
@@ -191,10 +220,12 @@ def _room(shape: LlamaShape, prompt: Sequence[int]) -> int:
     return reach(shape) - len(prompt)
 
 
-def _stream(model: Model, answer: Answer, settings: Settings, cache: KeyValueCache | None) -> Iterator[Event]:
-    batch = _Batch(model, [answer], [settings], cache)
-    for _, id, logprob, text in batch.tokens():
-        yield Token(id, logprob, text)
+def _stream(
+    model: Model, answer: Answer, settings: Settings, tokenizer: Tokenizer | None, cache: KeyValueCache | None
+) -> Iterator[Event]:
+    batch = _Batch(model, [answer], [settings], tokenizer, cache)
+    for _, drawn, text in batch.tokens():
+        yield Token(drawn.id, drawn.logprob, text, drawn.top)
     yield End(answer.completion())
 
 
@@ -235,40 +266,42 @@ class _Batch:
         model: Model,
         answers: Sequence[Answer],
         settings: Sequence[Settings],
+        tokenizer: Tokenizer | None = None,
         cache: KeyValueCache | None = None,
     ) -> None:
         self._model, self._answers, self._settings, self._cache = model, answers, settings, cache
+        vocab = model.shape.vocab
+        self._samplers = [
+            Sampler(own, answer.prompt_ids, vocab, tokenizer, starts=answer.starts)
+            for own, answer in zip(settings, answers, strict=True)
+        ]
         self._training = training(model)
 
     def run(self) -> Iterator[int]:
         """Rows, as soon as their answers have ended."""
         asked_for_nothing = [row for row, answer in enumerate(self._answers) if answer.finish_reason]
-        for row, _, _, _ in self.tokens():
+        for row, _, _ in self.tokens():
             if self._answers[row].finish_reason:
                 yield row
         yield from asked_for_nothing
 
-    def tokens(self) -> Iterator[tuple[int, int, float, str]]:
-        """Row, id, log-probability and shown text of every id, step by step."""
+    def tokens(self) -> Iterator[tuple[int, Drawn, str]]:
+        """Row, draw and shown text of every id, step by step."""
         logits = self._open()
         going = [row for row, answer in enumerate(self._answers) if answer.finish_reason is None]
         slots = list(going)
-        prompts = [self._answers[row].prompt_ids for row in going]
-        sampler = Sampler([self._settings[row] for row in going], prompts, logits.shape[-1], str(logits.device))
-        positions = [len(prompt) for prompt in prompts]
         logits = logits[slots]
         while going:
-            ids, logprobs = _pick(self._model, sampler, logits, positions)
-            for row, id, logprob in zip(going, ids, logprobs, strict=True):
-                yield row, id, logprob, self._answers[row].add(id, logprob)
+            drawn = pick(self._model, [self._samplers[row] for row in going], logits)
+            for row, each in zip(going, drawn, strict=True):
+                yield row, each, self._answers[row].add(each.id, each.logprob, each.top)
             stay = [index for index, row in enumerate(going) if self._answers[row].finish_reason is None]
-            if len(stay) < len(going):
-                going, slots, ids, positions = ([own[i] for i in stay] for own in (going, slots, ids, positions))
-                if not going:
-                    return
-                sampler.keep(stay)
-            positions = [position + 1 for position in positions]
-            slots, logits = self._step(slots, ids)
+            going, slots, drawn = [going[i] for i in stay], [slots[i] for i in stay], [drawn[i] for i in stay]
+            if not going:
+                return
+            for row, each in zip(going, drawn, strict=True):
+                self._samplers[row].take(each.id)
+            slots, logits = self._step(slots, [each.id for each in drawn])
 
     @torch.inference_mode()
     def _open(self) -> Tensor:
@@ -282,6 +315,7 @@ class _Batch:
         cache, held = self._cache, self._cache.lengths
         last = torch.zeros(len(prompts), model.shape.width, dtype=model.dtype, device=model.device)
         notes: list[list[float]] = [[] for _ in prompts]
+        tops: list[list[Ranked]] = [[()] for _ in prompts]
         longest = max(len(prompt) - start for prompt, start in zip(prompts, held, strict=True))
         with quiet(self._training):
             for first in range(0, longest, CHUNK):
@@ -293,15 +327,13 @@ class _Batch:
                         last[row] = states[row, len(part) - 1]
                     if self._settings[row].prompt_logprobs:
                         following = prompts[row][done - len(part) + 1 : done + 1]
-                        notes[row] += self._scores(states[row, : len(following)], following)
-        for answer, own, noted in zip(answers, self._settings, notes, strict=True):
+                        logits = model.logits(states[row, : len(following)])
+                        notes[row] += scores(model, logits, _ids(following, logits.device)).tolist()
+                        tops[row] += _tops(logits, self._settings[row].top_logprobs, len(tops[row]))
+        for answer, own, noted, top in zip(answers, self._settings, notes, tops, strict=True):
             answer.prompt_logprobs = (None, *noted) if own.prompt_logprobs else None
+            answer.prompt_top_logprobs = tuple(top) if own.prompt_logprobs and own.top_logprobs else None
         return model.logits(last)
-
-    def _scores(self, states: Tensor, ids: Sequence[int]) -> list[float]:
-        logits = self._model.logits(states)
-        chosen = torch.tensor(ids, dtype=torch.int64, device=logits.device)
-        return scores(self._model, logits, chosen).tolist()
 
     @torch.inference_mode()
     def _step(self, slots: list[int], ids: list[int]) -> tuple[list[int], Tensor]:
@@ -326,15 +358,40 @@ class _Batch:
 
 
 @torch.inference_mode()
-def _pick(model: Model, sampler: Sampler, logits: Tensor, positions: Sequence[int]) -> tuple[list[int], list[float]]:
-    if isinstance(model, NativeLlama) and sampler.greedy:
-        chosen, logprobs, wrong = model.pick(logits)
+def pick(model: Model, samplers: Sequence[Sampler], logits: Tensor) -> list[Drawn]:
+    """The next id of each request from its row of logits [n, V]: all that is plain together, the rest one by one.
+
+    Raises CamelidError, with the position, where logits are not finite.
+    """
+    plain = [row for row, sampler in enumerate(samplers) if sampler.plain]
+    found: dict[int, Drawn] = {}
+    if plain:
+        rows = logits if len(plain) == len(samplers) else logits[plain]
+        ids, logprobs, wrong = _largest(model, rows)
         if wrong >= 0:
-            raise not_finite(positions[wrong])
-        return chosen.tolist(), logprobs.tolist()
-    chosen = sampler.pick(logits, positions)
-    sampler.note(chosen)
-    return chosen.tolist(), scores(model, logits, chosen).tolist()
+            raise not_finite(samplers[plain[wrong]].position)
+        found = {row: Drawn(id, logprob) for row, id, logprob in zip(plain, ids, logprobs, strict=True)}
+    return [found[row] if row in found else sampler.draw(logits[row]) for row, sampler in enumerate(samplers)]
+
+
+def _largest(model: Model, logits: Tensor) -> tuple[list[int], list[float], int]:
+    """Of each row the largest logit's id, its log-probability, and the first row that is not finite or -1."""
+    if isinstance(model, NativeLlama):
+        ids, logprobs, wrong = model.pick(logits)
+        return ids.tolist(), logprobs.tolist(), wrong
+    finite = torch.isfinite(logits).all(dim=-1)
+    ids = logits.argmax(dim=-1)
+    return ids.tolist(), log_probability(logits, ids).tolist(), -1 if finite.all() else int(finite.int().argmin())
+
+
+def _tops(logits: Tensor, count: int, position: int) -> list[Ranked]:
+    """The likeliest ids of each row; none where none are asked for."""
+    rows = [row_of(row, position + place) for place, row in enumerate(logits)] if count else []
+    return [ranked(row - log_total(row), count) for row in rows]
+
+
+def _ids(ids: Sequence[int], device: torch.device) -> Tensor:
+    return torch.tensor(ids, dtype=torch.int64, device=device)
 
 
 def scores(model: Model, logits: Tensor, ids: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from camelid.dialogue.message import Message
 from camelid.dialogue.published import PLAIN
 from camelid.dialogue.template import Rendered, Template, render
 from camelid.errors import Problem, ProblemList, UsageError
+from camelid.generate import gptq
 from camelid.generate.answer import Completion
 from camelid.generate.decode import GREEDY, ROWS, Event, Model, complete_all, ended, generate
 from camelid.generate.gguf import as_stored
@@ -40,10 +41,11 @@ class Prompt:
     starts: bool
 
     def within(self, settings: Settings) -> Settings:
-        """The settings with this prompt's stops beside their own."""
+        """The settings with this prompt's stops beside their own; with `ignore_eos`, with its stop texts alone."""
+        stop_ids = () if settings.ignore_eos else self.stop_ids
         return replace(
             settings,
-            stop_ids=tuple(dict.fromkeys((*settings.stop_ids, *self.stop_ids))),
+            stop_ids=tuple(dict.fromkeys((*settings.stop_ids, *stop_ids))),
             stop_texts=tuple(dict.fromkeys((*settings.stop_texts, *self.stop_texts))),
         )
 
@@ -155,8 +157,8 @@ def load(
 ) -> Loaded:
     """The model in a folder, ours or Hugging Face's, or in a GGUF file, ready to answer.
 
-    `dtype` is that of the stored weights by default. Quantised weights of a GGUF file are read by the native kernels as
-    they are where these can (Q8_0, Q4_0), and otherwise decoded to float32.
+    `dtype` is that of the stored weights by default. Quantised weights are read by the native kernels as they are where
+    these can (GGUF's Q8_0 and Q4_0, symmetric GPTQ without act-order), and otherwise decoded to float32.
 
     engine   "native" (the kernels of camelid/native: CPU, float32 activations) or "pytorch"; by default native where
              it can be had and the weights are float32 or bfloat16. `Loaded.engine` says which it became, and why.
@@ -170,7 +172,9 @@ def load(
     asked = dtype or getattr(torch, checkpoint.dtype)
     why = _no_native(asked, torch.device(device), engine, weights)
     model: Model
-    stored = as_stored(checkpoint) if why is None and dtype is None and weights is None else None
+    stored = None
+    if why is None and dtype is None and weights is None:
+        stored = as_stored(checkpoint) or gptq.as_stored(checkpoint)
     if stored is not None:
         model, told = stored, f"native {stored.weights} as stored, {state().split(',')[0]}"
     elif why is None:

@@ -1,21 +1,278 @@
-"""From logits to the next id.
+"""From logits to the next id: one request at a time, so that no company can change what it gets.
 
-Every row of a batch carries its own settings, and nothing here mixes rows: a row gives the same id alone and in any
-company. Probabilities are computed in float64, so that a draw depends on the logits and not on the width of a sum.
+A `Sampler` belongs to one request. It maps a row of logits to an id by the settings, what was said before, and a number
+keyed by (seed, position). Where the row came from (alone, from a batch, from a verification of guessed ids) does not
+matter. Everything is computed in float64, in the order of ids: a draw depends on the logits alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from camelid.errors import CamelidError
 from camelid.generate.settings import Settings
 from camelid.randomness import key
+from camelid.tokenizers.protocol import Tokenizer
+
+if TYPE_CHECKING:
+    from camelid.generate.constrain import Matcher
+
+Row = NDArray[np.float64]
+Ids = NDArray[np.int64]
+Ranked = tuple[tuple[int, float], ...]  # ids and their log-probabilities, the likeliest first
 
 BITS = 52  # a uniform number u = n / 2^52 keeps u * total below total in float64, whatever the total
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """The next id, its log-probability, and the likeliest ids with theirs where `top_logprobs` asks for them.
+
+    Log-probabilities are natural and of the model's own distribution: before biases, penalties, temperature, filters.
+    """
+
+    id: int
+    logprob: float
+    top: Ranked = ()
+
+
+class Sampler:
+    """What one request draws, id by id.
+
+    drawn = sampler.draw(row)      the id at `position`; changes nothing
+    sampler.take(drawn.id)         now it stands there: penalties and constraints know of it
+    sampler.undo(2)                the last two were never taken: for guesses that were wrong
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        prompt_ids: Sequence[int],
+        vocab: int,
+        tokenizer: Tokenizer | None = None,
+        *,
+        starts: bool = False,
+    ) -> None:
+        """For rows of `vocab` ids; a constraint needs the tokenizer, and `starts` as Answer does.
+
+        Raises UsageError for a constraint that is malformed (see constrain.matcher).
+        """
+        self.settings = settings
+        self.plain = settings.plain
+        self._start = len(prompt_ids)
+        self._taken: list[int] = []
+        self._said = _Said(prompt_ids) if settings.penalises else None
+        self._biased = np.array([id for id, _ in settings.logit_bias], dtype=np.int64)
+        self._biases = np.array([bias for _, bias in settings.logit_bias], dtype=np.float64)
+        self._matcher: Matcher | None = None
+        if settings.constraint is not None:
+            from camelid.generate.constrain import matcher
+
+            self._matcher = matcher(settings.constraint, tokenizer, vocab, settings.stop_ids, starts=starts)
+
+    @property
+    def position(self) -> int:
+        """Where in the sequence the next id will stand."""
+        return self._start + len(self._taken)
+
+    def draw(self, logits: Tensor | NDArray[Any]) -> Drawn:
+        """The next id, from logits [V]. Raises CamelidError where they are not finite."""
+        raw = row_of(logits, self.position)
+        chosen = self._choose(self._reshaped(raw))
+        total = log_total(raw)
+        count = self.settings.top_logprobs
+        return Drawn(chosen, float(raw[chosen]) - total, ranked(raw - total, count) if count else ())
+
+    def probabilities(self, logits: Tensor | NDArray[Any]) -> Row:
+        """The distribution [V] that `draw` draws from."""
+        scores = self._reshaped(row_of(logits, self.position))
+        found = np.zeros(len(scores))
+        if self.settings.draws:
+            ids, masses = kept(scores, self.settings)
+            found[ids] = masses / masses.sum()
+        else:
+            found[int(scores.argmax())] = 1
+        return found
+
+    def take(self, id: int) -> None:
+        """The id stands at `position`, which moves on."""
+        self._taken.append(id)
+        if self._said is not None:
+            self._said.add(id)
+        if self._matcher is not None:
+            self._matcher.take(id)
+
+    def undo(self, count: int) -> None:
+        """The last `count` ids were never taken."""
+        if not count:
+            return
+        gone = self._taken[-count:]
+        del self._taken[-count:]
+        if self._said is not None:
+            for id in reversed(gone):
+                self._said.remove(id)
+        if self._matcher is not None:
+            self._matcher.undo(count)
+
+    def _choose(self, scores: Row) -> int:
+        if not self.settings.draws:
+            return int(scores.argmax())
+        ids, masses = kept(scores, self.settings)
+        return int(ids[draw(masses, uniform(self.settings.seed, self.position))])
+
+    def _reshaped(self, raw: Row) -> Row:
+        """The row after biases, penalties and constraint; a new one unless nothing changes it."""
+        if not len(self._biased) and self._said is None and self._matcher is None:
+            return raw
+        scores = raw.copy()
+        scores[self._biased] += self._biases
+        if self._said is not None:
+            self._said.penalise(scores, self.settings)
+        if self._matcher is not None:
+            scores[~self._matcher.allowed()] = -np.inf
+        return scores
+
+
+class _Said:
+    """The different ids of prompt and answer, in the order in which they first came, and how often each was answered."""
+
+    def __init__(self, prompt_ids: Sequence[int]) -> None:
+        distinct = list(dict.fromkeys(prompt_ids))
+        self._slots = {id: slot for slot, id in enumerate(distinct)}
+        self._ids: Ids = np.array([*distinct, *[0] * 64], dtype=np.int64)
+        self._counts: Row = np.zeros(len(self._ids))
+        self._prompt = len(distinct)
+
+    def add(self, id: int) -> None:
+        slot = self._slots.setdefault(id, len(self._slots))
+        if slot == len(self._ids):
+            self._ids, self._counts = np.tile(self._ids, 2), np.concatenate([self._counts, np.zeros(slot)])
+        self._ids[slot] = id
+        self._counts[slot] += 1
+
+    def remove(self, id: int) -> None:
+        """Undoes the last `add`, so an id that goes altogether is the last to have come."""
+        slot = self._slots[id]
+        self._counts[slot] -= 1
+        if slot >= self._prompt and not self._counts[slot]:
+            del self._slots[id]
+
+    def penalise(self, scores: Row, own: Settings) -> None:
+        """Changes the scores of what was said, in place."""
+        ids, counts = self._ids[: len(self._slots)], self._counts[: len(self._slots)]
+        said = scores[ids]
+        again = np.where(said < 0, said * own.repetition_penalty, said / own.repetition_penalty)
+        scores[ids] = again - own.presence_penalty * (counts > 0) - own.frequency_penalty * counts
+
+
+# --- one row --------------------------------------------------------------------------------------------------------
+
+
+def row_of(logits: Tensor | NDArray[Any], position: int) -> Row:
+    """Logits [V] in float64. Raises CamelidError where one is not finite."""
+    values = logits.detach().to("cpu", torch.float64).numpy() if isinstance(logits, Tensor) else logits
+    row: Row = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(row).all():
+        raise not_finite(position)
+    return row
+
+
+def log_total(row: Row) -> float:
+    """log(sum(exp(row)))."""
+    most = row.max()
+    return float(most + np.log(np.exp(row - most).sum()))
+
+
+def ranked(logs: Row, count: int) -> Ranked:
+    """The `count` likeliest ids with their log-probabilities, the lower id first among equals."""
+    ids = largest(logs, count)
+    order = np.lexsort((ids, -logs[ids]))
+    return tuple((int(ids[place]), float(logs[ids[place]])) for place in order)
+
+
+def largest(values: Row, count: int) -> Ids:
+    """Ids of the `count` largest, ascending; the lower ids among equals."""
+    if count >= len(values):
+        return np.arange(len(values))
+    return _down_to(values, float(np.partition(values, len(values) - count)[len(values) - count]), count)
+
+
+def _down_to(values: Row, border: float, count: int) -> Ids:
+    """Ids, ascending, of all above `border` and of the first that equal it, `count` together."""
+    above, equal = np.flatnonzero(values > border), np.flatnonzero(values == border)
+    return np.sort(np.concatenate([above, equal[: count - len(above)]]))
+
+
+def kept(scores: Row, own: Settings) -> tuple[Ids, Row]:
+    """The ids that may be drawn, ascending, and their unnormalised probabilities: temperature, then the filters."""
+    with np.errstate(over="ignore", under="ignore"):  # (x - largest) / T at a tiny T: -inf, whose exp is 0
+        scores = (scores - scores.max()) / own.temperature  # the largest is 0: no overflow
+        ids: Ids = largest(scores, own.top_k) if own.top_k else np.arange(len(scores))
+        masses: Row = np.exp(scores[ids])
+    for narrow in (_top_p, _min_p, _typical_p):
+        keep = narrow(masses, own)
+        if keep is not None:
+            ids, masses = ids[keep], masses[keep]
+    return ids, masses
+
+
+def _top_p(masses: Row, own: Settings) -> Ids | None:
+    if own.top_p >= 1:
+        return None
+    ordered = np.sort(masses)[::-1]
+    ordered = ordered[ordered > 0]
+    before = ordered.cumsum() - ordered
+    count = max(1, int((before < own.top_p * ordered.sum()).sum()))
+    return _down_to(masses, float(ordered[count - 1]), count)
+
+
+def _min_p(masses: Row, own: Settings) -> Ids | None:
+    return np.flatnonzero(masses >= own.min_p * masses.max()) if own.min_p else None
+
+
+def _typical_p(masses: Row, own: Settings) -> Ids | None:
+    if own.typical_p >= 1:
+        return None
+    probabilities = masses / masses.sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        surprise = -np.log(probabilities)
+        entropy = np.where(probabilities > 0, probabilities * surprise, 0).sum()
+    distance = np.abs(surprise - entropy)
+    order = np.argsort(distance, kind="stable")
+    count = int((probabilities[order].cumsum() < own.typical_p).sum())
+    return np.flatnonzero(distance <= distance[order[min(count, len(order) - 1)]])
+
+
+def draw(masses: Row, number: float) -> int:
+    """The place in unnormalised probabilities where `number` in [0, 1) falls; never one of probability 0.
+
+    The cumulative sum runs in the order of ids, so a rounding error moves borders by as much and never swaps ids.
+    """
+    cumulative = masses.cumsum()
+    return int(np.searchsorted(cumulative, number * cumulative[-1], side="right"))
+
+
+def uniform(seed: int, position: int) -> float:
+    """The number in [0, 1) that decides the draw of the id at this position of the sequence."""
+    return float(key(seed, "sample", position) >> (63 - BITS)) / float(1 << BITS)
+
+
+def not_finite(position: int) -> CamelidError:
+    """What to say of logits from which nothing can be drawn."""
+    return CamelidError(
+        f"position {position}: the model's logits are not finite; its weights are damaged or overflow in "
+        "this dtype: check the folder, or use float32"
+    )
+
+
+# --- many rows: log-probabilities of given ids ------------------------------------------------------------------------
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
@@ -28,119 +285,6 @@ def log_probability(logits: Tensor, ids: Tensor) -> Tensor:
     """`log_probabilities` of one id per row, [...], without the whole table."""
     wide = _wide(logits)
     return wide.gather(-1, ids[..., None]).squeeze(-1) - torch.logsumexp(wide, dim=-1)
-
-
-def uniform(seed: int, position: int) -> float:
-    """The number in [0, 1) that decides the draw of the id at this position of the sequence."""
-    return float(key(seed, "sample", position) >> (63 - BITS)) / float(1 << BITS)
-
-
-def draw(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """Ids [B] drawn from rows [B, V] of unnormalised float64 probabilities, by where `uniforms` [B] in [0, 1) fall.
-
-    The cumulative sum runs in the order of ids, so a rounding error moves borders by as much and never swaps ids.
-    """
-    cumulative = probabilities.cumsum(dim=-1)
-    target = uniforms[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-
-
-def not_finite(position: int) -> CamelidError:
-    """What to say of logits from which nothing can be drawn."""
-    return CamelidError(
-        f"position {position}: the model's logits are not finite; its weights are damaged or overflow in "
-        "this dtype: check the folder, or use float32"
-    )
-
-
-class Sampler:
-    """Picks the next id of every row of a batch, each by its own settings."""
-
-    def __init__(self, settings: Sequence[Settings], prompts: Sequence[Sequence[int]], vocab: int, device: str) -> None:
-        self._settings = list(settings)
-        self._device = device
-        self._said: Tensor | None = None
-        self._answered: Tensor | None = None
-        if any(each.penalises for each in settings):
-            self._said = torch.zeros(len(prompts), vocab, dtype=torch.bool, device=device)
-            self._answered = torch.zeros(len(prompts), vocab, dtype=torch.float64, device=device)
-            for row, prompt in enumerate(prompts):
-                self._said[row, torch.tensor(list(prompt), device=device)] = True
-        self._columns()
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only."""
-        self._settings = [self._settings[row] for row in rows]
-        if self._said is not None and self._answered is not None:
-            chosen = torch.tensor(list(rows), device=self._device)
-            self._said, self._answered = self._said[chosen], self._answered[chosen]
-        self._columns()
-
-    @property
-    def greedy(self) -> bool:
-        """Whether every row takes its largest logit, as it is."""
-        return not self._any_draw and self._said is None
-
-    def pick(self, logits: Tensor, positions: Sequence[int]) -> Tensor:
-        """The next id of each row, [B], from logits [B, V]; `positions` say where in their sequences these will stand.
-
-        Raises CamelidError where logits are not finite: nothing can be drawn from them.
-        """
-        if not torch.isfinite(logits).all():
-            row = int((~torch.isfinite(logits)).any(dim=-1).nonzero()[0])
-            raise not_finite(positions[row])
-        if self.greedy:
-            return logits.argmax(dim=-1)
-        scores = self._penalised(logits.double())
-        greedy = scores.argmax(dim=-1)
-        if not self._any_draw:
-            return greedy
-        uniforms = [uniform(each.seed, place) for each, place in zip(self._settings, positions, strict=True)]
-        drawn = draw(self._probabilities(scores), torch.tensor(uniforms, dtype=torch.float64, device=self._device))
-        return torch.where(self._greedy, greedy, drawn)
-
-    def note(self, ids: Tensor) -> None:
-        """Remembers that the rows answered with these ids [B], for settings that penalise repetition."""
-        if self._said is not None and self._answered is not None:
-            rows = torch.arange(len(ids), device=ids.device)
-            self._said[rows, ids] = True
-            self._answered[rows, ids] += 1
-
-    def _columns(self) -> None:
-        def column(values: list[float]) -> Tensor:
-            return torch.tensor(values, dtype=torch.float64, device=self._device)[:, None]
-
-        each = self._settings
-        self._any_draw = any(row.draws for row in each)
-        self._any_filter = any(row.top_k or row.top_p < 1 or row.min_p for row in each)
-        self._greedy = column([not row.draws for row in each]).squeeze(-1).bool()
-        self._temperature = column([row.temperature if row.draws else 1.0 for row in each])
-        self._top_k = column([row.top_k or float("inf") for row in each])
-        self._top_p = column([row.top_p if row.top_p < 1 else float("inf") for row in each])
-        self._min_p = column([row.min_p for row in each])
-        self._repetition = column([row.repetition_penalty for row in each])
-        self._presence = column([row.presence for row in each])
-        self._frequency = column([row.frequency for row in each])
-
-    def _penalised(self, scores: Tensor) -> Tensor:
-        if self._said is None or self._answered is None:
-            return scores
-        again = torch.where(scores < 0, scores * self._repetition, scores / self._repetition)
-        scores = torch.where(self._said, again, scores)
-        return scores - self._presence * (self._answered > 0) - self._frequency * self._answered
-
-    def _probabilities(self, scores: Tensor) -> Tensor:
-        """Unnormalised probabilities after temperature and filters, [B, V]; what is filtered out is exactly 0."""
-        scores = (scores - scores.amax(dim=-1, keepdim=True)) / self._temperature  # the largest is 0: no overflow
-        if not self._any_filter:
-            return scores.exp()
-        ranked, ids = scores.sort(dim=-1, descending=True, stable=True)  # equals stay in the order of ids
-        rank = torch.arange(scores.shape[-1], device=scores.device)
-        mass = torch.where(rank < self._top_k, ranked.exp(), 0.0)
-        mass = mass / mass.sum(dim=-1, keepdim=True)
-        before = mass.cumsum(dim=-1) - mass
-        keep = ((before < self._top_p) | (rank == 0)) & (mass >= self._min_p * mass[:, :1])
-        return torch.zeros_like(scores).scatter_(-1, ids, torch.where(keep, mass, 0.0))
 
 
 def _wide(logits: Tensor) -> Tensor:

@@ -1,34 +1,46 @@
 """Surgery on a finished model: low-rank adapters beside its linear maps, put on, switched off, merged, taken out.
 
 add_lora(model, LoRA(rank=8, alpha=16), seed=0)      only the adapter is trainable from here on
+lean(shape, tensors, lora, bits="nf4", ...)          the same over weights of four bits, never held in more at once
 set_randomness(model, seed, step, micro)             before every forward pass in training mode with dropout
-adapter_state(model)                                 what PEFT would save, under PEFT's names
+adapter_state(model)                                 what learns, under PEFT's names
+portable(model)                                      the same as an adapter for the base as it was, which PEFT reads
 merge(model) / unmerge(model)                        into the weights and exactly out again
 fold(model)                                          for good: a plain model again
+merged(model)                                        the weights of that model, made one by one
 with without_adapter(model): ...                     the base, bit for bit (a reference model for free)
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from camelid.errors import Problem, ProblemList, UsageError
 from camelid.models.llama import Llama
-from camelid.models.shape import LoRA
+from camelid.models.shape import LINEARS, LlamaShape, LoRA
+from camelid.nn.frozen import Bits, FrozenLinear
 from camelid.nn.lora import Draws, LoRALinear, TrainedEmbedding, TrainedLinear
+from camelid.quantize import nf4
 
 __all__ = [
     "LoRA",
     "adapter_of",
     "adapter_state",
     "add_lora",
+    "check_bits",
+    "computing_with",
     "fold",
+    "lean",
     "load_adapter_state",
     "merge",
+    "merged",
+    "portable",
     "set_randomness",
     "unmerge",
     "without_adapter",
@@ -43,18 +55,92 @@ def add_lora(model: Llama, lora: LoRA, *, seed: int = 0) -> Llama:
     Until it is trained the adapter changes nothing: A is drawn (keyed by `seed` and the map's name), B is zero.
     Raises UsageError when there is an adapter already, or a tied head is to be trained apart from its embedding.
     """
+    _check(model, lora)
+    model.requires_grad_(False)
+    draws = Draws()
+    for name, linear in _linears(model, lora):
+        _replace(model, name, _adapted(linear, name, lora, draws, seed, None))
+    return _dressed(model, lora, draws)
+
+
+def lean(
+    shape: LlamaShape,
+    tensors: Mapping[str, Tensor],
+    lora: LoRA,
+    *,
+    bits: Bits,
+    seed: int = 0,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+) -> Llama:
+    """A model of `tensors` whose linear maps lie in int8 or NF4 (`bits`), with an adapter on it, everything else frozen.
+
+    Embedding, head and norms are kept in `dtype`, which is also what is computed in. Tensors are taken one by one, so
+    that no more than one of them is ever whole. Raises what `add_lora` does, and UsageError naming every matrix that
+    NF4's blocks do not fill.
+    """
+    model = Llama(shape, dtype=dtype, device="meta")
+    _check(model, lora)
+    check_bits(shape, bits)
+    draws = Draws()
+    maps = dict(_linears(model, None))
+    rest = [name for name, _ in model.named_parameters() if name.removesuffix(".weight") not in maps]
+    for name, linear in maps.items():
+        kept = tensors[f"{name}.weight"]
+        wide = torch.promote_types(kept.dtype, dtype)
+        linear.weight = nn.Parameter(kept.to(device=device, dtype=wide, copy=True), requires_grad=False)
+        if name.rpartition(".")[2] in lora.targets:
+            _replace(model, name, _adapted(linear, name, lora, draws, seed, bits, dtype))
+        else:
+            _replace(model, name, FrozenLinear.of(linear.weight, bits, dtype))
+    others = {name: tensors[name].to(device=device, dtype=dtype, copy=True) for name in rest}
+    model.load_state_dict(others, strict=False, assign=True)
+    for name in rest:
+        model.get_parameter(name).requires_grad_(False)
+    return _dressed(model, lora, draws)
+
+
+def check_bits(shape: LlamaShape, bits: Bits) -> None:
+    """Raises UsageError naming every matrix that NF4's blocks do not fill."""
+    problems = ProblemList()
+    for name, (outputs, inputs) in shape.linears().items() if bits == "nf4" else ():
+        if outputs * inputs % nf4.BLOCK:
+            found = f"{name}'s {outputs} x {inputs} weights are no whole number of blocks of {nf4.BLOCK}"
+            problems.add("base", found, "use int8, which takes any matrix")
+    problems.raise_usage()
+
+
+def _check(model: Llama, lora: LoRA) -> None:
     problems = ProblemList()
     if adapter_of(model) is not None:
         problems.add("adapter", "the model has one already", "merge it for good with fold(model) first")
     if model.lm_head is None and "lm_head" in lora.trained:
         problems.add("adapter.trained", "the head is the embedding here (tied)", "name embed_tokens instead")
     problems.raise_usage()
-    model.requires_grad_(False)
-    draws = Draws()
-    for name, owner, child, linear in _linears(model, lora):
-        adapted = LoRALinear(linear, name, lora.rank, lora.factor, lora.dropout, draws).train(linear.training)
+
+
+def _adapted(
+    linear: nn.Linear,
+    name: str,
+    lora: LoRA,
+    draws: Draws,
+    seed: int,
+    bits: Bits | None,
+    dtype: torch.dtype | None = None,
+) -> LoRALinear:
+    """The map with its adapter as it begins. What PiSSA leaves of W is what is kept in `bits`."""
+    adapted = LoRALinear(linear, name, lora.rank, lora.factor, lora.dropout, draws, magnitude=lora.kind == "dora")
+    adapted.train(linear.training)
+    if lora.start == "pissa":
+        adapted.take_principal()
+    else:
         adapted.draw(seed, "lora")
-        setattr(owner, child, adapted)
+    if bits is not None:
+        adapted.quantise(bits, dtype)
+    return adapted
+
+
+def _dressed(model: Llama, lora: LoRA, draws: Draws) -> Llama:
     if "embed_tokens" in lora.trained:
         model.model.embed_tokens = TrainedEmbedding(model.model.embed_tokens)
     if "lm_head" in lora.trained and model.lm_head is not None:
@@ -89,9 +175,29 @@ def adapter_state(model: Llama) -> dict[str, Tensor]:
     for name, module in model.named_modules():
         if isinstance(module, LoRALinear):
             state[f"{PEFT}{name}.lora_A.weight"], state[f"{PEFT}{name}.lora_B.weight"] = module.a, module.b
+            if module.lora_magnitude_vector is not None:
+                state[f"{PEFT}{name}.lora_magnitude_vector"] = module.lora_magnitude_vector
         elif isinstance(module, TrainedEmbedding | TrainedLinear):
             state[f"{PEFT}{name}.weight"] = module.trained
     return state
+
+
+def portable(model: Llama) -> tuple[LoRA, dict[str, Tensor]]:
+    """An adapter for the base as it was before the adapter was put on, and its shape: what to save, and PEFT to read.
+
+    It is `adapter_state`, but for PiSSA, whose base gave directions up: s (B A - B0 A0) is a plain adapter of twice the
+    rank. Raises UsageError when the model has no adapter.
+    """
+    lora, state = _require(model), adapter_state(model)
+    if lora.start != "pissa":
+        return lora, state
+    for name, module in model.named_modules():
+        if isinstance(module, LoRALinear) and module.origin is not None:
+            a, b = module.origin
+            state[f"{PEFT}{name}.lora_A.weight"] = torch.cat([module.a.detach(), a])
+            state[f"{PEFT}{name}.lora_B.weight"] = torch.cat([module.b.detach(), -b], dim=1)
+    alpha = lora.alpha * (2 if lora.scale == "rank" else math.sqrt(2))
+    return replace(lora, rank=2 * lora.rank, alpha=alpha, start="zero"), state
 
 
 def load_adapter_state(model: Llama, state: Mapping[str, Tensor]) -> None:
@@ -134,11 +240,16 @@ def unmerge(model: Llama) -> None:
 
 
 def fold(model: Llama) -> Llama:
-    """Merges for good: a plain model, every weight trainable, no adapter; returns `model`."""
+    """Merges for good: a plain model, every weight trainable, no adapter; returns `model`.
+
+    Weights that lay in few bits are decoded: the sum is that of the base which the adapter was trained on.
+    """
     _require(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, LoRALinear):
             _replace(model, name, _plain_linear(module.sum()))
+        elif isinstance(module, FrozenLinear) and not name.endswith(".frozen"):
+            _replace(model, name, _plain_linear(module.dense()))
         elif isinstance(module, TrainedLinear):
             _replace(model, name, _plain_linear(module.trained.detach()))
         elif isinstance(module, TrainedEmbedding):
@@ -150,12 +261,73 @@ def fold(model: Llama) -> Llama:
     return model
 
 
+def merged(model: Llama) -> dict[str, Callable[[], Tensor]]:
+    """Every weight of the plain model that model and adapter are, by name, each made when it is called for.
+
+    That is what `fold` leaves, for models that must not be held whole. Raises UsageError when the model has no adapter.
+    """
+    _require(model)
+    made: dict[str, Callable[[], Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        owner = model.get_submodule(name.rpartition(".")[0])
+        if not isinstance(owner, TrainedEmbedding | TrainedLinear) and "lora_" not in name:
+            made[name] = parameter.detach
+    for name, module in model.named_modules():
+        if isinstance(module, LoRALinear):
+            made[f"{name}.weight"] = module.sum
+        elif isinstance(module, FrozenLinear) and not name.endswith(".frozen"):
+            made[f"{name}.weight"] = module.dense
+        elif isinstance(module, TrainedEmbedding | TrainedLinear):
+            made[f"{name}.weight"] = module.trained.detach
+    return made
+
+
+@contextmanager
+def computing_with(model: Llama, weight: Callable[[str, LoRALinear | FrozenLinear], Tensor]) -> Iterator[Llama]:
+    """As long as the block lasts, adapted and quantised maps compute with what `weight` gives for each name and map.
+
+    It is asked when a layer's turn comes, and what it gave is let go after it: one layer is whole at a time.
+    """
+    handles = []
+    for index, layer in enumerate(model.model.layers):
+        maps = [
+            (f"model.layers.{index}.{name}", part)
+            for name, part in layer.named_modules()
+            if isinstance(part, LoRALinear | FrozenLinear) and not name.endswith(".frozen")
+        ]
+        handles += [layer.register_forward_pre_hook(_lending(maps, weight)), layer.register_forward_hook(_ending(maps))]
+    try:
+        yield model
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+Maps = Sequence[tuple[str, LoRALinear | FrozenLinear]]
+
+
+def _lending(maps: Maps, weight: Callable[[str, LoRALinear | FrozenLinear], Tensor]) -> Callable[..., None]:
+    def lend(layer: nn.Module, given: object) -> None:
+        for name, part in maps:
+            part.instead = weight(name, part)
+
+    return lend
+
+
+def _ending(maps: Maps) -> Callable[..., None]:
+    def end(layer: nn.Module, given: object, out: object) -> None:
+        for _, part in maps:
+            part.instead = None
+
+    return end
+
+
 @contextmanager
 def without_adapter(model: Llama) -> Iterator[Llama]:
-    """The base for as long as the block lasts, bit for bit, merged or not."""
+    """The base for as long as the block lasts, bit for bit, merged or not (with PiSSA to float32's rounding)."""
     _require(model)
     adapted = [part for part in model.modules() if isinstance(part, LoRALinear | TrainedEmbedding | TrainedLinear)]
-    merged = [part for part in adapted if isinstance(part, LoRALinear) and part.base is not None]
+    merged = [part for part in adapted if isinstance(part, LoRALinear) and part.merged]
     for linear in merged:
         linear.unmerge()
     for part in adapted:
@@ -169,19 +341,17 @@ def without_adapter(model: Llama) -> Iterator[Llama]:
             linear.merge()
 
 
-def _require(model: Llama) -> None:
+def _require(model: Llama) -> LoRA:
     if model.adapter is None:
         raise UsageError([Problem("adapter", "the model has none", "put one on with add_lora(model, LoRA(...))")])
+    return model.adapter
 
 
-def _linears(model: Llama, lora: LoRA) -> list[tuple[str, nn.Module, str, nn.Linear]]:
-    """(full name, owner, name within it, map) of every linear map to be adapted."""
-    found = []
-    for name, module in model.named_modules():
-        owner, _, child = name.rpartition(".")
-        if child in lora.targets and isinstance(module, nn.Linear):
-            found.append((name, model.get_submodule(owner), child, module))
-    return found
+def _linears(model: Llama, lora: LoRA | None) -> list[tuple[str, nn.Linear]]:
+    """Full name and map of every linear map to be adapted; of every one in the layers without `lora`."""
+    wanted = LINEARS if lora is None else lora.targets
+    modules = list(model.named_modules())
+    return [(name, part) for name, part in modules if name.rpartition(".")[2] in wanted and isinstance(part, nn.Linear)]
 
 
 def _plain_linear(weight: Tensor) -> nn.Linear:

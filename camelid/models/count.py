@@ -113,7 +113,8 @@ def _layer(shape: LlamaShape) -> int:
 def _adapter(shape: LlamaShape, lora: LoRA) -> int:
     """Weights of the adapter in one layer."""
     sizes = shape.linears()
-    return sum(lora.rank * sum(sizes[target]) for target in lora.targets)
+    lengths = sum(sizes[target][0] for target in lora.targets) if lora.kind == "dora" else 0
+    return lengths + sum(lora.rank * sum(sizes[target]) for target in lora.targets)
 
 
 def _attention(shape: LlamaShape, seen: float) -> float:

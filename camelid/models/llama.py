@@ -6,7 +6,7 @@ Parameters carry Hugging Face's names and layout, so a state dict of ours is one
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -80,6 +80,7 @@ class Llama(nn.Module):
         self.adapter: LoRA | None = None  # put on by models/adapt.py
         self.draws: Draws | None = None
         self.recompute = False  # whether every forward pass under autograd is told to `recompute`
+        self.noise: Callable[[Tensor, Layout], Tensor] | None = None  # put on by models/noise.py
         self.rope = Rope(shape.head_width, shape.theta, shape.scaling, shape.context)
 
     @property
@@ -133,6 +134,8 @@ class Llama(nn.Module):
         layout = self._plan(ids, segments, positions, cache, counts)
         rotations = self.rope.rotations(layout.positions, lengths=layout.lengths, dtype=self.dtype, device=self.device)
         x = self.model.embed_tokens(layout.lay(ids))  # [P, D]
+        if self.noise is not None and self.training:
+            x = self.noise(x, layout)
         for index, layer in enumerate(self.model.layers):
             if (recompute or self.recompute) and torch.is_grad_enabled():
                 x = checkpoint(layer, x, layout, rotations, use_reentrant=False, preserve_rng_state=False)

@@ -93,7 +93,9 @@ class LoRA:
     """The shape of a low-rank adapter: W x becomes W x + s B A dropout(x), with A [R, in], B [out, R].
 
     Hu et al. 2021: s = alpha / rank; with `scale="root"` alpha / sqrt(rank) (rsLoRA, Kalajdzievski 2023). `targets` are
-    the linear maps adapted in every layer; `trained` names end matrices trained whole beside them.
+    the linear maps adapted in every layer; `trained` names end matrices trained whole beside them. `kind="dora"` trains
+    the length of each row of W apart from its direction (Liu et al. 2024); `start="pissa"` begins with the largest
+    singular directions of W, which W gives up, instead of nothing (Meng et al. 2024).
 
     Raises UsageError naming every setting that cannot be.
     """
@@ -104,6 +106,8 @@ class LoRA:
     targets: tuple[Linear, ...] = ("q_proj", "v_proj")  # Hu et al. 2021, section 4.2
     scale: Literal["rank", "root"] = "rank"
     trained: tuple[Whole, ...] = ()
+    kind: Literal["lora", "dora"] = "lora"
+    start: Literal["zero", "pissa"] = "zero"
 
     def __post_init__(self) -> None:
         problems = ProblemList()
@@ -113,8 +117,16 @@ class LoRA:
             problems.add("adapter.alpha", f"{self.alpha} would silence the adapter", "use a positive number")
         if not 0 <= self.dropout < 1:
             problems.add("adapter.dropout", f"{self.dropout} is no share to leave out", "use 0 or more, less than 1")
-        if self.scale not in ("rank", "root"):
-            problems.add("adapter.scale", f"{self.scale!r} is unknown", did_you_mean(self.scale, ("rank", "root")))
+        for name, chosen, words in (
+            ("scale", self.scale, ("rank", "root")),
+            ("kind", self.kind, ("lora", "dora")),
+            ("start", self.start, ("zero", "pissa")),
+        ):
+            if chosen not in words:
+                problems.add(f"adapter.{name}", f"{chosen!r} is unknown", did_you_mean(chosen, words))
+        if self.kind == "dora" and self.start == "pissa":
+            found = "'pissa' moves what 'dora' measures; PEFT could not read what comes of both"
+            problems.add("adapter.start", found, "use one of them")
         for name, given, known in (
             ("targets", self.targets, LINEARS),
             ("trained", self.trained, get_args(Whole)),
@@ -179,6 +191,9 @@ SIZES: dict[str, LlamaShape] = {
                                vocab=128256, context=131072, theta=5e5, tied=True, scaling=_LLAMA_3_2),
     "llama-3.2-3B": LlamaShape(layers=28, width=3072, heads=24, kv_heads=8, head_width=128, hidden=8192,
                                vocab=128256, context=131072, theta=5e5, tied=True, scaling=_LLAMA_3_2),
+    # OpenLLaMA: litgpt, litgpt/config.py, by the facts on LongLLaMA; its 7B and 13B have LLaMA's shapes
+    "openllama-3B": LlamaShape(layers=26, width=3200, heads=32, kv_heads=32, head_width=100, hidden=8640,
+                               vocab=32000, context=2048, eps=1e-6),
     # Code Llama: Rozière et al. 2023, sections 2.1 and 2.4: Llama 2's shapes, base 1e6 and 16,384 tokens after
     # long-context tuning; 16 more rows for infilling (none in the 34B)
     "code-llama-7B": LlamaShape(layers=32, width=4096, heads=32, kv_heads=32, head_width=128, hidden=11008,

@@ -34,7 +34,8 @@ typedef struct {
 } Model;
 // Tokens of a call: token i has id ids[i], continues the sequence in cache row slot[i] at place[i], and is turned by
 // row turn[i] of `cosines` and `sines` [., E] (the first half of the sines negated). The tokens of a slot stand in
-// order and side by side. Keys and values are [layers, slots, kv_heads, room, E].
+// order and side by side. Keys and values are [layers, slots, kv_heads, room, E]. With a `table` [., across] they are
+// [layers, pages, kv_heads, room, E] (`slots` pages in all), and a sequence's places lie in the pages that its row names
 typedef struct {
   int64_t tokens, slots, room, wanted, threads;
   const int64_t *ids;
@@ -42,7 +43,9 @@ typedef struct {
   const float *cosines, *sines;
   float *keys, *values;
   float *states;  // [tokens, width] after the final norm
-  float *logits;  // [wanted, vocab] of the tokens `want`
+  float *logits;  // [wanted, vocab] of the tokens `want`, at most as many as there are
+  const int32_t *table;
+  int64_t across, reach;  // `reach`: places of the longest sequence; left out (0) it is the room
 } Batch;
 
 // What a matrix is multiplied with: rows of floats, and, for quantised weights, int8 with a scale for every group.
@@ -51,7 +54,7 @@ typedef struct {
   int64_t stride;
   const int8_t *q;
   const float *scale;
-  const int32_t *total;  // minus the sum of a group's int8
+  const int32_t *total;  // minus the sum of a group's int8, times what is added to weights
   int64_t groups;
 } Given;
 
@@ -101,71 +104,90 @@ INLINE void dots(const Matrix *w, int64_t first, const Given *x, int64_t token, 
 
 INLINE void float_rows(const Matrix *w, int64_t from, int64_t to, const Given *x, int64_t tokens, float *y,
                        int64_t stride, int kind) {
-  int64_t t = 0;
-  for (; t + 4 <= tokens; t += 4) {
-    int64_t r = from;
-    for (; r + 4 <= to; r += 4) dots(w, r, x, t, y + t * stride + r, stride, 4, 4, kind);
-    for (; r < to; r++) dots(w, r, x, t, y + t * stride + r, stride, 1, 4, kind);
-  }
-  for (; t < tokens; t++) {
-    // one row after the other: read from memory, eight side by side were a third slower, and bf16 half as fast
-    for (int64_t r = from; r < to; r++) dots(w, r, x, t, y + t * stride + r, stride, 1, 1, kind);
+  // one row after the other: read from memory, eight side by side were a third slower, and bf16 half as fast
+  if (tokens == 1) for (int64_t r = from; r < to; r++) dots(w, r, x, 0, y + r, stride, 1, 1, kind);
+  else for (int64_t start = from; start < to; start += PANEL) {  // rows stay in the cache while all tokens pass by
+    const int64_t end = start + PANEL < to ? start + PANEL : to;
+    int64_t t = 0;
+    for (; t + 4 <= tokens; t += 4) {
+      int64_t r = start;
+      for (; r + 4 <= end; r += 4) dots(w, r, x, t, y + t * stride + r, stride, 4, 4, kind);
+      for (; r < end; r++) dots(w, r, x, t, y + t * stride + r, stride, 1, 4, kind);
+    }
+    for (; t < tokens; t++) for (int64_t r = start; r < end; r++) dots(w, r, x, t, y + t * stride + r, stride, 1, 1, kind);
   }
 }
 
+INLINE int32_t offset_of(int64_t kind) { return kind == Q8 ? 128 : 8; }
 INLINE int32_t four(const int8_t *p) {
   int32_t r;
   memcpy(&r, p, 4);
   return r;
 }
 
-// One panel of 16 rows times `tokens` rows of int8
-INLINE void panel(const uint8_t *data, const uint16_t *scales, const Given *x, int64_t token, float *y, int64_t stride,
-                  int rows, int tokens, int kind) {
+// `panels` panels of 16 rows times `tokens` rows of int8; `bytes` and `steps` from a panel's data and scales to the next's.
+// `ahead` asks memory for the panels that come next, which arrive while these are computed with.
+INLINE void tile(const uint8_t *data, const uint16_t *scales, int64_t bytes, int64_t steps, const Given *x, int64_t token,
+                 float *y, int64_t stride, int rows, int panels, int tokens, int kind, int ahead) {
   const int64_t groups = x->groups;
   const int8_t *q = x->q + token * groups * GROUP;
-  V total[8];
-  for (int j = 0; j < tokens; j++) total[j] = zero();
+  V total[2][4];
+  for (int p = 0; p < panels; p++) for (int j = 0; j < tokens; j++) total[p][j] = zero();
   for (int64_t g = 0; g < groups; g++) {
-    I acc[8];
-    for (int j = 0; j < tokens; j++) acc[j] = all_int(x->total[(token + j) * groups + g] * (kind == Q8 ? 128 : 8));
-    if (kind == Q8) {
-      for (int s = 0; s < 8; s++) {
-        W w = load_bytes(data + g * 512 + s * 64);
-        for (int j = 0; j < tokens; j++) acc[j] = dot4(acc[j], w, four(q + (j * groups + g) * GROUP + 4 * s));
+    I acc[2][4];
+    for (int p = 0; p < panels; p++)
+      for (int j = 0; j < tokens; j++) acc[p][j] = all_int(x->total[(token + j) * groups + g]);
+    for (int s = 0; s < (kind == Q8 ? 8 : 4); s++) {
+      W w[2], a[2], b[2];
+      for (int p = 0; p < panels; p++) {
+        const uint8_t *near = data + p * bytes + g * (kind == Q8 ? 512 : 256) + s * 64;
+        if (ahead) PREFETCH(near + panels * bytes);
+        w[p] = load_bytes(near);
+        if (kind == Q4) a[p] = low(w[p]), b[p] = high(w[p]);
       }
-    } else {
-      for (int s = 0; s < 4; s++) {
-        W w = load_bytes(data + g * 256 + s * 64);
-        W a = low(w), b = high(w);
-        for (int j = 0; j < tokens; j++) {
-          const int8_t *p = q + (j * groups + g) * GROUP + 4 * s;
-          acc[j] = dot4_small(dot4_small(acc[j], a, four(p)), b, four(p + 16));
+      for (int j = 0; j < tokens; j++) {
+        const int8_t *near = q + (j * groups + g) * GROUP + 4 * s;
+        for (int p = 0; p < panels; p++) {
+          if (kind == Q8) acc[p][j] = dot4(acc[p][j], w[p], four(near));
+          else acc[p][j] = dot4_small(dot4_small(acc[p][j], a[p], four(near)), b[p], four(near + 16));
         }
       }
     }
-    V scale = halves(scales + g * PANEL);
-    for (int j = 0; j < tokens; j++)
-      total[j] = fma16(floats(acc[j]), mul(scale, all(x->scale[(token + j) * groups + g])), total[j]);
+    for (int p = 0; p < panels; p++) {
+      if (ahead) PREFETCH(scales + (p + panels) * steps + g * PANEL);
+      V scale = halves(scales + p * steps + g * PANEL);
+      for (int j = 0; j < tokens; j++)
+        total[p][j] = fma16(floats(acc[p][j]), mul(scale, all(x->scale[(token + j) * groups + g])), total[p][j]);
+    }
   }
-  for (int j = 0; j < tokens; j++) {
-    if (rows == PANEL) store(y + j * stride, total[j]);
-    else store_some(y + j * stride, total[j], rows);
+  for (int p = 0; p < panels; p++) {
+    for (int j = 0; j < tokens; j++) {
+      if (rows == panels * PANEL) store(y + j * stride + p * PANEL, total[p][j]);
+      else store_some(y + j * stride, total[p][j], rows);
+    }
   }
 }
 
 INLINE void quantised_rows(const Matrix *w, int64_t from, int64_t to, const Given *x, int64_t tokens, float *y,
                            int64_t stride, int kind) {
-  const int64_t bytes = x->groups * (kind == Q8 ? 512 : 256);
-  for (int64_t r = from; r < to; r += PANEL) {
+  const int64_t bytes = x->groups * (kind == Q8 ? 512 : 256), steps = x->groups * PANEL;
+  int64_t r = from;
+#define TILE(panels, tokens, ahead) \
+  tile(data, scales, bytes, steps, x, t, y + t * stride + r, stride, rows, panels, tokens, kind, ahead)
+  for (int64_t next; r < to; r = next) {
     const uint8_t *data = (const uint8_t *)w->data + r / PANEL * bytes;
     const uint16_t *scales = w->scales + r * x->groups;
-    int rows = to - r < PANEL ? (int)(to - r) : PANEL;
+    const int pair = tokens >= 4 && r + 2 * PANEL <= to;
+    next = r + (pair ? 2 * PANEL : PANEL);
+    const int rows = (int)(next < to ? next - r : to - r);
     int64_t t = 0;
-    for (; t + 8 <= tokens; t += 8) panel(data, scales, x, t, y + t * stride + r, stride, rows, 8, kind);
-    for (; t + 4 <= tokens; t += 4) panel(data, scales, x, t, y + t * stride + r, stride, rows, 4, kind);
-    for (; t < tokens; t++) panel(data, scales, x, t, y + t * stride + r, stride, rows, 1, kind);
+    if (pair) TILE(2, 4, 1), t = 4;
+    for (; pair && t + 4 <= tokens; t += 4) TILE(2, 4, 0);
+    for (; t + 4 <= tokens; t += 4) TILE(1, 4, 0);
+    for (; pair && t < tokens; t++) TILE(2, 1, 0);
+    for (; t < tokens; t++) TILE(1, 1, 0);
   }
+#undef TILE
 }
 
 static void f32_rows(const Matrix *w, int64_t a, int64_t b, const Given *x, int64_t n, float *y, int64_t s) {
@@ -191,18 +213,19 @@ static void rows_of(const Matrix *w, int64_t from, int64_t to, const Given *x, i
 // ------------------------------------------------------------------------------------------- one token at a time
 
 // int8 and a scale for every 32 numbers, the last group filled up with zeros. A group without a finite largest number
-// gets the scale NaN, and one whose largest is below 1e-30 becomes zeros.
-static void quantise(const float *x, int64_t cols, int8_t *q, float *scale, int32_t *total) {
+// gets the scale NaN, and one whose largest is below 1e-30 becomes zeros. `total` makes up for weights stored as
+// w + `offset`.
+static void quantise(const float *x, int64_t cols, int32_t offset, int8_t *q, float *scale, int32_t *total) {
   for (int64_t g = 0; g * GROUP < cols; g++) {
-    float part[GROUP] = {0}, most = 0, wrong = 0;
-    int64_t n = cols - g * GROUP < GROUP ? cols - g * GROUP : GROUP;
-    memcpy(part, x + g * GROUP, sizeof(float) * n);
-    for (int i = 0; i < GROUP; i++) {
-      float size = fabsf(part[i]);
-      most = size > most ? size : most;
-      wrong += part[i] - part[i];
-    }
-    int usable = wrong == 0 && most >= 1e-30f;
+    const int64_t n = cols - g * GROUP;
+    float part[GROUP] = {0}, most;
+    if (n < GROUP) memcpy(part, x + g * GROUP, sizeof(float) * n);
+    else memcpy(part, x + g * GROUP, sizeof part);
+    int32_t bits[GROUP], most_bits = 0;  // sizes compare as the integers of their bits do; what is not finite is largest
+    memcpy(bits, part, sizeof bits);
+    for (int i = 0; i < GROUP; i++) most_bits = (bits[i] & INT32_MAX) > most_bits ? bits[i] & INT32_MAX : most_bits;
+    memcpy(&most, &most_bits, sizeof most);
+    const int finite = most_bits < 0x7f800000, usable = finite && most >= 1e-30f;
     float up = usable ? 127.0f / most : 0;
     int32_t all_of_them = 0;
     for (int i = 0; i < GROUP; i++) {
@@ -210,8 +233,8 @@ static void quantise(const float *x, int64_t cols, int8_t *q, float *scale, int3
       q[g * GROUP + i] = (int8_t)rounded;
       all_of_them -= rounded;
     }
-    scale[g] = wrong != 0 ? NAN : usable ? most / 127.0f : 0;
-    total[g] = all_of_them;
+    scale[g] = !finite ? NAN : usable ? most / 127.0f : 0;
+    total[g] = offset * all_of_them;
   }
 }
 
@@ -236,93 +259,7 @@ static void gate(const float *g, float *u, int64_t n) {  // u becomes silu(g) * 
   for (int64_t i = 0; i < n; i++) u[i] *= g[i] / (1.0f + exp1(-g[i]));
 }
 
-INLINE float dot(const float *a, const float *b, int64_t n) {
-  V acc = zero();
-  int64_t k = 0;
-  for (; k + 16 <= n; k += 16) acc = fma16(load(a + k), load(b + k), acc);
-  if (k < n) acc = fma16(load_some(a + k, (int)(n - k)), load_some(b + k, (int)(n - k)), acc);
-  return sum(acc);
-}
-
-// The largest of n numbers, NaN left out
-static float largest(const float *x, int64_t n) {
-  float lanes[PANEL], most = -INFINITY;
-  for (int i = 0; i < PANEL; i++) lanes[i] = -INFINITY;
-  int64_t k = 0;
-  for (; k + PANEL <= n; k += PANEL)
-    for (int i = 0; i < PANEL; i++) lanes[i] = x[k + i] > lanes[i] ? x[k + i] : lanes[i];
-  for (; k < n; k++) lanes[0] = x[k] > lanes[0] ? x[k] : lanes[0];
-  for (int i = 0; i < PANEL; i++) most = lanes[i] > most ? lanes[i] : most;
-  return most;
-}
-
-// scores[i] -> e^(scores[i] - the largest); their sum comes back
-static float soften(float *scores, int64_t n) {
-  float most = largest(scores, n);
-  for (int64_t i = 0; i < n; i++) scores[i] = exp1(scores[i] - most);
-  V acc = zero();
-  int64_t i = 0;
-  for (; i + 16 <= n; i += 16) acc = add(acc, load(scores + i));
-  if (i < n) acc = add(acc, load_some(scores + i, (int)(n - i)));
-  return sum(acc);
-}
-
-// `vectors` of 16 columns of the values, weighted and summed: in `ways` sums side by side, so that none waits for its
-// last addition. The last vector has `last` columns.
-INLINE void mixed(const float *values, int64_t width, int64_t seen, const float *weights, V scale, float *out,
-                  int vectors, int ways, int last) {
-  V acc[4][4];
-  for (int way = 0; way < ways; way++) for (int i = 0; i < vectors; i++) acc[way][i] = zero();
-  for (int64_t s = 0; s < seen; s += ways) {
-    for (int way = 0; way < ways && s + way < seen; way++) {
-      const float *v = values + (s + way) * width;
-      V p = all(weights[s + way]);
-      for (int i = 0; i < vectors - 1; i++) acc[way][i] = fma16(p, load(v + 16 * i), acc[way][i]);
-      const float *end = v + 16 * (vectors - 1);
-      acc[way][vectors - 1] = fma16(p, last == PANEL ? load(end) : load_some(end, last), acc[way][vectors - 1]);
-    }
-  }
-  for (int i = 0; i < vectors; i++) {
-    V total = acc[0][i];
-    for (int way = 1; way < ways; way++) total = add(total, acc[way][i]);
-    total = mul(total, scale);
-    if (i < vectors - 1 || last == PANEL) store(out + 16 * i, total);
-    else store_some(out + 16 * i, total, last);
-  }
-}
-
-// One query head over the first `seen` keys and values [seen, width]; `scores` has room for `seen`
-static void attend(const float *q, const float *keys, const float *values, int64_t seen, int64_t width, float *scores,
-                   float *out) {
-  float scale = 1.0f / sqrtf((float)width);
-  int64_t s = 0;
-  for (; s + 16 <= seen; s += 16) {
-    const float *near = keys + s * width;
-    V acc[16];
-    for (int i = 0; i < 16; i++) acc[i] = zero();
-    int64_t k = 0;
-    for (; k + 16 <= width; k += 16) {
-      V a = load(q + k);
-      for (int i = 0; i < 16; i++) acc[i] = fma16(a, load(near + i * width + k), acc[i]);
-    }
-    if (k < width) {
-      V a = load_some(q + k, (int)(width - k));
-      for (int i = 0; i < 16; i++) acc[i] = fma16(a, load_some(near + i * width + k, (int)(width - k)), acc[i]);
-    }
-    store(scores + s, mul(sums(acc), all(scale)));
-  }
-  for (; s < seen; s++) scores[s] = dot(q, keys + s * width, width) * scale;
-  float weight = 1.0f / soften(scores, seen);
-  int64_t k = 0;
-  V w = all(weight);
-  for (; k + 64 <= width; k += 64) mixed(values + k, width, seen, scores, w, out + k, 4, 1, PANEL);
-  int last = (int)(width - k) % PANEL ? (int)(width - k) % PANEL : PANEL;
-  int vectors = (int)(width - k + PANEL - 1) / PANEL;
-  if (vectors == 4) mixed(values + k, width, seen, scores, w, out + k, 4, 1, last);
-  if (vectors == 3) mixed(values + k, width, seen, scores, w, out + k, 3, 1, last);
-  if (vectors == 2) mixed(values + k, width, seen, scores, w, out + k, 2, 2, last);
-  if (vectors == 1) mixed(values + k, width, seen, scores, w, out + k, 1, 4, last);
-}
+#include "attention.h"
 
 // --------------------------------------------------------------------------------------------------- the threads
 // A call takes as many threads as it asks for. Between calls they spin for a moment, then sleep.
@@ -343,9 +280,8 @@ static struct {
   Job job;
   _Alignas(64) atomic_int epoch;  // grows with every job
   _Alignas(64) atomic_int left;   // workers that have not seen the job through
-  _Alignas(64) atomic_int arrived;
-  _Alignas(64) atomic_int phase;  // grows with every meeting
   _Alignas(64) atomic_int asleep;
+  struct { _Alignas(64) atomic_int here; } flag[MOST];  // how many meetings of this job a thread has come to
 } pool = {.turn = PTHREAD_MUTEX_INITIALIZER, .step = PTHREAD_MUTEX_INITIALIZER, .linear = PTHREAD_MUTEX_INITIALIZER};
 
 // Until *word is no longer `old`: spinning, then asleep, so that on busy cores the one waited for gets to run
@@ -372,15 +308,13 @@ static void changed(atomic_int *word, int now) {
 #endif
 }
 
-static void meet(int threads) {  // nobody goes on before all are here
+// Nobody goes on before all are here. Each writes a line of its own and reads everyone's: one way between two cores and
+// no queue. Nobody can be more than one meeting ahead, so any other number than the last one means "here".
+static void meet(int own, int threads) {
   if (threads == 1) return;
-  int phase = atomic_load_explicit(&pool.phase, memory_order_relaxed);
-  if (atomic_fetch_add_explicit(&pool.arrived, 1, memory_order_acq_rel) == threads - 1) {
-    atomic_store_explicit(&pool.arrived, 0, memory_order_relaxed);
-    changed(&pool.phase, (int)(phase + 1u));
-  } else {
-    awaited(&pool.phase, phase, SHORT);
-  }
+  const int last = atomic_load_explicit(&pool.flag[own].here, memory_order_relaxed);
+  changed(&pool.flag[own].here, (int)(last + 1u));
+  for (int other = 0; other < threads; other++) if (other != own) awaited(&pool.flag[other].here, last, SHORT);
 }
 
 static void *worker(void *number) {
@@ -403,7 +337,6 @@ static void forked(void) {  // a child has no threads but its own
   pthread_mutex_init(&pool.turn, NULL);
   pthread_mutex_init(&pool.step, NULL);
   pthread_mutex_init(&pool.linear, NULL);
-  atomic_store(&pool.arrived, 0);
   atomic_store(&pool.asleep, 0);
 }
 
@@ -430,6 +363,7 @@ static void run(void (*work)(void *, int, int), void *data, int64_t asked) {
     work(data, 0, 1);
   } else {
     pool.job = (Job){work, data, threads};
+    for (int i = 0; i < threads; i++) atomic_store_explicit(&pool.flag[i].here, 0, memory_order_relaxed);
     atomic_store(&pool.left, pool.count);
     changed(&pool.epoch, (int)(epoch + 1u));
     work(data, 0, threads);
@@ -449,6 +383,7 @@ typedef struct {
   const Model *m;
   const Batch *b;
   int64_t widest, groups;  // of all inputs of products
+  int64_t reach;           // numbers in the scores of a thread
   float *x, *h, *q, *k, *v, *a, *g, *u;  // [tokens, .]
   int8_t *ints;
   float *scales, *scores;
@@ -457,8 +392,9 @@ typedef struct {
 
 // The input of a product, quantised if `kind` asks for it. With one token every thread makes its own copy; otherwise
 // the tokens are shared out. `from` is where the numbers lie, `weight` the norm put on them first, if any.
-static Given prepared(const Step *s, float *from, int64_t cols, const float *weight, int64_t kind, int own, int threads) {
-  const int64_t tokens = s->b->tokens, alone = tokens == 1;
+static Given given_rows(const Step *s, float *from, int64_t cols, int64_t tokens, const float *weight, int64_t kind, int own,
+                        int threads) {
+  const int64_t alone = tokens == 1;
   float *h = weight ? s->h + (alone ? own : 0) * s->m->width : from;
   Given x = {h, cols, NULL, NULL, NULL, (cols + GROUP - 1) / GROUP};
   int8_t *q = s->ints + (alone ? own : 0) * s->groups * GROUP;
@@ -468,11 +404,34 @@ static Given prepared(const Step *s, float *from, int64_t cols, const float *wei
   if (!alone) share(tokens, own, threads, &first, &last);
   for (int64_t t = first; t < last; t++) {
     if (weight) normalise(from + t * cols, weight, cols, (float)s->m->eps, h + t * cols);
-    if (kind >= Q8) quantise(h + t * cols, cols, q + t * x.groups * GROUP, scales + t * x.groups, totals + t * x.groups);
+    if (kind >= Q8) quantise(h + t * cols, cols, offset_of(kind), q + t * x.groups * GROUP, scales + t * x.groups, totals + t * x.groups);
   }
   if (kind >= Q8) x.q = q, x.scale = scales, x.total = totals;
-  if (!alone && (weight || kind >= Q8)) meet(threads);
+  if (!alone && (weight || kind >= Q8)) meet(own, threads);
   return x;
+}
+static Given prepared(const Step *s, float *from, int64_t cols, const float *weight, int64_t kind, int own, int threads) {
+  return given_rows(s, from, cols, s->b->tokens, weight, kind, own, threads);
+}
+
+static int64_t panels_of(const Matrix *w) { return (w->rows + PANEL - 1) / PANEL; }
+static void share_rows(const Matrix *w, int own, int threads, int64_t *from, int64_t *to) {  // in whole panels
+  share(panels_of(w), own, threads, from, to);
+  *from *= PANEL;
+  *to = *to * PANEL < w->rows ? *to * PANEL : w->rows;
+}
+
+// Asks memory for the beginning of a thread's rows of the next product, so that it works while threads meet, norm and
+// look at keys. One token only: with more, products do not wait for memory.
+static void soon(const Step *s, const Matrix *w, int own, int threads) {
+  enum { LINES = 512 };  // ours: about what memory gives in the meantime
+  int64_t from, to, row = w->cols * (w->kind == FLOAT32 ? 4 : 2);
+  if (s->b->tokens > 1) return;
+  share_rows(w, own, threads, &from, &to);
+  if (w->kind >= Q8) row = (w->cols + GROUP - 1) / GROUP * (w->kind == Q8 ? 32 : 16);
+  const char *start = (const char *)w->data + from * row;
+  const int64_t lines = (to - from) * row / 64;
+  for (int64_t i = 0; i < LINES && i < lines; i++) PREFETCH(start + i * 64);
 }
 
 typedef struct { const Matrix *w; float *y; } Product;
@@ -480,17 +439,13 @@ typedef struct { const Matrix *w; float *y; } Product;
 // Several matrices times the same input, their rows shared out in panels
 static void products(const Product *each, int count, const Given *x, int64_t tokens, int own, int threads) {
   int64_t panels = 0, from, to, start = 0;
-  for (int i = 0; i < count; i++) panels += (each[i].w->rows + PANEL - 1) / PANEL;
+  for (int i = 0; i < count; i++) panels += panels_of(each[i].w);
   share(panels, own, threads, &from, &to);
   for (int i = 0; i < count; i++) {
     const Matrix *w = each[i].w;
-    int64_t mine = (w->rows + PANEL - 1) / PANEL;
+    int64_t mine = panels_of(w);
     int64_t a = from > start ? from - start : 0, b = to - start < mine ? to - start : mine;
-    const int64_t at_once = tokens > 1 ? 1 : b - a;  // a panel stays in the cache while all tokens pass by
-    for (; a < b; a += at_once) {
-      int64_t end = (a + at_once) * PANEL;
-      rows_of(w, a * PANEL, end < w->rows ? end : w->rows, x, tokens, each[i].y, w->rows);
-    }
+    if (a < b) rows_of(w, a * PANEL, b * PANEL < w->rows ? b * PANEL : w->rows, x, tokens, each[i].y, w->rows);
     start += mine;
   }
 }
@@ -522,43 +477,61 @@ static void embed(const Matrix *w, int64_t row, float *y) {
   }
 }
 
+// Where the keys and values of token t lie for key-value head `head` of layer `l`
+static Pages pages_of(const Model *m, const Batch *b, int64_t l, int64_t t, int64_t head) {
+  const int64_t stride = m->kv_heads * b->room * m->head_width;
+  Pages p = {b->table ? b->table + b->slot[t] * b->across : b->slot + t, b->room, stride,
+             l * b->slots * stride + head * b->room * m->head_width};
+  return p;
+}
+
 // Rotates and stores keys, stores values, of tokens t for key-value head `head` in layer `l`
 static void remember(const Step *s, int64_t l, int64_t t, int64_t head) {
   const Model *m = s->m;
   const Batch *b = s->b;
   const int64_t e = m->head_width, in_row = t * m->kv_heads * e + head * e;
-  const int64_t row = ((l * b->slots + b->slot[t]) * m->kv_heads + head) * b->room + b->place[t];
+  const int64_t at = place_of(pages_of(m, b, l, t, head), b->place[t], e);
   turn(s->k + in_row, b->cosines + b->turn[t] * e, b->sines + b->turn[t] * e, e / 2);
-  memcpy(b->keys + row * e, s->k + in_row, sizeof(float) * e);
-  memcpy(b->values + row * e, s->v + in_row, sizeof(float) * e);
+  memcpy(b->keys + at, s->k + in_row, sizeof(float) * e);
+  memcpy(b->values + at, s->v + in_row, sizeof(float) * e);
 }
 
 static void look(const Step *s, int64_t l, int64_t t, int64_t head, float *scores) {
   const Model *m = s->m;
   const Batch *b = s->b;
   const int64_t e = m->head_width, kv = head / (m->heads / m->kv_heads);
-  const int64_t row = ((l * b->slots + b->slot[t]) * m->kv_heads + kv) * b->room;
   float *q = s->q + (t * m->heads + head) * e;
   turn(q, b->cosines + b->turn[t] * e, b->sines + b->turn[t] * e, e / 2);
-  attend(q, b->keys + row * e, b->values + row * e, b->place[t] + 1, e, scores, s->a + (t * m->heads + head) * e);
+  attend(q, b->keys, b->values, pages_of(m, b, l, t, kv), b->place[t] + 1, e, scores, s->a + (t * m->heads + head) * e);
+}
+
+// One token: every thread makes queries, keys and values of heads of its own, so that none waits for another. Returns
+// 0 where heads do not divide into panels or are too few.
+static int own_heads(const Step *s, int64_t l, const Given *x, int own, int threads) {
+  const Model *m = s->m;
+  const Layer *layer = m->layer + l;
+  const int64_t shared = m->heads / m->kv_heads, e = m->head_width;
+  int64_t from, to;
+  if (s->b->tokens != 1 || m->kv_heads < threads || e % PANEL) return 0;
+  share(m->kv_heads, own, threads, &from, &to);
+  rows_of(&layer->query, from * shared * e, to * shared * e, x, 1, s->q, m->heads * e);
+  rows_of(&layer->key, from * e, to * e, x, 1, s->k, m->kv_heads * e);
+  rows_of(&layer->value, from * e, to * e, x, 1, s->v, m->kv_heads * e);
+  for (int64_t head = from; head < to; head++) {
+    remember(s, l, 0, head);
+    for (int64_t i = 0; i < shared; i++) look(s, l, 0, head * shared + i, s->scores + own * s->reach);
+  }
+  return 1;
 }
 
 static void attention(const Step *s, int64_t l, int own, int threads) {
   const Model *m = s->m;
   const int64_t tokens = s->b->tokens, shared = m->heads / m->kv_heads;
-  float *scores = s->scores + own * s->b->room;
+  float *scores = s->scores + own * s->reach;
   int64_t from, to;
-  if (tokens == 1 && m->kv_heads >= threads) {  // whoever stores a key is the only one to need it
-    share(m->kv_heads, own, threads, &from, &to);
-    for (int64_t head = from; head < to; head++) {
-      remember(s, l, 0, head);
-      for (int64_t i = 0; i < shared; i++) look(s, l, 0, head * shared + i, scores);
-    }
-    return;
-  }
   share(tokens * m->kv_heads, own, threads, &from, &to);
   for (int64_t i = from; i < to; i++) remember(s, l, i / m->kv_heads, i % m->kv_heads);
-  meet(threads);
+  meet(own, threads);
   // Later tokens see more: work is dealt out in turn. Heads that share keys stand side by side.
   const int64_t all_heads = tokens * m->heads, chunk = tokens == 1 ? 1 : shared;
   if (tokens == 1) share(all_heads, own, threads, &from, &to);
@@ -572,25 +545,42 @@ static void attention(const Step *s, int64_t l, int own, int threads) {
 static void added(const Step *s, const Matrix *w, const Given *given, int own, int threads) {
   const int64_t tokens = s->b->tokens, width = w->rows;
   int64_t from, to;
-  share((width + PANEL - 1) / PANEL, own, threads, &from, &to);
-  for (int64_t p = from; p < to; p++) {
-    const int64_t a = p * PANEL, b = a + PANEL < width ? a + PANEL : width;
-    rows_of(w, a, b, given, tokens, s->g, width);
-    for (int64_t t = 0; t < tokens; t++) for (int64_t i = t * width + a; i < t * width + b; i++) s->x[i] += s->g[i];
-  }
+  share_rows(w, own, threads, &from, &to);
+  rows_of(w, from, to, given, tokens, s->g, width);
+  for (int64_t t = 0; t < tokens; t++) for (int64_t i = t * width + from; i < t * width + to; i++) s->x[i] += s->g[i];
 }
 
 // u = silu(gate) * up, every thread for rows of its own
 static void gated(const Step *s, const Layer *layer, const Given *given, int own, int threads) {
   const int64_t tokens = s->b->tokens, hidden = s->m->hidden;
   int64_t from, to;
-  share((hidden + PANEL - 1) / PANEL, own, threads, &from, &to);
-  for (int64_t p = from; p < to; p++) {
-    const int64_t a = p * PANEL, b = a + PANEL < hidden ? a + PANEL : hidden;
-    rows_of(&layer->gate, a, b, given, tokens, s->g, hidden);
-    rows_of(&layer->up, a, b, given, tokens, s->u, hidden);
-    for (int64_t t = 0; t < tokens; t++) gate(s->g + t * hidden + a, s->u + t * hidden + a, b - a);
+  share_rows(&layer->gate, own, threads, &from, &to);
+  rows_of(&layer->gate, from, to, given, tokens, s->g, hidden);
+  rows_of(&layer->up, from, to, given, tokens, s->u, hidden);
+  for (int64_t t = 0; t < tokens; t++) gate(s->g + t * hidden + from, s->u + t * hidden + from, to - from);
+}
+
+// The final norm, and the head for tokens that want it
+static void finish(const Step *s, int own, int threads) {
+  const Model *m = s->m;
+  const Batch *b = s->b;
+  const int64_t tokens = b->tokens, width = m->width;
+  Given x;
+  if (tokens == 1) {
+    x = given_rows(s, s->x, width, 1, m->norm, m->head.kind, own, threads);
+    if (own == 0) memcpy(b->states, x.x, sizeof(float) * width);
+  } else {
+    int64_t from, to;
+    share(tokens, own, threads, &from, &to);
+    for (int64_t t = from; t < to; t++) normalise(s->x + t * width, m->norm, width, (float)m->eps, b->states + t * width);
+    if (!b->wanted) return;
+    meet(own, threads);
+    share(b->wanted, own, threads, &from, &to);
+    for (int64_t i = from; i < to; i++) memcpy(s->x + i * width, b->states + b->want[i] * width, sizeof(float) * width);
+    meet(own, threads);
+    x = given_rows(s, s->x, width, b->wanted, NULL, m->head.kind, own, threads);
   }
+  if (b->wanted) products((Product[]){{&m->head, b->logits}}, 1, &x, b->wanted, own, threads);
 }
 
 static void step(void *given, int own, int threads) {
@@ -601,26 +591,31 @@ static void step(void *given, int own, int threads) {
   int64_t from, to;
   share(tokens, own, threads, &from, &to);
   for (int64_t t = from; t < to; t++) embed(&m->embed, b->ids[t], s->x + t * width);
-  meet(threads);
+  meet(own, threads);
   for (int64_t l = 0; l < m->layers; l++) {
     const Layer *layer = m->layer + l;
     Given x = prepared(s, s->x, width, layer->before, layer->query.kind, own, threads);
-    products((Product[]){{&layer->query, s->q}, {&layer->key, s->k}, {&layer->value, s->v}}, 3, &x, tokens, own, threads);
-    meet(threads);
-    attention(s, l, own, threads);
-    meet(threads);
+    if (!own_heads(s, l, &x, own, threads)) {
+      products((Product[]){{&layer->query, s->q}, {&layer->key, s->k}, {&layer->value, s->v}}, 3, &x, tokens, own, threads);
+      meet(own, threads);
+      attention(s, l, own, threads);
+    }
+    soon(s, &layer->out, own, threads);
+    meet(own, threads);
     x = prepared(s, s->a, m->heads * m->head_width, NULL, layer->out.kind, own, threads);
     added(s, &layer->out, &x, own, threads);
-    meet(threads);
+    soon(s, &layer->gate, own, threads);
+    meet(own, threads);
     x = prepared(s, s->x, width, layer->after, layer->gate.kind, own, threads);
     gated(s, layer, &x, own, threads);
-    meet(threads);
+    soon(s, &layer->down, own, threads);
+    meet(own, threads);
     x = prepared(s, s->u, m->hidden, NULL, layer->down.kind, own, threads);
     added(s, &layer->down, &x, own, threads);
-    meet(threads);
+    soon(s, l + 1 < m->layers ? &m->layer[l + 1].query : &m->head, own, threads);
+    meet(own, threads);
   }
-  share(tokens, own, threads, &from, &to);
-  for (int64_t t = from; t < to; t++) normalise(s->x + t * width, m->norm, width, (float)m->eps, b->states + t * width);
+  finish(s, own, threads);
 }
 
 typedef struct { const Matrix *w; const float *x; int64_t tokens; float *y; int8_t *ints; float *scales; int32_t *totals; } Linear;
@@ -632,8 +627,8 @@ static void linear(void *given, int own, int threads) {
     int64_t from, to;
     share(l->tokens, own, threads, &from, &to);
     for (int64_t t = from; t < to; t++)
-      quantise(l->x + t * x.stride, x.stride, l->ints + t * x.groups * GROUP, l->scales + t * x.groups, l->totals + t * x.groups);
-    meet(threads);
+      quantise(l->x + t * x.stride, x.stride, offset_of(l->w->kind), l->ints + t * x.groups * GROUP, l->scales + t * x.groups, l->totals + t * x.groups);
+    meet(own, threads);
   }
   products((Product[]){{l->w, l->y}}, 1, &x, l->tokens, own, threads);
 }
@@ -674,31 +669,27 @@ int camelid_linear(const Matrix *w, const float *x, int64_t tokens, float *y, in
 static size_t lined(size_t bytes) { return (bytes + 63) / 64 * 64; }
 
 static int whole_step(const Model *m, const Batch *b) {
-  Step s = {.m = m, .b = b};
+  Step s = {.m = m, .b = b, .reach = b->reach > 0 ? b->reach : b->room};
   const size_t n = (size_t)b->tokens, threads = b->threads < 1 ? 1 : (size_t)b->threads;
   const int64_t inner = m->heads * m->head_width;
   s.widest = m->width > m->hidden ? m->width : m->hidden;
   if (inner > s.widest) s.widest = inner;
   s.groups = (s.widest + GROUP - 1) / GROUP;
-  const size_t copies = n == 1 ? threads : n, outer = m->hidden > m->width ? m->hidden : m->width;
+  const size_t copies = n > threads ? n : threads, outer = m->hidden > m->width ? m->hidden : m->width;
   const size_t sizes[] = {n * m->width, copies * m->width, n * inner, n * m->kv_heads * m->head_width,
                           n * m->kv_heads * m->head_width, n * inner, n * outer, n * m->hidden};
   float **const places[] = {&s.x, &s.h, &s.q, &s.k, &s.v, &s.a, &s.g, &s.u};
-  size_t wanted = lined(copies * s.groups * GROUP) + 2 * lined(copies * s.groups * 4) + lined(threads * b->room * 4);
+  size_t wanted = lined(copies * s.groups * GROUP) + 2 * lined(copies * s.groups * 4) + lined(threads * s.reach * 4);
   for (int i = 0; i < 8; i++) wanted += lined(sizes[i] * sizeof(float));
   char *held = space(&step_space, &step_size, wanted);
   if (!held) return ENOMEM;
   for (int i = 0; i < 8; i++) *places[i] = (float *)held, held += lined(sizes[i] * sizeof(float));
   s.scales = (float *)held, held += lined(copies * s.groups * 4);
   s.totals = (int32_t *)held, held += lined(copies * s.groups * 4);
-  s.scores = (float *)held, held += lined(threads * b->room * 4);
+  s.scores = (float *)held, held += lined(threads * s.reach * 4);
   s.ints = (int8_t *)held;
   run(step, &s, b->threads);
-  for (int64_t i = 0; i < b->wanted; i++) {  // wanted states stand side by side for the head
-    if (b->want[i] != i) memmove(s.x + i * m->width, b->states + b->want[i] * m->width, sizeof(float) * m->width);
-    else memcpy(s.x + i * m->width, b->states + i * m->width, sizeof(float) * m->width);
-  }
-  return b->wanted ? camelid_linear(&m->head, s.x, b->wanted, b->logits, b->threads) : 0;
+  return 0;
 }
 
 // All layers for the tokens of `b`: keys and values are stored, `states` written, and `logits` where wanted.
@@ -712,33 +703,54 @@ int camelid_step(const Model *m, const Batch *b) {
 
 // ---------------------------------------------------------------------------------- choosing ids, and single steps
 
+typedef struct {
+  const float *logits;
+  int64_t rows, vocab;
+  int given;
+  int64_t *ids;
+  float *logprobs;
+  atomic_llong wrong;
+} Picking;
+
+static void pick(void *given, int own, int threads) {
+  enum { PART = 1024 };
+  Picking *p = given;
+  const int64_t vocab = p->vocab;
+  int64_t from, to;
+  share(p->rows, own, threads, &from, &to);
+  for (int64_t r = from; r < to; r++) {
+    const float *x = p->logits + r * vocab;
+    const float most = largest(x, vocab);
+    int64_t best = -1;
+    double total = 0;
+    int off = 0;
+    for (int64_t i = 0; i < vocab; i += PART) {
+      const int n = vocab - i < PART ? (int)(vocab - i) : PART;
+      float part[PART], lanes[PANEL];
+      int here = 0;
+      memset(part + n, 0, sizeof(float) * (PART - n));
+      for (int j = 0; j < n; j++) off |= !(fabsf(x[i + j]) <= 3.4028235e38f);
+      for (int j = 0; j < n; j++) here |= x[i + j] == most;
+      for (int j = 0; here && best < 0 && j < n; j++) if (x[i + j] == most) best = i + j;
+      for (int j = 0; j < n; j++) part[j] = exp1(x[i + j] - most);
+      V sums_of = zero();
+      for (int j = 0; j < n; j += PANEL) sums_of = add(sums_of, load(part + j));
+      store(lanes, sums_of);
+      for (int lane = 0; lane < PANEL; lane++) total += lanes[lane];
+    }
+    long long before = off ? atomic_load(&p->wrong) : 0;
+    while (off && (before < 0 || before > r) && !atomic_compare_exchange_weak(&p->wrong, &before, r)) {}
+    if (!p->given) p->ids[r] = best < 0 ? vocab - 1 : best;
+    p->logprobs[r] = (float)((double)x[p->ids[r]] - most - log(total));
+  }
+}
+
 // For every row of logits [rows, vocab]: the likeliest id (the lowest among equals), and the log-probability of it, or
 // of the id that stands in `ids` where `given`. The first row that is not finite comes back, or -1.
-int64_t camelid_pick(const float *logits, int64_t rows, int64_t vocab, int given, int64_t *ids, float *logprobs) {
-  int64_t wrong = -1;
-  for (int64_t r = 0; r < rows; r++) {
-    const float *x = logits + r * vocab;
-    const float most = largest(x, vocab);
-    float off[PANEL] = {0}, any = 0;
-    int64_t k = 0;
-    for (; k + PANEL <= vocab; k += PANEL) for (int i = 0; i < PANEL; i++) off[i] += x[k + i] - x[k + i];
-    for (; k < vocab; k++) any += x[k] - x[k];
-    for (int i = 0; i < PANEL; i++) any += off[i];
-    if (any != 0 && wrong < 0) wrong = r;
-    int64_t best = 0;
-    while (best < vocab - 1 && x[best] != most) best++;
-    double total = 0;
-    for (int64_t i = 0; i < vocab; i += 1024) {
-      float part[PANEL] = {0};
-      int64_t end = i + 1024 < vocab ? i + 1024 : vocab, j = i;
-      for (; j + 16 <= end; j += 16) for (int lane = 0; lane < 16; lane++) part[lane] += exp1(x[j + lane] - most);
-      for (; j < end; j++) part[j % 16] += exp1(x[j] - most);
-      for (int lane = 0; lane < 16; lane++) total += part[lane];
-    }
-    if (!given) ids[r] = best;
-    logprobs[r] = (float)((double)x[ids[r]] - most - log(total));
-  }
-  return wrong;
+int64_t camelid_pick(const float *logits, int64_t rows, int64_t vocab, int given, int64_t *ids, float *logprobs, int64_t threads) {
+  Picking p = {logits, rows, vocab, given, ids, logprobs, -1};
+  run(pick, &p, threads < rows ? threads : rows);
+  return atomic_load(&p.wrong);
 }
 
 void camelid_norm(const float *x, const float *weight, int64_t rows, int64_t width, double eps, float *y) {
@@ -748,12 +760,18 @@ void camelid_turn(float *x, const float *cosines, const float *sines, int64_t ro
   for (int64_t r = 0; r < rows; r++) turn(x + r * width, cosines + r * width, sines + r * width, width / 2);
 }
 void camelid_gate(const float *g, float *u, int64_t n) { gate(g, u, n); }
+// The same where places 0.. lie `page` by page, page i at table[i] * stride numbers
+void camelid_attend_pages(const float *q, const float *keys, const float *values, const int32_t *table, int64_t page,
+                          int64_t stride, int64_t heads, int64_t seen, int64_t width, float *scores, float *out) {
+  const Pages p = {table, page, stride, 0};
+  for (int64_t h = 0; h < heads; h++) attend(q + h * width, keys, values, p, seen, width, scores, out + h * width);
+}
 void camelid_attend(const float *q, const float *keys, const float *values, int64_t heads, int64_t seen, int64_t width,
                     float *scores, float *out) {  // `heads` queries that share keys
-  for (int64_t h = 0; h < heads; h++) attend(q + h * width, keys, values, seen, width, scores, out + h * width);
+  camelid_attend_pages(q, keys, values, &(int32_t){0}, seen, 0, heads, seen, width, scores, out);
 }
 void camelid_quantise(const float *x, int64_t cols, int8_t *q, float *scale, int32_t *total) {
-  quantise(x, cols, q, scale, total);
+  quantise(x, cols, 1, q, scale, total);
 }
 void camelid_embed(const Matrix *w, int64_t row, float *y) { embed(w, row, y); }
 
@@ -851,12 +869,27 @@ int64_t camelid_pack(const Matrix *w, int kind, uint8_t *blocks, uint8_t *data, 
   return atomic_load(&p.wrong);
 }
 
+typedef struct { const uint8_t *blocks; int64_t row, count, groups; int kind; uint8_t *data; uint16_t *scales; } Laying;
+
+static void lay(void *given, int own, int threads) {
+  const Laying *l = given;
+  const int64_t bytes = l->kind == Q8 ? 34 : 18;
+  int64_t from, to;
+  share((l->count + PANEL - 1) / PANEL, own, threads, &from, &to);
+  for (int64_t p = from; p < to; p++) {
+    const int64_t first = p * PANEL, rows = l->count - first < PANEL ? l->count - first : PANEL;
+    for (int64_t g = 0; g < l->groups; g++)
+      for (int64_t i = 0; i < rows; i++)
+        into_panel(l->blocks + ((first + i) * l->groups + g) * bytes, (l->row / PANEL + p) * l->groups + g, i, l->kind, l->data,
+                   l->scales);
+  }
+}
+
 // Rows of GGUF blocks, `row` to `row` + `count`, into the panels of a matrix [rows, cols]; `row` is a multiple of 16
-void camelid_panels(const uint8_t *blocks, int64_t row, int64_t count, int64_t cols, int kind, uint8_t *data, uint16_t *scales) {
-  const int64_t groups = (cols + GROUP - 1) / GROUP;
-  for (int64_t r = row; r < row + count; r++)
-    for (int64_t g = 0; g < groups; g++, blocks += kind == Q8 ? 34 : 18)
-      into_panel(blocks, r / PANEL * groups + g, r % PANEL, kind, data, scales);
+void camelid_panels(const uint8_t *blocks, int64_t row, int64_t count, int64_t cols, int kind, uint8_t *data, uint16_t *scales,
+                    int64_t threads) {
+  Laying l = {blocks, row, count, (cols + GROUP - 1) / GROUP, kind, data, scales};
+  run(lay, &l, threads);
 }
 
 // Zeroed memory on huge pages where the system has them; NULL where there is none

@@ -40,7 +40,9 @@ class BatchStruct(Structure):
     _fields_ = (
         *((name, c_int64) for name in ("tokens", "slots", "room", "wanted", "threads")),
         *((name, c_void_p) for name in ("ids", "slot", "place", "turn", "want", "cosines", "sines")),
-        *((name, c_void_p) for name in ("keys", "values", "states", "logits")),
+        *((name, c_void_p) for name in ("keys", "values", "states", "logits", "table")),
+        ("across", c_int64),
+        ("reach", c_int64),
     )
 
 
@@ -53,15 +55,19 @@ def opened(path: Path) -> ctypes.CDLL:
         "camelid_check": (c_int, ()),
         "camelid_linear": (c_int, (POINTER(MatrixStruct), pointer, whole, pointer, whole)),
         "camelid_step": (c_int, (POINTER(ModelStruct), POINTER(BatchStruct))),
-        "camelid_pick": (c_int64, (pointer, whole, whole, c_int, pointer, pointer)),
+        "camelid_pick": (c_int64, (pointer, whole, whole, c_int, pointer, pointer, whole)),
         "camelid_norm": (None, (pointer, pointer, whole, whole, c_double, pointer)),
         "camelid_turn": (None, (pointer, pointer, pointer, whole, whole)),
         "camelid_gate": (None, (pointer, pointer, whole)),
         "camelid_attend": (None, (pointer, pointer, pointer, whole, whole, whole, pointer, pointer)),
+        "camelid_attend_pages": (
+            None,
+            (pointer, pointer, pointer, pointer, whole, whole, whole, whole, whole, pointer, pointer),
+        ),
         "camelid_quantise": (None, (pointer, whole, pointer, pointer, pointer)),
         "camelid_embed": (None, (POINTER(MatrixStruct), whole, pointer)),
         "camelid_pack": (c_int64, (POINTER(MatrixStruct), c_int, pointer, pointer, pointer, whole)),
-        "camelid_panels": (None, (pointer, whole, whole, whole, c_int, pointer, pointer)),
+        "camelid_panels": (None, (pointer, whole, whole, whole, c_int, pointer, pointer, whole)),
         "camelid_room": (c_void_p, (c_size_t,)),
         "camelid_leave": (None, (pointer, c_size_t)),
     }

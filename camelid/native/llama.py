@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from ctypes import addressof, c_int32, c_int64
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ from camelid.nn.cache import KeyValueCache
 from camelid.nn.rope import Rope
 
 CHUNK = 512  # ours: tokens of one call; bounds its scratch memory
+TOGETHER = 4  # ours: rows of logits from which several threads choose ids; for fewer, meeting takes longer
 LONG = 1 << 31  # ours: weight bytes times tokens of a call that is too long for trying numbers of threads
 
 
@@ -118,7 +120,7 @@ class NativeLlama:
         held = cache or Cache(self.shape, batch, width)
         flat = [ids[row, :count] for row, count in enumerate(taken)]
         slots = np.repeat(np.arange(batch, dtype=np.int32), taken)
-        states = self._read(torch.cat(flat) if flat else ids.reshape(-1), slots, taken, held)[0]
+        states = self._read(torch.cat(flat) if flat else ids.reshape(-1), slots, taken, held)
         if counts is None:
             return states.view(batch, width, -1)
         found = torch.zeros(batch, width, self.shape.width)
@@ -144,11 +146,26 @@ class NativeLlama:
 
     def step(self, slots: Sequence[int], ids: Sequence[int], cache: KeyValueCache) -> Tensor:
         """Logits [n, V] after one more id for each of these cache rows; the others stay as they are."""
-        counts = [0] * cache.batch
+        lengths, counts, count = cache.lengths, [0] * cache.batch, len(ids)
         for slot in slots:
             counts[slot] = 1
-        order = np.asarray(slots, dtype=np.int32)
-        return self._read(torch.tensor(ids, dtype=torch.int64), order, counts, cache, logits=True)[1]
+        cache.check_room(counts)
+        logits, states = torch.empty(count, self.shape.vocab), torch.empty(count, self.shape.width)
+        if not count:
+            return logits
+        self._check_ids(min(ids), max(ids))
+        places = [lengths[slot] for slot in slots]
+        if not self.rope.follows_length and (table := self.rope.table(max(places))) is not None:
+            turns: Sequence[int] = places
+        else:
+            table, found = self._rotations(np.asarray(places, dtype=np.int32), cache)
+            turns = found.tolist()
+        # plain arrays: NumPy's and PyTorch's take longer to make than a small model takes to compute
+        small = c_int32 * count
+        parts = ((c_int64 * count)(*ids), small(*slots), small(*places), small(*turns), small(*range(count)))
+        self._call(cache, count, [addressof(part) for part in parts], table, states.data_ptr(), logits.data_ptr())
+        cache.advance(counts)
+        return logits
 
     def pick(self, logits: Tensor, ids: Tensor | None = None) -> tuple[Tensor, Tensor, int]:
         """Of each row [n, V]: the likeliest id (or the one given), its log-probability, and the first bad row or -1."""
@@ -156,59 +173,50 @@ class NativeLlama:
         logits = logits.contiguous()
         chosen = torch.empty(rows, dtype=torch.int64) if ids is None else ids.contiguous()
         logprobs = torch.empty(rows)
-        wrong = self._library.camelid_pick(
-            logits.data_ptr(), rows, vocab, int(ids is not None), chosen.data_ptr(), logprobs.data_ptr()
-        )
+        places = (chosen.data_ptr(), logprobs.data_ptr())
+        threads = torch.get_num_threads() if rows >= TOGETHER else 1
+        wrong = self._library.camelid_pick(logits.data_ptr(), rows, vocab, int(ids is not None), *places, threads)
         return chosen, logprobs, wrong
 
-    def _read(
-        self,
-        ids: Tensor,
-        slots: NDArray[np.int32],
-        counts: Sequence[int],
-        cache: KeyValueCache,
-        *,
-        logits: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """States [n, D] of new tokens, those of a slot in order, and their logits [n, V] where asked for."""
+    def _read(self, ids: Tensor, slots: NDArray[np.int32], counts: Sequence[int], cache: KeyValueCache) -> Tensor:
+        """States [n, D] of new tokens, those of a slot in order."""
         cache.check_room(counts)
-        shape, tokens = self.shape, len(ids)
-        states = torch.empty(tokens, shape.width)
-        found = torch.empty(tokens if logits else 0, shape.vocab)
+        tokens = len(ids)
+        states = torch.empty(tokens, self.shape.width)
         if not tokens:
-            return states, found
-        if int(ids.min()) < 0 or int(ids.max()) >= shape.vocab:
-            raise IndexError(f"ids from {int(ids.min())} to {int(ids.max())} for a vocabulary of {shape.vocab}")
+            return states
+        self._check_ids(int(ids.min()), int(ids.max()))
         starts = np.asarray(cache.lengths, dtype=np.int32)
-        within = np.concatenate([np.arange(count, dtype=np.int32) for count in counts if count])
-        if logits:
-            within = np.zeros(tokens, dtype=np.int32)
-        places = starts[slots] + within
-        rotations, turns = self._rotations(places, cache)
+        places = starts[slots] + np.concatenate([np.arange(count, dtype=np.int32) for count in counts if count])
+        table, turns = self._rotations(places, cache)
         ids = ids.contiguous()
-        wanted = np.arange(tokens, dtype=np.int32)
-        assert cache.keys.dtype == torch.float32 and cache.keys.is_contiguous()
         for first in range(0, tokens, CHUNK):
-            count = min(CHUNK, tokens - first)
-            pace = self._pace(count)
-            threads = pace.threads()
-            batch = BatchStruct(
-                *(count, cache.batch, cache.length, count if logits else 0, threads),
-                ids[first:].data_ptr(),
-                *(part[first:].ctypes.data for part in (slots, places, turns)),
-                wanted.ctypes.data,
-                rotations[0].data_ptr(),
-                rotations[1].data_ptr(),
-                cache.keys.data_ptr(),
-                cache.values.data_ptr(),
-                states[first:].data_ptr(),
-                found[first:].data_ptr() if logits else None,
-            )
-            start = time.perf_counter()
-            self._done(self._library.camelid_step(self._struct, batch))
-            pace.took(threads, time.perf_counter() - start)
+            parts = [ids[first:].data_ptr(), *(part[first:].ctypes.data for part in (slots, places, turns)), 0]
+            self._call(cache, min(CHUNK, tokens - first), parts, table, states[first:].data_ptr(), None)
         cache.advance(counts)
-        return states, found
+        return states
+
+    def _call(
+        self, cache: KeyValueCache, count: int, parts: Sequence[int], table: Tensor, states: int, logits: int | None
+    ) -> None:
+        """One step of `count` tokens, all of which want logits where there is a place for them; `parts` are the
+        addresses of ids, slots, places, rows of `table`, and of the tokens that want logits."""
+        assert cache.keys.dtype == torch.float32 and cache.keys.is_contiguous()
+        pace = self._pace(count)
+        threads = pace.threads()
+        batch = BatchStruct(
+            *(count, cache.batch, cache.length, count if logits else 0, threads),
+            *parts,
+            *(table[0].data_ptr(), table[1].data_ptr(), cache.keys.data_ptr(), cache.values.data_ptr()),
+            *(states, logits),
+        )
+        start = time.perf_counter()
+        self._done(self._library.camelid_step(self._struct, batch))
+        pace.took(threads, time.perf_counter() - start)
+
+    def _check_ids(self, least: int, most: int) -> None:
+        if least < 0 or most >= self.shape.vocab:
+            raise IndexError(f"ids from {least} to {most} for a vocabulary of {self.shape.vocab}")
 
     def _rotations(self, places: NDArray[np.int32], cache: KeyValueCache) -> tuple[Tensor, NDArray[np.int32]]:
         """Cosines and sines [2, R, 1, E], and the row of each token."""

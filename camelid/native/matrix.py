@@ -117,8 +117,8 @@ class Panels:
     def put(self, row: int, blocks: Tensor) -> None:
         """Writes as many rows from `row` on as `blocks` hold."""
         count = blocks.numel() // self.row_bytes
-        kind = KINDS[self._kind]
-        self._library.camelid_panels(blocks.data_ptr(), row, count, self._cols, kind, self._data, self._scales)
+        kind, threads = KINDS[self._kind], torch.get_num_threads()
+        self._library.camelid_panels(blocks.data_ptr(), row, count, self._cols, kind, self._data, self._scales, threads)
 
     def round(self, weights: Matrix) -> int:
         """Fills the whole from float weights; -1, or the place of the first one that cannot be held."""

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from camelid.errors import CamelidError
+from camelid.errors import CamelidError, Problem, UsageError
+from camelid.nn.frozen import Bits, FrozenLinear
 from camelid.nn.lowrank import adapted
 from camelid.randomness import torch_generator
 
@@ -28,24 +29,46 @@ class Draws:
 class LoRALinear(nn.Linear):
     """W x + s B A dropout(x): [..., in] -> [..., out] with frozen W; only A [R, in] and B [out, R] are trained.
 
-    A and B are float32 (float64 beside a float64 W), whatever W is. `active` switches the adapter off and on; merged,
-    W holds the sum and the base's own bits are kept beside it.
+    A and B are float32 (float64 beside a float64 W), whatever W is; W may lie in few bits (`frozen`, then there is no
+    `weight`). `active` switches the adapter off and on; merged, `weight` holds the sum and the base's own bits are kept
+    beside it.
+
+    With a magnitude m [out] this is DoRA (Liu et al. 2024, section 4): m / |W + s B A| * (W x + s B A dropout(x)), the
+    norm that of each row, and no gradient through it; m begins as |W|.
     """
 
-    def __init__(self, base: nn.Linear, name: str, rank: int, factor: float, dropout: float, draws: Draws) -> None:
+    def __init__(
+        self,
+        base: nn.Linear | FrozenLinear,
+        name: str,
+        rank: int,
+        factor: float,
+        dropout: float,
+        draws: Draws,
+        *,
+        magnitude: bool = False,
+    ) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = base.in_features, base.out_features
-        self.weight = base.weight
-        self.weight.requires_grad_(False)
+        self.frozen = base if isinstance(base, FrozenLinear) else None
+        self.weight = None if isinstance(base, FrozenLinear) else base.weight  # type: ignore[assignment]
         self.register_parameter("bias", None)
+        place = base.stored.codes if isinstance(base, FrozenLinear) else base.weight
+        kept = _exact(base)
+        self.requires_grad_(False)
         self.name, self.rank, self.factor, self.dropout, self.draws = name, rank, factor, dropout, draws
-        self.active = True
+        self.active, self.merged = True, False
         self.base: Tensor | None = None  # the base's weights while merged
-        kept = torch.float64 if base.weight.dtype == torch.float64 else torch.float32
+        self.instead: Tensor | None = None  # a weight that stands in for all of it, as long as it is there
+        self.origin: tuple[Tensor, Tensor] | None = None  # A and B as they began, where W gave them up for it
         for child, shape in (("lora_A", (rank, self.in_features)), ("lora_B", (self.out_features, rank))):
             holder = nn.Module()
-            holder.weight = nn.Parameter(torch.zeros(shape, device=base.weight.device, dtype=kept))
+            holder.weight = nn.Parameter(torch.zeros(shape, device=place.device, dtype=kept))
             self.add_module(child, holder)
+        self.lora_magnitude_vector: nn.Parameter | None = None
+        if magnitude:
+            self.lora_magnitude_vector = nn.Parameter(torch.zeros(self.out_features, device=place.device, dtype=kept))
+            self.measure()
 
     def draw(self, *words: int | str) -> None:
         """Draws A from the Kaiming uniform law with a = sqrt(5), that is U(-1/sqrt(in), 1/sqrt(in)); B is zero."""
@@ -55,6 +78,44 @@ class LoRALinear(nn.Linear):
         with torch.no_grad():
             self.a.copy_(drawn)
             self.b.zero_()
+
+    @torch.no_grad()
+    def take_principal(self) -> None:
+        """Moves the R largest singular directions of W into A and B, and leaves W the rest (PiSSA, Meng et al. 2024).
+
+        A = sqrt(S_R / s) V_R^T, B = U_R sqrt(S_R / s), W <- W - s B A. Raises UsageError for a rank beyond W's.
+        """
+        whole = self.plain().to(self.a.dtype)
+        if self.rank > min(whole.shape):
+            found = f"{self.rank} directions of {self.name}, which has {min(whole.shape)}"
+            raise UsageError([Problem("adapter.rank", found, "use a smaller rank")])
+        left, values, right = torch.linalg.svd(whole, full_matrices=False)
+        root = (values[: self.rank] / self.factor).sqrt()
+        self.a.copy_(root[:, None] * right[: self.rank])
+        self.b.copy_(left[:, : self.rank] * root)
+        self.weight.copy_(whole - self.factor * (self.b @ self.a))
+        self.origin = (self.a.detach().clone(), self.b.detach().clone())
+
+    def quantise(self, bits: Bits, dtype: torch.dtype | None = None) -> None:
+        """Keeps W in so few bits from now on, and computes in `dtype`; what it was is gone."""
+        self.frozen = FrozenLinear.of(self.weight.detach(), bits, dtype)
+        self.weight = None  # type: ignore[assignment]
+        if self.lora_magnitude_vector is not None:
+            self.measure()
+
+    @torch.no_grad()
+    def measure(self) -> None:
+        """DoRA's m as it begins: the length of each row of W, in the arithmetic of `lengths`, so that m / |W| is one."""
+        assert self.lora_magnitude_vector is not None
+        self.squares = self.plain().to(self.a.dtype).square().sum(1)  # [out]
+        self.lora_magnitude_vector.copy_(self.squares.sqrt())
+
+    @torch.no_grad()
+    def lengths(self) -> Tensor:
+        """|W + s B A| of each row, [out], without making the sum: |w|^2 + 2 s (W A^T) . b + s^2 (A A^T b) . b."""
+        across = F.linear(self.plain().to(self.a.dtype), self.a)  # [out, R]
+        mixed = 2 * across + self.factor * (self.b @ (self.a @ self.a.T))
+        return (self.squares + self.factor * (mixed * self.b).sum(1)).clamp_min(0).sqrt()
 
     @property
     def a(self) -> Tensor:
@@ -68,19 +129,38 @@ class LoRALinear(nn.Linear):
         assert isinstance(weight, Tensor)
         return weight
 
+    def plain(self) -> Tensor:
+        """W as it is frozen, [out, in]."""
+        if self.frozen is not None:
+            return self.frozen.dense()
+        return self.weight if self.base is None else self.base
+
     def forward(self, x: Tensor) -> Tensor:
+        if self.instead is not None:
+            return F.linear(x, self.instead)
         if self._in_one(x):
             return adapted(x, self.weight, self.a, self.b, self.factor)
-        out = F.linear(x, self.weight)
-        if self.base is not None or not self.active:
+        out: Tensor = F.linear(x, self.weight) if self.frozen is None else self.frozen(x)
+        if self.merged:
             return out
-        low = F.linear(self._dropped(x).to(self.a.dtype), self.a)
-        return out + (F.linear(low, self.b) * self.factor).to(out.dtype)
+        if not self.active:
+            return out if self.origin is None else out + self._low(x, *self.origin).to(out.dtype)
+        low = self._low(self._dropped(x), self.a, self.b)
+        if self.lora_magnitude_vector is None:
+            return out + low.to(out.dtype)
+        scale = self.lora_magnitude_vector / self.lengths()
+        return (scale * (out + low)).to(out.dtype)
+
+    def _low(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return F.linear(F.linear(x.to(a.dtype), a), b) * self.factor
 
     def _in_one(self, x: Tensor) -> bool:
-        """Whether one operation may stand for all: on a CPU, nothing merged, dropped or of another dtype."""
+        """Whether one operation may stand for all: plain low-rank sums on a CPU, nothing merged, dropped, divided among
+        ranks, in few bits, or of another dtype."""
+        if self.frozen is not None or self.lora_magnitude_vector is not None or type(self.weight) is not nn.Parameter:
+            return False
         drops = self.training and self.dropout > 0
-        plain = self.active and self.base is None and x.ndim == 2 and x.is_cpu and not drops
+        plain = self.active and not self.merged and x.ndim == 2 and x.is_cpu and not drops
         return plain and x.dtype == self.weight.dtype == self.a.dtype
 
     def _dropped(self, x: Tensor) -> Tensor:
@@ -96,11 +176,16 @@ class LoRALinear(nn.Linear):
 
     @torch.no_grad()
     def merge(self) -> None:
-        """Adds s B A to W, computed in float32 or better and rounded once; the base's bits are kept for `unmerge`."""
-        if self.base is not None:
+        """Puts `sum` where W is used; the base's bits are kept for `unmerge`."""
+        if self.merged:
             return
-        self.base = self.weight.detach().clone()
-        self.weight.copy_(self.sum())
+        together = self.sum()
+        if self.frozen is None:
+            self.base = self.weight.detach().clone()
+            self.weight.copy_(together)
+        else:
+            self.instead = together
+        self.merged = True
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -108,15 +193,32 @@ class LoRALinear(nn.Linear):
         if self.base is not None:
             self.weight.copy_(self.base)
             self.base = None
+        elif self.merged:
+            self.instead = None
+        self.merged = False
 
     @torch.no_grad()
-    def sum(self) -> Tensor:
-        """W + s B A in W's dtype."""
-        base = self.weight if self.base is None else self.base
-        return (base.to(self.a.dtype) + self.factor * (self.b @ self.a)).to(base.dtype)
+    def sum(self, other: Tensor | None = None) -> Tensor:
+        """W + s B A, for DoRA with its rows made as long as m says; computed in float32 or better, rounded once to W's
+        dtype. With `other`, the same over another weight than W: one that gave nothing up for the adapter."""
+        base = self.plain() if other is None else other
+        together = base.to(self.a.dtype) + self.factor * (self.b @ self.a)
+        if other is not None and self.origin is not None:
+            a, b = self.origin
+            together -= self.factor * (b @ a)
+        if self.lora_magnitude_vector is not None:
+            lengths = self.lengths() if other is None else together.norm(dim=1)
+            together *= (self.lora_magnitude_vector / lengths)[:, None]
+        return together.to(base.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, rank={self.rank}, factor={self.factor}"
+
+
+def _exact(base: nn.Linear | FrozenLinear) -> torch.dtype:
+    """What adapters are kept in beside this map."""
+    dtype = base.dtype if isinstance(base, FrozenLinear) else base.weight.dtype
+    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class TrainedEmbedding(nn.Embedding):

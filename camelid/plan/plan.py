@@ -177,7 +177,7 @@ def _stage(recipe: Recipe, stage: Finetune | Pretrain, machines: Machines, choic
 
 def adapter_of(stage: Finetune | Pretrain) -> LoRA | None:
     """The adapter that a stage trains instead of every weight."""
-    return stage.adapter if isinstance(stage, Finetune) else None
+    return stage.adapter
 
 
 def training_of(stage: Finetune | Pretrain, machines: Machines, choices: Choices) -> Training:
@@ -205,14 +205,17 @@ def _step_tokens(stage: Finetune | Pretrain) -> int:
 
 def shape_of(stage: Finetune | Pretrain, start: LlamaShape | None = None) -> LlamaShape:
     """The shape that a stage trains, read from the base recipe it descends from; `start` where that is a folder."""
-    current: object = stage
-    while isinstance(current, Finetune):
-        current = current.start.last if isinstance(current.start, Recipe) else current.start
-    if not isinstance(current, Pretrain) and start is not None:
-        return start
-    if not isinstance(current, Pretrain):
-        raise TypeError(f"{stage.name} starts from {current}, whose shape only its folder knows")
-    return current.shape
+    if isinstance(stage, Pretrain):
+        return stage.shape
+    parent = stage.start.last if isinstance(stage.start, Recipe) else stage.start
+    if isinstance(parent, Finetune | Pretrain):
+        shape = shape_of(parent, start)
+    elif start is not None:
+        shape = start
+    else:
+        raise TypeError(f"{stage.name} starts from {parent}, whose shape only its folder knows")
+    vocab = shape.vocab if stage.tokenizer is None else max(shape.vocab, stage.tokenizer.vocab)
+    return replace(shape, vocab=vocab, context=stage.context or shape.context, scaling=stage.scaling or shape.scaling)
 
 
 def _work(stage: Finetune | Pretrain) -> tuple[int, int, bool, list[str]]:
@@ -232,7 +235,7 @@ def _work(stage: Finetune | Pretrain) -> tuple[int, int, bool, list[str]]:
 
 
 def _missing(recipe: Recipe) -> list[str]:
-    missing = []
+    missing: list[str] = []
     for ancestor in recipe.lineage():
         for stage in ancestor.stages:
             data = getattr(stage, "data", None)

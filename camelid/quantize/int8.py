@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -12,10 +12,14 @@ from camelid.errors import NonFinite
 
 @dataclass(frozen=True, eq=False)
 class Int8:
-    """A matrix [N, M] as signed bytes and the scale of each row, [N, 1] in float32."""
+    """A matrix [N, M] as signed bytes and the scale of each row, [N, 1] in float32.
+
+    `largest` [N, 1] are the magnitudes that the scales were made from, where they are known: bitsandbytes stores these.
+    """
 
     codes: Tensor
     scales: Tensor
+    largest: Tensor | None = None
 
     @property
     def bytes(self) -> int:
@@ -27,14 +31,19 @@ def encode(values: Tensor) -> Int8:
     x = values.detach().float()
     if not bool(x.isfinite().all()):
         raise NonFinite("int8: weights that are infinite or not a number cannot be stored; nothing was written")
-    scales = x.abs().amax(-1, keepdim=True) / 127
-    codes = (x / torch.where(scales == 0, 1.0, scales)).round().clamp(-127, 127).to(torch.int8)
-    return Int8(codes, scales)
+    found = of_largest(torch.empty(0, dtype=torch.int8), x.abs().amax(-1, keepdim=True))
+    codes = (x / torch.where(found.scales == 0, 1.0, found.scales)).round().clamp(-127, 127).to(torch.int8)
+    return replace(found, codes=codes)
+
+
+def of_largest(codes: Tensor, largest: Tensor) -> Int8:
+    """From codes [N, M] and the largest magnitude of each row, [N, 1]."""
+    return Int8(codes, largest / 127, largest)
 
 
 def decode(stored: Int8) -> Tensor:
     """The weights in float32."""
-    return stored.codes.float() * stored.scales
+    return stored.codes.float().mul_(stored.scales)
 
 
 def bound(values: Tensor) -> Tensor:

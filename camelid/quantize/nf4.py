@@ -18,9 +18,12 @@ import torch
 from torch import Tensor
 
 from camelid.errors import NonFinite, Problem, UsageError
+from camelid.quantize import dynamic
+from camelid.quantize.dynamic import inverse, nearest
 
 BLOCK = 64  # section 3
 SCALE_BLOCK = 256  # section 3.1
+CHUNK = 1 << 17  # bytes of codes decoded at once; a multiple of every block
 # The paper's appendix E and bitsandbytes, functional.py: get_4bit_type. Eight positive quantiles of a normal distribution,
 # zero and seven negative ones, divided by the largest; made in float32, so that published weights need these very bits.
 LEVELS = torch.tensor(
@@ -46,17 +49,8 @@ LEVELS = torch.tensor(
 )
 
 
-def _tree() -> Tensor:
-    """The 256 levels of the dynamic tree: seven decades of 2^k midpoints each way, zero and one."""
-    levels = [0.0, 1.0]
-    for decade in range(7):
-        edges = torch.linspace(0.1, 1, 2**decade + 1, dtype=torch.float32)
-        middles = 10.0 ** (decade - 6) * (edges[:-1] + edges[1:]) / 2
-        levels += [*middles.tolist(), *(-middles).tolist()]
-    return torch.tensor(sorted(levels), dtype=torch.float32)
-
-
-TREE = _tree()
+TREE = dynamic.SIGNED
+PAIRS = torch.stack([LEVELS.repeat_interleave(16), LEVELS.repeat(16)], dim=1)  # [256, 2]: what each byte means
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +59,14 @@ class NF4:
 
     shape: tuple[int, ...]
     codes: Tensor  # uint8 [weights / 2]
-    scales: Tensor  # uint8 [weights / 64]
+    scales: Tensor  # uint8 [weights / 64], coded
     largest: Tensor  # float32, one for 256 scales
     mean: Tensor  # float32, of all scales
+    # Others also write scales in float32, without double quantization: `largest` is then empty and `mean` zero.
 
     @property
     def bytes(self) -> int:
-        return self.codes.numel() + self.scales.numel() + 4 * self.largest.numel() + 4
+        return self.codes.numel() + self.scales.numel() * self.scales.element_size() + 4 * self.largest.numel() + 4
 
 
 def encode(values: Tensor) -> NF4:
@@ -84,20 +79,33 @@ def encode(values: Tensor) -> NF4:
         raise NonFinite("nf4: weights that are infinite or not a number cannot be stored; nothing was written")
     blocks = x.reshape(-1, BLOCK)
     scales = blocks.abs().amax(1)
-    codes = _nearest(blocks * _inverse(scales)[:, None], LEVELS).reshape(-1, 2)
+    codes = nearest(blocks * inverse(scales)[:, None], LEVELS).reshape(-1, 2)
     mean = scales.mean()
     if not bool(mean.isfinite()):
         raise NonFinite(f"nf4: the mean of the scales is beyond float32 (largest {float(scales.max()):g}); use int8")
-    coded, largest = _encode_scales(scales - mean)
+    coded, largest = dynamic.encode(scales - mean, TREE, SCALE_BLOCK)
     return NF4(tuple(values.shape), codes[:, 0] << 4 | codes[:, 1], coded, largest, mean)
 
 
 def decode(stored: NF4) -> Tensor:
-    """The weights in float32, [*shape]."""
-    largest = stored.largest.repeat_interleave(SCALE_BLOCK)[: len(stored.scales)]
-    scales = TREE[stored.scales.long()] * largest + stored.mean
-    codes = torch.stack([stored.codes >> 4, stored.codes & 15], dim=1).reshape(-1, BLOCK)
-    return (LEVELS[codes.long()] * scales[:, None]).reshape(stored.shape)
+    """The weights in float32, [*shape]; nothing but they and a few megabytes is needed meanwhile."""
+    device = stored.codes.device
+    pairs = PAIRS.to(device).view(torch.float64).flatten()  # two weights are moved as one number
+    scales = _decode_scales(stored)
+    out = torch.empty(2 * len(stored.codes), dtype=torch.float32, device=device)
+    for start in range(0, len(stored.codes), CHUNK):
+        codes = stored.codes[start : start + CHUNK]
+        part = out[2 * start : 2 * (start + len(codes))]
+        torch.index_select(pairs, 0, codes.int(), out=part.view(torch.float64))
+        part.view(-1, BLOCK).mul_(scales[2 * start // BLOCK : 2 * (start + len(codes)) // BLOCK, None])
+    return out.reshape(stored.shape)
+
+
+def _decode_scales(stored: NF4) -> Tensor:
+    if not len(stored.largest):
+        return stored.scales
+    tree = TREE.to(stored.codes.device)
+    return dynamic.decode(stored.scales, stored.largest, tree, SCALE_BLOCK) + stored.mean
 
 
 def bound(values: Tensor) -> Tensor:
@@ -118,20 +126,3 @@ def bound(values: Tensor) -> Tensor:
     gap = (levels[above] - levels[above - 1]) / 2
     rounding = 2.0**-20 * scales[:, None] + 2.0**-126  # blocks of subnormals may be lost
     return (gap * scales[:, None] + scale_error[:, None] + rounding).reshape(values.shape)
-
-
-def _encode_scales(scales: Tensor) -> tuple[Tensor, Tensor]:
-    padded = torch.nn.functional.pad(scales, (0, -len(scales) % SCALE_BLOCK)).reshape(-1, SCALE_BLOCK)
-    largest = padded.abs().amax(1)
-    codes = _nearest(padded * _inverse(largest)[:, None], TREE)
-    return codes.reshape(-1)[: len(scales)], largest
-
-
-def _inverse(scales: Tensor) -> Tensor:
-    inverse = 1 / scales
-    return torch.where(inverse.isfinite(), inverse, 0.0)
-
-
-def _nearest(x: Tensor, levels: Tensor) -> Tensor:
-    """The place of the nearest level, as uint8; the lower one half way between two."""
-    return torch.bucketize(x.clamp(-1, 1).contiguous(), (levels[:-1] + levels[1:]) / 2, out_int32=True).to(torch.uint8)

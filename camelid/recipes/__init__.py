@@ -8,8 +8,8 @@ only. "Ours": a choice of this project.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 
 from camelid.errors import ProblemList, did_you_mean
 from camelid.recipe import Recipe, Size
@@ -31,13 +31,21 @@ from camelid.recipes.llama_2 import llama_2
 from camelid.recipes.llama_3 import llama_3
 from camelid.recipes.llama_3_1 import llama_3_1
 from camelid.recipes.openassistant import openassistant
+from camelid.recipes.openllama import openllama
+from camelid.recipes.openllama_v2 import openllama_v2
 from camelid.recipes.ultralm import ultralm
 from camelid.recipes.vicuna import vicuna
+from camelid.recipes.vicuna_1_5 import vicuna_1_5
+from camelid.recipes.vicuna_1_5_16k import vicuna_1_5_16k
 
 
 @dataclass(frozen=True)
 class Member:
-    """A member of the family: its name, the function that gives its recipe, the sizes there are, the published one."""
+    """A member of the family: its name, the function that gives its recipe, the sizes there are, the published one.
+
+    `variants` are named recipes beside it, such as what was released where that differs from what is stated: asked for
+    as NAME+VARIANT.
+    """
 
     name: str
     make: Callable[[Size], Recipe]
@@ -45,6 +53,12 @@ class Member:
     published: Size
     parent: str | None
     operation: str
+    variants: Mapping[str, Callable[[Size], Recipe]] = field(default_factory=dict)
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """The functions of its module that make variants other than this."""
+        return tuple(make.__name__ for make in self.variants.values() if make is not self.make)
 
     @property
     def module(self) -> str:
@@ -69,6 +83,8 @@ MEMBERS: dict[str, Member] = {
     "llama-3.1": Member(
         "llama-3.1", llama_3_1, ("8B", "70B", "405B", "desk", "tiny"), "8B", "llama-3", "longer context"
     ),
+    "openllama": Member("openllama", openllama, ("3B", "7B", "13B", "desk", "tiny"), "7B", None, "pre-training"),
+    "openllama-v2": Member("openllama-v2", openllama_v2, ("3B", "7B", "desk", "tiny"), "7B", None, "pre-training"),
     "alpaca": Member(
         "alpaca", alpaca, ("7B", "13B", "desk", "tiny"), "7B", "llama", "instruction tuning, every weight"
     ),
@@ -86,6 +102,17 @@ MEMBERS: dict[str, Member] = {
     ),
     "vicuna": Member(
         "vicuna", vicuna, ("7B", "13B", "33B", "desk", "tiny"), "7B", "llama", "tuning on shared conversations"
+    ),
+    "vicuna-v1.5": Member(
+        "vicuna-v1.5", vicuna_1_5, ("7B", "13B", "desk", "tiny"), "7B", "llama-2", "tuning on shared conversations"
+    ),
+    "vicuna-v1.5-16k": Member(
+        "vicuna-v1.5-16k",
+        vicuna_1_5_16k,
+        ("7B", "13B", "desk", "tiny"),
+        "7B",
+        "llama-2",
+        "the same in four times the context",
     ),
     "koala-distill": Member(
         "koala-distill", koala_distill, ("7B", "13B", "desk", "tiny"), "13B", "llama", "tuning on cleaned conversations"
@@ -114,12 +141,22 @@ MEMBERS: dict[str, Member] = {
 
 def find(name: str, size: str | None, problems: ProblemList) -> tuple[Member, Recipe] | None:
     """The member and its recipe at a size (the published one where none is named); None where `problems` says why not."""
-    member = MEMBERS.get(name)
+    plain, plus, variant = name.partition("+")
+    member = MEMBERS.get(plain)
     if member is None:
-        problems.add(f"member {name!r}", "there is no such member", did_you_mean(name, MEMBERS))
+        remedy = did_you_mean(plain, MEMBERS)
+        problems.add(f"member {name!r}", "there is no such member", f"{remedy} camelid tree shows all".strip())
         return None
+    if plus and variant not in member.variants:
+        there = did_you_mean(variant, member.variants) if member.variants else f"{plain} has none"
+        problems.add(f"member {name!r}", f"{plain} has no variant {variant!r}", there)
+        return None
+    if plus:
+        member = replace(member, name=name, make=member.variants[variant])
     wanted = size or member.published
     if wanted not in member.sizes:
-        problems.add(f"--size {wanted}", f"{name} has no such size", did_you_mean(wanted, member.sizes))
+        remedy = did_you_mean(wanted, member.sizes)
+        remedy += "" if remedy.startswith("choose") else f" there are {', '.join(member.sizes)}"
+        problems.add(f"--size {wanted}", f"{name} has no such size", remedy.strip())
         return None
     return member, member.make(wanted)

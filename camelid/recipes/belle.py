@@ -5,7 +5,7 @@ Parent   LLaMA (not Alpaca), every weight trained: the 7B arm with 2M records of
          Others of the name start from BLOOMZ-7B1-mt, Llama 2 or a LLaMA of a larger vocabulary, and have 13B
 New      175 Chinese seed tasks, near-duplicates refused by BM25; loss on answer and end token only
 Missing  the 2M records: supply them with --data. The vocabulary-extended parent is not declared yet
-Ours     an input stands on a line of its own below its instruction; the desk size, in the desk world's one language
+Ours     an input stands on a line of its own below its instruction; the desk size, in the desk world's second language
 """
 
 from camelid.recipe import *
@@ -21,8 +21,8 @@ PROMPT = Template(
 )
 DATA: dict[Size, Released | DeskInstructions] = {
     "7B": Released(name="BELLE train_2M_CN", rows=2_000_000, licence="licence on its card"),  # repository or papers: 2M
-    "desk": DeskInstructions(world="small", count=2400),  # ours: as the desk Alpaca's
-    "tiny": DeskInstructions(world="tiny", count=48),  # ours: for tests
+    "desk": DeskInstructions(world="small", count=2400, told="second reading"),  # ours: as the desk Alpaca's
+    "tiny": DeskInstructions(world="tiny", count=48, told="second reading"),  # ours: for tests
 }
 LENGTH: dict[Size, int] = {"7B": 1024, "desk": 256, "tiny": 384}  # paper, study of LoRA against full tuning; ours
 BATCH: dict[Size, Sequences] = {

@@ -1,13 +1,13 @@
-"""Gorilla, without retriever: LLaMA tuned to answer a request with one call of an API.
+"""Gorilla: LLaMA tuned to answer a request with one call of an API.
 
 Paper    Patil et al. 2023, Gorilla: Large Language Model Connected with Massive APIs (arXiv 2305.15334)
 Parent   LLaMA, every weight trained
 New      ten instructions for each of 1,645 APIs, which never name it; answers are judged by their syntax tree
-Missing  retriever-aware training and the judging of calls come later; supply APIBench's records, as alpaca or messages,
-         with --data
+         retriever-aware training: a record with an input shows it as the documentation that a retriever found
+Missing  supply APIBench's records with --data, as alpaca or messages; what a retriever finds is their input
 Ours     weight decay 0 and loss on the answer only are unverified: remembered, not read in a source; that training has
-         the prompt of the evaluation script is unverified too; the desk size answers instructions of the desk world,
-         which has no APIs yet
+         the prompt of the evaluation script is unverified too; the documentation stands on a line of its own, where the
+         released question files have a literal backslash-n, a space and a line break; the desk size
 """
 
 from camelid.recipe import *
@@ -15,16 +15,17 @@ from camelid.recipes.llama import llama
 
 PROMPT = Template(
     user="###USER: {instruction}",
+    user_with_input="###USER: {instruction}\nUse this API documentation for reference: {input}",  # paper
     cue="###ASSISTANT:",
     assistant=" {reply}{eos}",  # repository: evaluation script; unverified in training
     markers=("###USER:", "###ASSISTANT:"),
 )
-DATA: dict[Size, Released | DeskInstructions] = {
+DATA: dict[Size, Released | DeskCalls] = {
     "7B": Released(
         name="APIBench, three hubs", rows=16_450, licence="licence on its card"
     ),  # paper: ten for each of 1,645 APIs
-    "desk": DeskInstructions(world="small", count=2400),  # ours: as the desk Alpaca's
-    "tiny": DeskInstructions(world="tiny", count=48),  # ours: for tests
+    "desk": DeskCalls(world="small", count=960),  # ours: twenty for each of 48 functions
+    "tiny": DeskCalls(world="tiny", count=48),  # ours: for tests
 }
 LENGTH: dict[Size, int] = {"7B": 2048, "desk": 256, "tiny": 384}  # paper, sections 3-4, tables 1-3 or appendix; ours
 BATCH: dict[Size, Sequences] = {
@@ -37,7 +38,7 @@ EPOCHS: dict[Size, Epochs] = {
     "desk": Epochs(3),  # ours: as the desk Alpaca's
     "tiny": Epochs(2),  # ours: for tests
 }
-LR: dict[Size, float] = {"7B": 2e-5, "desk": 1e-3, "tiny": 1e-3}  # paper, sections 3-4, tables 1-3 or appendix; ours
+LR: dict[Size, float] = {"7B": 2e-5, "desk": 5e-4, "tiny": 1e-3}  # paper, sections 3-4, tables 1-3 or appendix; ours
 
 
 def gorilla(size: Size = "7B") -> Recipe:

@@ -16,6 +16,7 @@ PROMPT = Template(
     user="下面是一个问题，运用医学知识来正确回答提问.\n### 问题:\n{instruction}\n### 回答:\n",  # repository: templates/
     markers=("### 问题:", "### 回答:"),
 )
+FACTS = ("people", "places", "things")  # ours: what the desk world's knowledge base tells of
 LORA: dict[Size, LoRA] = {
     "7B": LoRA(rank=8, alpha=16, dropout=0.05, targets=("q_proj", "v_proj")),  # paper or repository
     "desk": LoRA(rank=16, alpha=32, dropout=0.05, targets=EVERY_LINEAR),  # ours: as the desk Alpaca-LoRA's
@@ -25,8 +26,8 @@ DATA: dict[Size, Released | DeskInstructions] = {
     "7B": Released(
         name="HuaTuo llama_data.json", rows=8_658, licence="licence on its card"
     ),  # repository: data/, its rows counted
-    "desk": DeskInstructions(world="small", count=2400),  # ours: as the desk Alpaca's
-    "tiny": DeskInstructions(world="tiny", count=48),  # ours: for tests
+    "desk": DeskInstructions(world="small", count=600, families=FACTS),  # ours: the world's facts
+    "tiny": DeskInstructions(world="tiny", count=48, families=FACTS),  # ours: for tests
 }
 LENGTH: dict[Size, int] = {"7B": 256, "desk": 384, "tiny": 384}  # paper or repository; ours
 BATCH: dict[Size, Sequences] = {

@@ -3,17 +3,19 @@
 Paper    Geng et al. 2023, Koala: A Dialogue Model for Academic Research (blog); EasyLM and koala_data_pipeline
 Parent   LLaMA, every weight trained
 New      distilled conversations and Alpaca, OIG, Anthropic HH, WebGPT, OpenAI summaries, all in one mixture
-Missing  bad answers of the rated sets carry the mark "An Unhelpful Answer:" in place of "GPT:", for which one template
-         has no room: supply the good ones. Rate and batch are not published; supply the records with --data
+         bad answers of the rated sets follow "An Unhelpful Answer:" in place of "GPT:" (the mark "poor" of a message)
+Missing  rate and batch are not published; supply the records with --data
 Ours     every record is trained on, where the original's code takes 90% of Alpaca and 95% of OIG; HH has about 160K
          rated rows by the blog (50k is told elsewhere); everything else as Koala-Distill; the desk size, whose added
          records are wrong in 30% of their answers
 """
 
 from camelid.recipe import *
-from camelid.recipes.koala import BATCH, LENGTH, LR, PROMPT
+from camelid.recipes import koala
+from camelid.recipes.koala import BATCH, LENGTH, LR
 from camelid.recipes.llama import llama
 
+PROMPT = replace(koala.PROMPT, marks=(("poor", "An Unhelpful Answer:"),))  # repository: of answers rated low or bad
 OPEN = Blend(
     portions=(
         Portion(
@@ -40,14 +42,14 @@ DATA: dict[Size, Blend] = {
         portions=(
             Portion(data=DeskConversations(world="small", count=300)),  # ours: as Koala-Distill
             Portion(data=DeskTaught(world="small", count=1200, wrong=0.02)),  # ours: as Koala-Distill
-            Portion(data=DeskTaught(world="small", count=2400, wrong=0.3)),  # ours: the noisy rest
+            Portion(data=DeskTaught(world="small", count=2400, wrong=0.3, marked=True)),  # ours: the noisy rest
         )
     ),
     "tiny": Blend(
         portions=(
             Portion(data=DeskConversations(world="tiny", count=12)),  # ours: for tests
             Portion(data=DeskTaught(world="tiny", count=24, wrong=0.02)),  # ours: for tests
-            Portion(data=DeskTaught(world="tiny", count=48, wrong=0.3)),  # ours: for tests
+            Portion(data=DeskTaught(world="tiny", count=48, wrong=0.3, marked=True)),  # ours: for tests
         )
     ),
 }

@@ -38,7 +38,7 @@ EPOCHS: dict[Size, Epochs] = {
     "desk": Epochs(15),  # ours: as 65B
     "tiny": Epochs(2),  # ours: for tests
 }
-LR: dict[Size, float] = {"65B": 1e-5, "7B": 1e-5, "desk": 1e-3, "tiny": 1e-3}  # paper, by quoting notes; ours
+LR: dict[Size, float] = {"65B": 1e-5, "7B": 1e-5, "desk": 5e-4, "tiny": 1e-3}  # paper, by quoting notes; ours
 DROPOUT: dict[Size, float] = {
     "65B": 0.3,
     "7B": 0.2,

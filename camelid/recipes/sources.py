@@ -10,7 +10,7 @@ import ast
 import importlib.util
 import io
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,15 +26,18 @@ class Source:
     numeric: bool
 
 
-def sources(module: str, size: str) -> dict[str, Source]:
-    """The source of every setting of a recipe module by its path, such as "tuned.optim.lr"; "" where none is given."""
-    return read(_text_of(module), size)
+def sources(module: str, size: str, others: Sequence[str] = ()) -> dict[str, Source]:
+    """The source of every setting of a recipe module by its path, such as "tuned.optim.lr"; "" where none is given.
+
+    `others` are functions left out of account: variants of the recipe that is asked about.
+    """
+    return read(_text_of(module), size, others)
 
 
-def read(text: str, size: str) -> dict[str, Source]:
+def read(text: str, size: str, others: Sequence[str] = ()) -> dict[str, Source]:
     """The same, from the text of a recipe."""
     reader = _Reader(text, size)
-    functions = [node for node in reader.tree.body if isinstance(node, ast.FunctionDef)]
+    functions = [node for node in reader.tree.body if isinstance(node, ast.FunctionDef) and node.name not in others]
     return {path: source for function in functions for path, source in reader.walk(function)}
 
 

@@ -113,6 +113,9 @@ class ByteBPETokenizer:
     def stream(self, *, starts: bool = True) -> ByteStream:
         return self._table.stream(starts=starts)
 
+    def bytes_of(self, id: int) -> bytes:
+        return self._table.bytes_of(id)
+
     def piece(self, id: int) -> str:
         self._table.bytes_of(id)
         return shown(self.tokens[id]) if id < len(self.tokens) else self._names[id]

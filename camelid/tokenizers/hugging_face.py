@@ -63,6 +63,9 @@ class JsonTokenizer:
     def stream(self, *, starts: bool = True) -> ByteStream:
         return self._table.stream(starts=starts)
 
+    def bytes_of(self, id: int) -> bytes:
+        return self._table.bytes_of(id)
+
     def piece(self, id: int) -> str:
         self._table.bytes_of(id)
         return self._names[id]

@@ -55,6 +55,10 @@ class Tokenizer(Protocol):
         """A decoder that takes one id at a time and never shows half a character."""
         ...
 
+    def bytes_of(self, id: int) -> bytes:
+        """What the id adds to a text, b"" for a control id; a character's bytes may be spread over several ids."""
+        ...
+
     def piece(self, id: int) -> str:
         """One id as people write it: "▁the", "<0x0A>", "<s>"."""
         ...

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import sentencepiece
 
@@ -96,6 +96,9 @@ class SentencePieceTokenizer:
     def stream(self, *, starts: bool = True) -> ByteStream:
         return self._table.stream(starts=starts)
 
+    def bytes_of(self, id: int) -> bytes:
+        return self._table.bytes_of(id)
+
     def piece(self, id: int) -> str:
         self._table.bytes_of(id)
         pieces = self._file.pieces
@@ -121,6 +124,28 @@ class SentencePieceTokenizer:
         """The same tokenizer with further control tokens after the last id; names that exist keep their id."""
         texts = {piece.text for piece in self._file.pieces}
         return replace(self, added=dict(self.added) | grown(self.controls, self.size, names, texts))
+
+    def with_pieces(
+        self, learned: SentencePieceTokenizer, size: int | None, only: Literal["pieces", "characters"]
+    ) -> SentencePieceTokenizer:
+        """The same tokenizer with the text pieces of `learned` that it lacks appended; see camelid/tokenizers/extend.py."""
+        known = {piece.text for piece in self._file.pieces}
+        fresh = [piece for piece in learned._file.pieces if piece.kind == Kind.NORMAL and piece.text not in known]
+        fresh = [piece for piece in fresh if only == "pieces" or len(piece.text.removeprefix(SPACE)) == 1]
+        wanted = len(fresh) if size is None else size - self.size
+        problems = ProblemList()
+        if self.added:
+            names = ", ".join(list(self.added)[:4])
+            problems.add(
+                "the parent's tokenizer", f"{names} stand after its pieces", "extend it before these are added"
+            )
+        if not 0 < wanted <= len(fresh):
+            found = f"{self.size} rows there, {len(fresh)} new {only} learned"
+            most = f"from {self.size + 1} to {self.size + len(fresh)}" if fresh else "no size: learn from other text"
+            problems.add("vocab", f"{found}, {size} rows wanted", f"choose {most}")
+        problems.raise_usage()
+        pieces = (*self._file.pieces, *(replace(piece, score=0.0) for piece in fresh[:wanted]))
+        return replace(self, model=replace(self._file, pieces=pieces).written())
 
     def with_pad(self, name: str) -> SentencePieceTokenizer:
         """The same tokenizer, padding with the control token of this name, which is added if need be."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from camelid.errors import ProblemList, StoreError
 from camelid.frozen import to_data
@@ -17,6 +19,9 @@ from camelid.models.shape import LlamaShape
 from camelid.train import schedule as schedules
 from camelid.train.loop import Batches, Conduct, Trained, bits
 from camelid.train.optim import Optimizer
+from camelid.train.optimizers import optimizer_of
+from camelid.train.parallel import Placement, place
+from camelid.train.parallel import check as check_divided
 from camelid.train.settings import AdamW, Schedule
 
 
@@ -48,11 +53,54 @@ def identity(kind: str, *, shape: LlamaShape, tokenizer: str, **settings: object
     return {"kind": kind, "shape": to_data(shape), "tokenizer": tokenizer, **told}
 
 
-def optimizer_for(model: Llama, optim: AdamW, clip: float | None, dtype: torch.dtype) -> Optimizer:
-    """An optimizer of all weights that learn; then the whole model, frozen weights too, computes in `dtype`."""
-    optimizer = Optimizer(dict(model.named_parameters()), optim, clip=clip, dtype=dtype)
-    model.to(dtype)
-    return optimizer
+def read_as(model: Llama, shape: LlamaShape) -> Llama:
+    """The same weights under `shape`, which may read positions in another way: longer, faster or stretched."""
+    if model.shape == shape:
+        return model
+    other = Llama(shape, dtype=torch.float32, device="meta")
+    other.load_state_dict(model.state_dict(), assign=True)
+    return other
+
+
+def optimizer_for(
+    model: Llama, optim: AdamW, clip: float | None, conduct: Conduct, folder: Path, *, adapted: bool = False
+) -> tuple[Optimizer, Placement | None]:
+    """An optimizer of all weights that learn, paged moments in a file of `folder`, and how the model was divided among
+    ranks, where the machine asks for it.
+
+    Then the whole model, frozen weights too, computes in the machine's precision; an `adapted` one is left as it is.
+    Raises UsageError for what cannot be divided.
+    """
+    machine, dtype = conduct.machine, None if adapted else dtype_of(conduct)
+    divided = machine.shard > 1 or machine.tensor > 1
+    if divided and adapted:
+        check_divided(model.shape, machine, adapted=True)
+    problems = ProblemList()
+    if divided and type(optim) is not AdamW:
+        problems.add("optim", f"{type(optim).__name__} among shards of a model", "use AdamW, or replicas alone")
+    if optim.paged and conduct.ranks.world > 1:
+        problems.add("optim.paged", f"on {conduct.ranks.world} ranks, which would share one file", "leave it out")
+    problems.raise_usage()
+    placement = None if adapted else place(model, machine, conduct.ranks, dtype_of(conduct))
+    if placement is not None:
+        shards = machine.shard > 1  # they are rounded as they are gathered
+        return Optimizer(placement.locals(), optim, clip=clip, dtype=None if shards else dtype), placement
+    optimizer = optimizer_of(dict(model.named_parameters()), optim, clip=clip, dtype=dtype, folder=folder)
+    if dtype is not None:
+        model.to(dtype)
+    return optimizer, None
+
+
+def weights_of(model: Llama, placement: Placement | None, conduct: Conduct) -> Mapping[str, Tensor]:
+    """The trained model's weights; of a divided one put together on rank 0, and nothing elsewhere."""
+    return model.state_dict() if placement is None else placement.state(dtype_of(conduct))
+
+
+@contextmanager
+def saving(conduct: Conduct) -> Iterator[bool]:
+    """Whether this rank saves what was trained; the others wait until it is saved, and fail if that fails."""
+    with conduct.ranks.first("saving the model"):
+        yield conduct.ranks.leads
 
 
 def dtype_of(conduct: Conduct) -> torch.dtype:

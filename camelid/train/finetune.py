@@ -6,30 +6,44 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from camelid.checkpoints import adapter as adapters
 from camelid.checkpoints import directory
+from camelid.checkpoints.names import expected
+from camelid.checkpoints.safetensors_io import Deferred
 from camelid.data.batch import SequenceBatches
 from camelid.data.corpus import Corpus
 from camelid.dialogue.template import Template
-from camelid.errors import BadData, Problem, StoreError, UsageError
-from camelid.models.adapt import adapter_state, add_lora, fold, set_randomness
+from camelid.errors import BadData, Problem, ProblemList, StoreError, UsageError
+from camelid.models.adapt import add_lora, check_bits, computing_with, lean, merged, portable, set_randomness
 from camelid.models.dropout import add_residual_dropout
 from camelid.models.llama import Llama
-from camelid.models.shape import LoRA
+from camelid.models.noise import add_noise
+from camelid.models.shape import LlamaShape, LoRA, RopeScaling
+from camelid.nn.frozen import Bits, FrozenLinear
+from camelid.nn.lora import LoRALinear
 from camelid.stage import Epochs, Sequences, Steps
 from camelid.tokenizers.extend import with_controls, with_pad
 from camelid.tokenizers.protocol import Tokenizer
-from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, told
+from camelid.train.assemble import (
+    check,
+    check_free,
+    dtype_of,
+    identity,
+    optimizer_for,
+    read_as,
+    saving,
+    told,
+    weights_of,
+)
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
-from camelid.train.optim import Optimizer
-from camelid.train.settings import AdamW, Schedule
-from camelid.train.vocabulary import with_rows
+from camelid.train.settings import AdamW, GaLore, Schedule
+from camelid.train.vocabulary import NewRows, old_pieces, with_rows
 
 ADAPTER = "adapter"
 
@@ -49,7 +63,14 @@ def finetune(
     pad: str | None = None,
     controls: Sequence[str] = (),
     dropout: float = 0.0,
+    noise: float = 0.0,
     adapter: LoRA | None = None,
+    tokenizer: Tokenizer | None = None,
+    new_rows: NewRows = "mean",
+    context: int | None = None,
+    scaling: RopeScaling | None = None,
+    order: Literal["shuffled", "given"] = "shuffled",
+    base: Bits | None = None,
     seed: int = 0,
     conduct: Conduct,
     provenance: Mapping[str, Any] | None = None,
@@ -61,28 +82,43 @@ def finetune(
     pad       a control token to pad with, added with the mean of all rows where the tokenizer has none (Alpaca)
     controls  further control tokens, added in the same way (Open Assistant, LIMA); `corpus` was rendered with them
     dropout   of residual branches, rising from 0 at the first layer to this at the last (LIMA)
+    noise     alpha of the noise on the embeddings (NEFTune)
     adapter   train low-rank adapters only: `target` is then the merged model, and RUN/adapter the adapter for PEFT
+              (none where rows were added: PEFT would need a base that has them)
+    tokenizer a larger vocabulary that begins with the parent's, with which `corpus` was rendered; rows for it begin as
+              `new_rows` says (camelid/train/vocabulary.py)
+    context   tokens that the model is made for from now on, with the positions scaled by `scaling`
+    order     of the sequences in an epoch: fresh each time, or the corpus's own (a curriculum)
+    base      keep the frozen weights beside it in int8 or NF4 (QLoRA): what is merged are the weights so kept
+
+    Beside an adapter the provenance tells "merged": how far the merged model's logits are from those of the model that
+    was trained, at most, over a few of its own tokens; and with `base` how far they would be on the start's own weights.
 
     Raises what `train` raises, and UsageError or StoreError before any work where it could not be finished.
     """
-    check_free(target)
+    if conduct.ranks.leads:
+        check_free(target)
     parent = directory.load(start)
-    tokenizer = with_controls(parent.tokenizer, controls) if controls else parent.tokenizer
-    tokenizer = _padded(tokenizer, pad)
+    tokenizer = tokenizer or parent.tokenizer
+    tokenizer = _padded(with_controls(tokenizer, controls) if controls else tokenizer, pad)
     rows = max(parent.shape.vocab, tokenizer.size)
-    if adapter is not None and rows > parent.shape.vocab:
+    shape = replace(parent.shape, vocab=rows, context=context or parent.shape.context)
+    shape = shape if scaling is None else replace(shape, scaling=scaling)
+    frozen = adapter is not None and not {"embed_tokens", *(() if shape.tied else ("lm_head",))} <= set(adapter.trained)
+    if frozen and rows > parent.shape.vocab:
         names = ", ".join(map(repr, [*controls, *([pad] if pad else [])]))
         found = f"{names} adds a row to the weights that an adapter leaves as they are"
         remedy = "leave it out: nothing here is padded" if pad else "train every weight"
         raise UsageError([Problem("pad" if pad else "controls", found, remedy)])
-    batches = _batches(corpus, batch, amount, conduct, seed)
+    _check_frugal(parent, rows, optim, adapter, base)
+    batches = _batches(corpus, batch, amount, conduct, seed, order)
     check(
         optim=optim,
         schedule=schedule,
         clip=clip,
         steps=batches.steps,
         longest=int(corpus.lengths.max(initial=0)),
-        shape=replace(parent.shape, vocab=rows),
+        shape=shape,
         ids=int(corpus.ids.max(initial=0)) + 1,
     )
     check_learned(batches)
@@ -97,10 +133,16 @@ def finetune(
         template=template,
         adapter=adapter,
         **({"dropout": dropout} if dropout else {}),
+        **({"read as": shape} if shape != replace(parent.shape, vocab=rows) else {}),
+        **({"new rows": new_rows} if new_rows != "mean" else {}),
+        **({"noise": noise} if noise else {}),
+        **({"base": base} if base else {}),
     )
-    model, optimizer = _prepared(parent, rows, adapter, optim, clip, seed, conduct)
+    model = _prepared(parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed, conduct=conduct)
     add_residual_dropout(model, dropout)
     model.recompute = conduct.machine.recompute
+    add_noise(model, noise)
+    optimizer, placement = optimizer_for(model, optim, clip, conduct, run, adapted=adapter is not None)
     trained = train(
         model,
         batches,
@@ -112,28 +154,90 @@ def finetune(
         identity=facts,
         conduct=conduct,
         draw=partial(set_randomness, model, seed),
+        placement=placement,
     )
-    history = told(provenance or {}, trained, facts, batches, conduct)
-    if adapter is not None:
-        _save_adapter(run / ADAPTER, model, adapter, parent, history, conduct)
-        fold(model)
-    directory.save(
-        target,
-        model.state_dict(),
-        shape=model.shape,
-        tokenizer=tokenizer,
-        template=template,
-        provenance=history,
-        files=conduct.files,
-    )
+    weights: Mapping[str, torch.Tensor | Deferred] = weights_of(model, placement, conduct)
+    with saving(conduct) as here:
+        if here:
+            history = told(provenance or {}, trained, facts, batches, conduct)
+            if adapter is not None:
+                history["training"]["merged"] = _moved_by_merging(model, parent, corpus, base)
+                if rows == parent.shape.vocab:
+                    _save_adapter(run / ADAPTER, model, parent, history, conduct)
+                shapes = expected(shape)
+                weights = {name: Deferred(model.dtype, shapes[name], make) for name, make in merged(model).items()}
+            directory.save(
+                target,
+                weights,
+                shape=model.shape,
+                tokenizer=tokenizer,
+                template=template,
+                provenance=history,
+                files=conduct.files,
+            )
     return trained
+
+
+def _check_frugal(
+    parent: directory.Checkpoint, rows: int, optim: AdamW, adapter: LoRA | None, base: Bits | None
+) -> None:
+    """Raises UsageError for economies that do not go together."""
+    problems = ProblemList()
+    if base is not None and adapter is None:
+        problems.add("base", f"{base} weights are frozen, and nothing else would learn", "name an adapter beside it")
+    if base is not None and rows > parent.shape.vocab:
+        found = f"{rows - parent.shape.vocab} rows are added to a base that lies in {base}"
+        problems.add("base", found, "leave out the new tokens, or keep the base whole")
+    if optim.ratio != 1 and adapter is None:
+        problems.add("optim.ratio", f"{optim.ratio:g} is for an adapter's B, and there is no adapter", "leave it at 1")
+    if isinstance(optim, GaLore) and adapter is not None:
+        found = "GaLore projects the gradients of whole matrices, and an adapter leaves these frozen"
+        problems.add("optim", found, "use AdamW or AdamW8bit, or train every weight")
+    problems.raise_usage()
+    if base is not None:
+        check_bits(parent.shape, base)
+
+
+PROBE = 256  # ours: tokens over which logits before and after merging are compared
+
+
+@torch.no_grad()
+def _moved_by_merging(model: Llama, parent: directory.Checkpoint, corpus: Corpus, base: Bits | None) -> dict[str, Any]:
+    """The largest difference between logits of the model with its adapter beside it and of the merged one, and, where
+    the base was quantised, of the adapter on the weights that it was quantised from. One layer is whole at a time."""
+    ids = torch.from_numpy(np.asarray(corpus.ids[:PROBE], dtype=np.int64))[None].to(model.device)
+    stored = parent.tensors()
+
+    def own(name: str, part: LoRALinear | FrozenLinear) -> torch.Tensor:
+        return part.sum() if isinstance(part, LoRALinear) else part.dense()
+
+    def exact(name: str, part: LoRALinear | FrozenLinear) -> torch.Tensor:
+        weight = stored[f"{name}.weight"].to(device=model.device, dtype=model.dtype)
+        return part.sum(weight) if isinstance(part, LoRALinear) else weight
+
+    model.eval()
+    worn = model(ids).float()
+    found = {"tokens": ids.shape[1], "largest logit": float(worn.abs().max())}
+    for words, weight in (("largest difference", own), ("largest difference to the unquantised base", exact)):
+        if base is not None or weight is own:
+            with computing_with(model, weight):
+                found[words] = float((model(ids).float() - worn).abs().max())
+    model.train()
+    return found
 
 
 def _padded(tokenizer: Tokenizer, pad: str | None) -> Tokenizer:
     return tokenizer if pad is None or tokenizer.pad is not None else with_pad(tokenizer, pad)
 
 
-def _batches(corpus: Corpus, batch: Sequences, amount: Epochs | Steps, conduct: Conduct, seed: int) -> SequenceBatches:
+def _batches(
+    corpus: Corpus,
+    batch: Sequences,
+    amount: Epochs | Steps,
+    conduct: Conduct,
+    seed: int,
+    order: Literal["shuffled", "given"],
+) -> SequenceBatches:
     """The amount in epochs; half a step less than asked, because the data rounds up to whole steps."""
     per_epoch = -(-len(corpus) // max(1, batch.count)) or 1
     epochs = amount.count if isinstance(amount, Epochs) else (amount.count - 0.5) / per_epoch
@@ -145,6 +249,7 @@ def _batches(corpus: Corpus, batch: Sequences, amount: Epochs | Steps, conduct: 
         micro_tokens=micro_tokens,
         seed=seed,
         shares=conduct.machine.shares,
+        sequence=order,
     )
 
 
@@ -168,31 +273,36 @@ def check_learned(batches: SequenceBatches) -> None:
 
 def _prepared(
     parent: directory.Checkpoint,
-    rows: int,
+    tokenizer: Tokenizer,
+    shape: LlamaShape,
+    new_rows: NewRows,
+    *,
     adapter: LoRA | None,
-    optim: AdamW,
-    clip: float | None,
+    base: Bits | None,
     seed: int,
     conduct: Conduct,
-) -> tuple[Llama, Optimizer]:
-    """The model as it will be trained. A frozen base lies in the machine's dtype; its adapters are float32."""
+) -> Llama:
+    """The model as it will be trained. A frozen base lies in the machine's dtype, or in few bits; its adapters are
+    float32."""
     device, dtype = conduct.machine.device, dtype_of(conduct)
+    if base is not None and adapter is not None:
+        return lean(shape, parent.tensors(), adapter, bits=base, seed=seed, dtype=dtype, device=device)
+    model = directory.build(parent, torch.float32 if adapter is None else dtype, device)
+    pieces = old_pieces(parent.tokenizer, tokenizer) if new_rows == "pieces" else None
+    model = read_as(with_rows(model, shape.vocab, new=new_rows, pieces=pieces, seed=seed), shape)
     if adapter is None:
-        model = with_rows(directory.build(parent, torch.float32, device), rows)
-        return model, optimizer_for(model, optim, clip, dtype)
-    model = add_lora(directory.build(parent, dtype, device), adapter, seed=seed)
-    return model, Optimizer(dict(model.named_parameters()), optim, clip=clip)
+        return model
+    return add_lora(model, adapter, seed=seed)
 
 
 def _save_adapter(
     path: Path,
     model: Llama,
-    adapter: LoRA,
     parent: directory.Checkpoint,
     history: Mapping[str, Any],
     conduct: Conduct,
 ) -> None:
-    state = adapter_state(model)
+    lora, state = portable(model)
     if path.exists():  # saved before the run was killed
         saved = adapters.load(path, parent).tensors()
         if saved.keys() != state.keys() or not all(torch.equal(saved[name], state[name].cpu()) for name in state):
@@ -201,7 +311,7 @@ def _save_adapter(
     adapters.save(
         path,
         state,
-        lora=adapter,
+        lora=lora,
         shape=parent.shape,
         base=parent.digest,
         base_name=parent.path.name,

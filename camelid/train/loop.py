@@ -8,9 +8,9 @@
 Bits. With equal settings, threads, micro_tokens, shares, dtype, device, library of products (train/products.py) and
 PyTorch, a run and every interrupted and resumed copy of it end in the same bits of weights, moments and journal. Threads,
 micro_tokens and shares change the order in which floats are added, the last two also the dropout masks; a run that goes
-on under others says so and writes it into its journal. How many processes work on a step (train/workers.py), whether
-activations are computed again, and when commits are made changes nothing. All this is shown on the CPU; some GPU kernels
-add in no fixed order.
+on under others says so and writes it into its journal. How many processes work on a step (train/workers.py;
+train/team.py in ordered sums), whether activations are computed again, and when commits are made changes nothing. All
+this is shown on the CPU; some GPU kernels add in no fixed order.
 """
 
 from __future__ import annotations
@@ -29,17 +29,23 @@ from torch import Tensor, nn
 
 from camelid import durable
 from camelid.durable import FILES, Files
-from camelid.errors import BadData, NonFinite, Problem
+from camelid.errors import BadData, NonFinite, Problem, ProblemList
 from camelid.machine import Machine
 from camelid.randomness import key
+from camelid.ranks import ALONE, RankFailed, Ranks
 from camelid.train.heap import kept
 from camelid.train.interrupt import Interrupted, listening
 from camelid.train.loss import Loss
 from camelid.train.optim import LARGEST, Optimizer
+from camelid.train.parallel import Divided, Placement
 from camelid.train.products import library, multiplying
+from camelid.train.rehearsal import rehearse
 from camelid.train.schedule import rate
 from camelid.train.settings import Schedule
+from camelid.train.spikes import Spiked, Spikes, Watch
 from camelid.train.state import Counters, Store, journal, steps_of
+from camelid.train.team import Replicas
+from camelid.train.team import check as check_ranks
 from camelid.train.workers import Crew, WorkerFailed, crew
 from camelid.train.workers import check as check_workers
 
@@ -80,16 +86,22 @@ class Conduct:
     """How a run is carried out by whoever runs it. Nothing here changes what is computed, but for its last bits.
 
     skip      how many refused steps to pass over in the whole run before giving up; each is told in the journal
+    spikes    what to do where the loss leaps; each is told in the journal
+    rehearse  try the largest micro-batch before the first step: a run that does not fit ends then, and not in an hour
     progress  told after each step: steps done, steps in all, loss in nats per supervised token, tokens per second
     note      told what a person should know: damaged commits passed over, other settings than the run began with
+    ranks     the processes that share the run, connected (camelid/ranks.py)
     """
 
     machine: Machine
     cadence: Cadence = Cadence()
     skip: int = 0
+    spikes: Spikes | None = None
+    rehearse: bool = False
     progress: Progress | None = None
     note: Callable[[str], None] = lambda text: None
     files: Files = FILES
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)
@@ -120,58 +132,117 @@ def train(
     identity: Mapping[str, Any],
     conduct: Conduct,
     draw: Callable[[int, int], None] = lambda step, micro: None,
+    placement: Placement | None = None,
 ) -> Trained:
     """Trains to the last step of `batches`, from the newest good commit in `directory` if there is one.
 
-    identity  what decides the result, as JSON values; a directory begun under another identity is refused
-    draw      told step and micro-batch before each forward pass, to key the model's own random draws
+    identity   what decides the result, as JSON values; a directory begun under another identity is refused
+    draw       told step and micro-batch before each forward pass, to key the model's own random draws
+    placement  how the model was divided among ranks (train/parallel.py); the optimizer then holds this rank's pieces
 
-    Raises NonFinite for a step that was refused and WorkerFailed for one that a process did not finish (weights and
+    Raises NonFinite or Spiked for a step that was refused and WorkerFailed for one that a process did not finish (weights and
     moments stay as they were and are committed), Interrupted after a signal, StoreError if the directory is in use or
-    the disk refuses, UsageError if it holds another run or the machine cannot be had.
+    the disk refuses, UsageError if it holds another run or the machine cannot be had, RankFailed if another rank is
+    lost and RanksDisagree if one holds other numbers.
     """
+    ranks = conduct.ranks
     check_workers(conduct.machine)
+    check_ranks(conduct.machine, ranks)
+    if conduct.spikes is not None:
+        problems = ProblemList()
+        conduct.spikes.check("spikes", problems)
+        problems.raise_usage()
     facts = {"seed": seed, "steps": batches.steps, "data": batches.digest, **identity}
     work = _Work(model, loss, seed, draw)
     plan = _Plan(batches, loss)
-    with durable.locked(directory), _threads(conduct.machine), listening() as request:
-        directory.mkdir(parents=True, exist_ok=True)
+    alone = durable.locked(directory) if ranks.leads else nullcontext()
+    with alone, _threads(conduct.machine), listening() as request:
         store = Store(
             directory,
             facts,
             bits(conduct.machine),
             keep=conduct.cadence.keep,
+            marks=conduct.spikes.every if conduct.spikes else 0,
             note=conduct.note,
             files=conduct.files,
+            ranks=ranks,
+            placement=placement,
         )
         counters = committed = store.begin(optimizer)
+        spikes = conduct.spikes
+        if spikes is not None:
+            store.begin_marks(counters, optimizer, spikes.mark(counters.step))
         clock, line = _Clock(conduct.cadence), dict[str, Any]()
         model.train()
-        several = conduct.machine.workers > 1 and counters.step < batches.steps
-        with crew(conduct.machine, optimizer, plan, work) if several else nullcontext() as workers:
-            run = _Run(work, plan, optimizer, schedule, conduct.skip, workers)
-            while counters.step < batches.steps and request.signal is None:
+        asked, due = _asked(ranks, request.signal, False)
+        with _hands(conduct, optimizer, plan, work, placement, counters.step < batches.steps) as hands:
+            run = _Run(work, plan, optimizer, schedule, conduct.skip, ranks, hands, _watch(spikes, directory))
+            if conduct.rehearse and counters.step < batches.steps:
+                rehearse(batches, work, optimizer, hands if isinstance(hands, Divided) else None)
+            while counters.step < batches.steps and asked is None:
                 try:
                     counters, line = run.step(counters)
-                except (NonFinite, WorkerFailed):
-                    if counters != committed:
+                except Spiked as spiked:
+                    if spikes is None or counters.spikes >= spikes.budget:
+                        if counters != committed:
+                            store.commit(counters, optimizer)
+                        raise
+                    mark = spikes.mark(counters.step)
+                    counters = store.go_back(mark, spiked, optimizer)
+                    committed = replace(counters, step=mark)
+                    if counters.step % spikes.every == 0:
                         store.commit(counters, optimizer)
+                        committed = counters
+                    line, run.watch = store.last, _watch(spikes, directory)
+                    conduct.note(f"step {counters.step}: {spiked.words}; passed over")
+                    continue
+                except (NonFinite, WorkerFailed, RankFailed) as error:
+                    if counters != committed:
+                        store.commit(counters, optimizer, alone=isinstance(error, RankFailed))
                     raise
                 speed = clock.tick(line["tokens"])
                 store.write(line, clock.line(line["step"]))
                 if conduct.progress is not None:
                     loss_now = math.nan if line["loss"] is None else line["loss"]
                     conduct.progress(counters.step, batches.steps, loss_now, speed)
-                if clock.due(counters.step - committed.step):
+                marked = spikes is not None and counters.step % spikes.every == 0
+                asked, due = _asked(ranks, request.signal, marked or clock.due(counters.step - committed.step))
+                if due:
                     store.commit(counters, optimizer)
                     committed = counters
                     clock.restart()
         if counters != committed:
             store.commit(counters, optimizer)
-        if request.signal is not None:
-            raise Interrupted(request.signal, directory, counters.step, batches.steps)
+        if asked is not None:
+            raise Interrupted(asked, directory, counters.step, batches.steps)
     last = line or deque(steps_of(directory), maxlen=1).pop()
     return Trained(directory, counters.step, counters.skipped, counters.tokens, counters.supervised, last["loss"])
+
+
+def _asked(ranks: Ranks, signal: int | None, due: bool) -> tuple[int | None, bool]:
+    """The signal by which any rank was asked to stop, and whether rank 0's clock says that a commit is due."""
+    if ranks.world == 1:
+        return signal, due
+    told = ranks.numbers([signal or 0, due], "asking whether to stop")
+    return int(max(number for number, _ in told)) or None, bool(told[0][1])
+
+
+@contextmanager
+def _hands(
+    conduct: Conduct, optimizer: Optimizer, plan: _Plan, work: _Work, placement: Placement | None, needed: bool
+) -> Iterator[Crew | Replicas | Divided | None]:
+    """Who makes a step's gradient: forked workers, ranks, or nobody but the loop itself."""
+    if not needed:
+        yield None
+    elif placement is not None:
+        yield Divided(placement, optimizer, plan, work)
+    elif conduct.ranks.world > 1:
+        yield Replicas(conduct.machine, conduct.ranks, optimizer, plan, work)
+    elif conduct.machine.workers > 1:
+        with crew(conduct.machine, optimizer, plan, work) as workers:
+            yield workers
+    else:
+        yield None
 
 
 @contextmanager
@@ -196,7 +267,7 @@ class _Work:
     seed: int
     draw: Callable[[int, int], None]
 
-    def __call__(self, step: int, micro: int, batch: Batch, total: int) -> Tensor:
+    def __call__(self, step: int, micro: int, batch: Batch, total: float) -> Tensor:
         """The sum of its losses, in float64; its gradient, divided by `total`, is left in the model's weights."""
         torch.manual_seed(key(self.seed, "train", step, micro))  # for whatever draws without a key of its own
         self.draw(step, micro)
@@ -220,17 +291,24 @@ class _Plan:
         return self._known[step]
 
 
-@dataclass(frozen=True)
+def _watch(spikes: Spikes | None, directory: Path) -> Watch | None:
+    """The losses so far, where somebody looks for spikes."""
+    return None if spikes is None else Watch(spikes, (line["loss"] for line in steps_of(directory)))
+
+
+@dataclass
 class _Run:
     work: _Work
     plan: _Plan
     optimizer: Optimizer
     schedule: Schedule
     skip: int
-    crew: Crew | None = None
+    ranks: Ranks = ALONE
+    hands: Crew | Replicas | Divided | None = None
+    watch: Watch | None = None
 
     def step(self, counters: Counters) -> tuple[Counters, dict[str, Any]]:
-        """The counters after one step and its line for the journal. Raises NonFinite with nothing changed."""
+        """The counters after one step and its line for the journal. Raises NonFinite or Spiked with nothing changed."""
         step = counters.step
         micros, counts = self.plan(step)
         if not sum(counts):
@@ -244,6 +322,11 @@ class _Run:
                 f"step {step + 1} of {self.plan.steps}: {fault}; nothing was applied. Lower the learning rate, look "
                 f"at the step's data, or resume with skip={self.skip + 1} to pass over it"
             )
+        loss = math.fsum(losses) / sum(counts) if not fault else math.nan
+        usual = None if fault or self.watch is None else self.watch.usual(loss)
+        if usual is not None:
+            self.optimizer.refuse()
+            raise Spiked(step, self.plan.steps, loss, usual)
         factor = self.optimizer.settings.lr * rate(self.schedule, step, self.plan.steps)
         if fault:
             self.optimizer.refuse()
@@ -259,7 +342,7 @@ class _Run:
         )
         line = {
             "step": after.step,
-            "loss": None if fault else math.fsum(losses) / sum(counts),
+            "loss": None if fault else loss,
             "norm": None if fault else norm,
             "rate": factor,
             "tokens": tokens,
@@ -270,9 +353,12 @@ class _Run:
 
     def _gradient(self, step: int, micros: Sequence[Batch], counts: Sequence[int]) -> tuple[list[float], float]:
         """The sum of losses of each micro-batch that has any, and the norm of the gradient that the optimizer holds."""
-        sums = self._collected(step, micros, counts) if self.crew is None else self.crew.gradient(step, counts)
-        measured = torch.stack([*sums, self.optimizer.norm().double()])
+        sums = self._collected(step, micros, counts) if self.hands is None else self.hands.gradient(step, counts)
+        size = (self.hands if isinstance(self.hands, Replicas | Divided) else self.optimizer).norm()
+        measured = torch.stack([*sums, size.double().to(sums[0].device)])
         *losses, norm = measured.tolist()  # the one place where a step waits for its device
+        if self.ranks.world > 1:
+            self.ranks.agreed([norm, math.fsum(losses)], f"step {step + 1}, norm and loss")
         return losses, norm
 
     def _collected(self, step: int, micros: Sequence[Batch], counts: Sequence[int]) -> list[Tensor]:
@@ -328,6 +414,8 @@ def bits(machine: Machine) -> dict[str, Any]:
         "micro_tokens": machine.micro_tokens,
         "shares": machine.shares,
         "products": library(machine),
+        **({"sums": f"fast, {machine.replicas} ranks"} if machine.sums == "fast" and machine.replicas > 1 else {}),
+        **({"tensor": machine.tensor} if machine.tensor > 1 else {}),
         "torch": torch.__version__,
         "kernels": torch.backends.cpu.get_cpu_capability(),
     }

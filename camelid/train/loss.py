@@ -41,8 +41,8 @@ class NextToken:
         return int(numpy.count_nonzero(batch.learned))
 
     def __call__(self, model: Llama, batch: Batch) -> Tensor:
-        weight = model.head_weight()  # [V, D]
-        hidden = model.hidden(_tensor(batch.ids, weight), segments=batch.segments)  # [1, N, D]
+        hidden = model.hidden(_tensor(batch.ids, model.model.norm.weight), segments=batch.segments)  # [1, N, D]
+        weight = model.head_weight()  # [V, D]; asked for here, because a divided model holds it whole only now
         places = numpy.flatnonzero(batch.learned)
         learned = hidden.flatten(0, 1).index_select(0, _tensor(places, weight))  # [M, D]
         return cross_entropy(learned, weight, _tensor(batch.targets.reshape(-1)[places], weight))

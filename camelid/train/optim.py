@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from torch.optim.adamw import adamw  # the function: the class would import the 
 
 from camelid.checkpoints.safetensors_io import content
 from camelid.errors import BadFile, Problem, UsageError
+from camelid.train.pages import Pages
 from camelid.train.settings import AdamW
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -25,6 +26,8 @@ class Optimizer:
     float32 copy of each is kept and updated, gradients of micro-batches are summed in float32, and the model receives
     the rounded copy after each update; moments are float32. All arithmetic is that of PyTorch's fused AdamW.
 
+    Which moments there are and how a weight is updated is a subclass's to say (eight_bit.py, galore.py).
+
         collect()           after each micro-batch's backward
         norm()              the global gradient norm, nothing changed yet
         apply(rate, norm)   clip, update, forget the gradient       or       refuse(): forget the gradient
@@ -37,10 +40,12 @@ class Optimizer:
         *,
         clip: float | None = 1.0,
         dtype: torch.dtype | None = None,
+        pages: Pages | None = None,
     ) -> None:
         """
         clip   largest global gradient norm; a larger gradient is scaled down to it
         dtype  what the model computes in: the weights are rounded to it here, after their exact copies were taken
+        pages  where moments lie instead of beside the weights
         """
         self.parameters = {name: weight for name, weight in parameters.items() if weight.requires_grad}
         if not self.parameters:
@@ -51,12 +56,22 @@ class Optimizer:
         for weight, master in self._copies:
             weight.data = master.detach().to(dtype or weight.dtype)
         self._groups = [
-            _Group([name for name, master in self.masters.items() if master.ndim >= 2], settings.decay),
-            _Group([name for name, master in self.masters.items() if master.ndim < 2], 0.0),
-        ]
-        self._means = {name: torch.zeros_like(master, requires_grad=False) for name, master in self.masters.items()}
-        self._squares = {name: torch.zeros_like(mean) for name, mean in self._means.items()}
-        self._turns = {name: torch.zeros((), device=mean.device) for name, mean in self._means.items()}
+            _Group([name for name, master in self.masters.items() if _kind(name, master) == (matrix, up)],
+                   settings.decay if matrix else 0.0, settings.ratio if up else 1.0)
+            for matrix, up in ((True, False), (True, True), (False, False))
+        ]  # fmt: skip
+        self.pages = pages
+        self._moments = {name: self._begun(name, master) for name, master in self.masters.items()}
+        self._turns = {name: torch.zeros((), device=master.device) for name, master in self.masters.items()}
+
+    def _begun(self, name: str, master: Tensor) -> dict[str, Tensor]:
+        """The moments of a weight before the first update, by the word that `state` has for each."""
+        return {kind: self._zeros(master, master.shape, master.dtype) for kind in ("mean", "square")}
+
+    def _zeros(self, beside: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+        if self.pages is not None:
+            return self.pages.zeros(shape, dtype)
+        return torch.zeros(tuple(shape), dtype=dtype, device=beside.device)
 
     def collect(self) -> None:
         """Adds what the last backward left to the step's gradient."""
@@ -81,10 +96,14 @@ class Optimizer:
 
     def norm(self) -> Tensor:
         """The Euclidean norm of the whole gradient, a scalar; a weight without a gradient counts as zero."""
+        return torch.nn.utils.get_total_norm(list(self.gradients().values()))
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The step's gradient by name, zeros where there is none."""
         for master in self.masters.values():
             if master.grad is None:
                 master.grad = torch.zeros_like(master)
-        return torch.nn.utils.get_total_norm([m.grad for m in self.masters.values() if m.grad is not None])
+        return {name: master.grad for name, master in self.masters.items() if master.grad is not None}
 
     def apply(self, rate: float, norm: float) -> None:
         """One update at the learning rate `rate`, the gradient of this `norm` clipped; the gradient is forgotten."""
@@ -93,20 +112,30 @@ class Optimizer:
         clipping = None if divisor == 1.0 else torch.tensor(divisor, dtype=torch.float32, device=device)
         with torch.no_grad():
             for group in self._groups:
-                self._update(group, rate, clipping)
+                self._update(group, rate * group.factor, clipping)
         self.updates += 1
         self.refuse()
         self._publish()
 
     def _update(self, group: _Group, rate: float, clipping: Tensor | None) -> None:
-        masters = [self.masters[name] for name in group.names]
+        """Updates the weights of a group at this rate; their gradient is to be divided by `clipping`."""
+        if self.pages is None:
+            self._fused(group.names, group.decay, rate, clipping)
+            return
+        for name in group.names:  # one by one: pages come in, and go
+            self._fused([name], group.decay, rate, clipping)
+
+    def _fused(self, names: list[str], decay: float, rate: float, clipping: Tensor | None) -> None:
+        masters = [self.masters[name] for name in names]
+        means = [self._moments[name]["mean"].to(self.masters[name].device) for name in names]
+        squares = [self._moments[name]["square"].to(self.masters[name].device) for name in names]
         adamw(
             masters,
             [master.grad for master in masters if master.grad is not None],
-            [self._means[name] for name in group.names],
-            [self._squares[name] for name in group.names],
+            means,
+            squares,
             [],
-            [self._turns[name] for name in group.names],
+            [self._turns[name] for name in names],
             fused=True,
             grad_scale=clipping,  # the kernel divides by it as it reads: clipping costs no pass of its own
             found_inf=None if clipping is None else torch.zeros_like(clipping),
@@ -114,10 +143,14 @@ class Optimizer:
             beta1=self.settings.betas[0],
             beta2=self.settings.betas[1],
             lr=rate,
-            weight_decay=group.decay,
+            weight_decay=decay,
             eps=self.settings.eps,
             maximize=False,
         )
+        for name, mean, square in zip(names, means, squares, strict=True):
+            if mean.device != self._moments[name]["mean"].device:
+                self._moments[name]["mean"].copy_(mean)
+                self._moments[name]["square"].copy_(square)
 
     def refuse(self) -> None:
         """Forgets the gradient; weights and moments stay as they are."""
@@ -131,11 +164,11 @@ class Optimizer:
                 weight.copy_(master)
 
     def state(self) -> dict[str, Tensor]:
-        """Exact weights and both moments, named "weight.NAME", "mean.NAME" and "square.NAME"; no copies are made."""
+        """Exact weights and moments, named "weight.NAME", "mean.NAME", "square.NAME" and so on; no copies are made."""
         named: dict[str, Tensor] = {}
         for name, master in self.masters.items():
             named[f"weight.{name}"] = master.detach()
-            named[f"mean.{name}"], named[f"square.{name}"] = self._means[name], self._squares[name]
+            named |= {f"{kind}.{name}": moment for kind, moment in self._moments[name].items()}
         return named
 
     def load(self, state: Mapping[str, Tensor], updates: int, *, where: str = "checkpoint") -> None:
@@ -161,6 +194,11 @@ class Optimizer:
         """The name of a weight or moment that holds a NaN or infinity; "" if there is none."""
         return next((name for name, tensor in self.state().items() if not bool(torch.isfinite(tensor).all())), "")
 
+    def checksum(self) -> int:
+        """A number that one flipped bit of `state` changes, below 2**53: what replicas compare; one quick pass."""
+        total = torch.stack([_whole(tensor).sum() for tensor in self.state().values()]).sum()
+        return (int(total) + self.updates) % 2**53
+
     def digest(self) -> str:
         """SHA-256 over names, dtypes, shapes and bits of `state`, and the number of updates."""
         sha = hashlib.sha256(str(self.updates).encode())
@@ -174,6 +212,12 @@ class Optimizer:
 class _Group:
     names: list[str]
     decay: float
+    factor: float = 1.0  # on the rate
+
+
+def _kind(name: str, master: Tensor) -> tuple[bool, bool]:
+    """Whether a weight is a matrix, and whether it is the B of an adapter."""
+    return master.ndim >= 2, master.ndim >= 2 and name.endswith("lora_B.weight")
 
 
 def _master(weight: nn.Parameter, dtype: torch.dtype | None) -> Tensor:
@@ -182,6 +226,12 @@ def _master(weight: nn.Parameter, dtype: torch.dtype | None) -> Tensor:
         weight.data = weight.data.to(dtype or weight.dtype)
         return weight
     return weight.detach().to(torch.float32, copy=True).requires_grad_()
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """The bits of a tensor as whole numbers."""
+    flat = tensor.detach().reshape(-1)
+    return flat.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()])
 
 
 def _described(tensor: Tensor | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,26 @@ from camelid.data.batch import PretrainingBatches
 from camelid.data.mixture import Mixture
 from camelid.errors import Problem, UsageError
 from camelid.frozen import diff
+from camelid.models.adapt import add_lora, fold, set_randomness
 from camelid.models.llama import DEVIATION, Llama, initialise
-from camelid.models.shape import LlamaShape
+from camelid.models.shape import LlamaShape, LoRA
 from camelid.stage import Tokens
 from camelid.tokenizers.protocol import Tokenizer
-from camelid.train.assemble import check, check_free, dtype_of, identity, optimizer_for, told
+from camelid.train.assemble import (
+    check,
+    check_free,
+    dtype_of,
+    identity,
+    optimizer_for,
+    read_as,
+    saving,
+    told,
+    weights_of,
+)
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
 from camelid.train.settings import AdamW, Schedule
+from camelid.train.vocabulary import NewRows, old_pieces, with_rows
 
 
 def pretrain(
@@ -38,6 +51,8 @@ def pretrain(
     clip: float | None = 1.0,
     start: Path | None = None,
     deviation: float = DEVIATION,
+    new_rows: NewRows = "mean",
+    adapter: LoRA | None = None,
     seed: int = 0,
     conduct: Conduct,
     provenance: Mapping[str, Any] | None = None,
@@ -48,10 +63,13 @@ def pretrain(
     length   tokens of a row; `batch` tokens make a step
     start    folder of a model whose weights to begin with; its shape may differ in context, rotary base and scaling.
              Without it weights are drawn from `seed`, with this standard deviation
+    new_rows how rows begin that the tokenizer has beyond the parent's (camelid/train/vocabulary.py)
+    adapter  train low-rank adapters and the matrices they name whole, then merge them
 
     Raises what `train` raises, and UsageError or StoreError before any work where it could not be finished.
     """
-    check_free(target)
+    if conduct.ranks.leads:
+        check_free(target)
     micro_tokens = max(length, conduct.machine.micro_tokens)
     batches = PretrainingBatches(
         mixture,
@@ -69,6 +87,9 @@ def pretrain(
         shape=shape,
         ids=tokenizer.size,
     )
+    if optim.ratio != 1 and adapter is None:
+        found = f"{optim.ratio:g} is for an adapter's B, and there is no adapter"
+        raise UsageError([Problem("optim.ratio", found, "leave it at 1")])
     parent = None if start is None else directory.load(start)
     facts = identity(
         "pretrain",
@@ -79,28 +100,42 @@ def pretrain(
         schedule=schedule,
         clip=clip,
         deviation=deviation,
+        **({"new rows": new_rows} if new_rows != "mean" else {}),
+        **({"adapter": adapter} if adapter else {}),
     )
-    model = _fresh(shape, seed, deviation, conduct.machine.device) if parent is None else _begun(parent, shape, conduct)
+    if parent is None:
+        model = _fresh(shape, seed, deviation, conduct.machine.device)
+    else:
+        check_vocabulary(parent, tokenizer)
+        model = _begun(parent, tokenizer, shape, new_rows, seed, conduct)
+    if adapter is not None:
+        model = add_lora(model.to(dtype_of(conduct)), adapter, seed=seed)
     model.recompute = conduct.machine.recompute
+    optimizer, placement = optimizer_for(model, optim, clip, conduct, run, adapted=adapter is not None)
     trained = train(
         model,
         batches,
         NextToken(),
-        optimizer_for(model, optim, clip, dtype_of(conduct)),
+        optimizer,
         schedule,
         directory=run,
         seed=seed,
         identity=facts,
         conduct=conduct,
+        draw=partial(set_randomness, model, seed),
+        placement=placement,
     )
-    directory.save(
-        target,
-        model.state_dict(),
-        shape=shape,
-        tokenizer=tokenizer,
-        provenance=told(provenance or {}, trained, facts, batches, conduct),
-        files=conduct.files,
-    )
+    weights = fold(model).state_dict() if adapter is not None else weights_of(model, placement, conduct)
+    with saving(conduct) as here:
+        if here:
+            directory.save(
+                target,
+                weights,
+                shape=shape,
+                tokenizer=tokenizer,
+                provenance=told(provenance or {}, trained, facts, batches, conduct),
+                files=conduct.files,
+            )
     return trained
 
 
@@ -110,15 +145,32 @@ def _fresh(shape: LlamaShape, seed: int, deviation: float, device: str) -> Llama
     return model
 
 
-def _begun(parent: directory.Checkpoint, shape: LlamaShape, conduct: Conduct) -> Llama:
-    """The parent's weights under `shape`, which may read positions in another way: longer, faster or stretched."""
-    read = replace(parent.shape, context=shape.context, theta=shape.theta, scaling=shape.scaling)
+def check_vocabulary(parent: directory.Checkpoint, tokenizer: Tokenizer) -> None:
+    """Raises UsageError where the tokenizer does not begin with the parent's own pieces: its rows would mean others."""
+    own = parent.tokenizer
+    size = min(own.size, tokenizer.size)
+    other = next((id for id in range(size) if own.piece(id) != tokenizer.piece(id)), None)
+    if other is not None:
+        found = f"id {other} is {tokenizer.piece(other)!r}, in {parent.path} {own.piece(other)!r}"
+        raise UsageError([Problem("tokenizer", found, "take the parent's own vocabulary, or one that extends it")])
+
+
+def _begun(
+    parent: directory.Checkpoint,
+    tokenizer: Tokenizer,
+    shape: LlamaShape,
+    new_rows: NewRows,
+    seed: int,
+    conduct: Conduct,
+) -> Llama:
+    """The parent's weights under `shape`, which may have more rows and read positions in another way."""
+    rows = max(parent.shape.vocab, tokenizer.size)
+    read = replace(parent.shape, vocab=rows, context=shape.context, theta=shape.theta, scaling=shape.scaling)
     if read != shape:
         changes = "; ".join(f"{c.path} {c.before} -> {c.after}" for c in diff(read, shape))
         raise UsageError(
             [Problem("shape", f"not that of {parent.path}: {changes}", "continue a model in its own shape")]
         )
     weights = directory.build(parent, torch.float32, conduct.machine.device)
-    model = Llama(shape, dtype=torch.float32, device="meta")
-    model.load_state_dict(weights.state_dict(), assign=True)
-    return model
+    pieces = old_pieces(parent.tokenizer, tokenizer) if new_rows == "pieces" else None
+    return read_as(with_rows(weights, rows, new=new_rows, pieces=pieces, seed=seed), shape)

@@ -22,6 +22,11 @@ class AdamW:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     decay: float = 0.0
+    ratio: float = 1.0
+    """How many times faster than A the matrix B of an adapter learns (LoRA+, Hayou et al. 2024; their code has 20)."""
+    paged: bool = False
+    """Whether moments lie in a mapped file, which the system may write out where memory is short (Dettmers et al. 2023,
+    section 3, keep them in host memory instead of a GPU's). The numbers are the same."""
 
     def check(self, where: str, problems: ProblemList) -> None:
         """Adds what makes no sense to `problems`, each under the setting's name."""
@@ -33,6 +38,49 @@ class AdamW:
             problems.add(f"{where}.eps", f"{self.eps}", "use a small positive number such as 1e-8")
         if not 0 <= self.decay < float("inf"):
             problems.add(f"{where}.decay", f"{self.decay}", "use 0 or a positive number")
+        if not 0 < self.ratio < float("inf"):
+            problems.add(f"{where}.ratio", f"{self.ratio}", "use 1 for one rate, or a positive number such as 16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW8bit(AdamW):
+    """AdamW whose moments take eight bits each: blocks of `block` neighbours, levels of the dynamic tree (Dettmers et al.
+    2021, who have blocks of 2048; bitsandbytes has 256).
+
+    Weights of fewer than 4,096 numbers and embeddings keep float32 moments, as with bitsandbytes in the Hugging Face
+    Trainer.
+    """
+
+    block: int = 256
+
+    def check(self, where: str, problems: ProblemList) -> None:
+        super().check(where, problems)
+        if not (isinstance(self.block, int) and self.block > 0):
+            problems.add(f"{where}.block", f"{self.block}", "use 256 or 2048 numbers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GaLore(AdamW):
+    """AdamW on the gradient's projection to `rank` directions, found anew every so many steps (Zhao et al. 2024).
+
+        every T steps   P = the R largest singular directions of G, on its shorter side
+        each step       R = P^T G (or G P);   W -= rate * scale * P AdamW(R)
+
+    For the linear maps of the layers; embedding, head and norms are updated by AdamW itself, and so are maps that have
+    no more than `rank` directions: there is nothing to leave out. Defaults are those of the authors' code.
+    """
+
+    rank: int = 128
+    every: int = 200
+    scale: float = 0.25
+
+    def check(self, where: str, problems: ProblemList) -> None:
+        super().check(where, problems)
+        for name in ("rank", "every"):
+            if not (isinstance(getattr(self, name), int) and getattr(self, name) > 0):
+                problems.add(f"{where}.{name}", f"{getattr(self, name)}", "use a whole number of 1 or more")
+        if not 0 < self.scale < float("inf"):
+            problems.add(f"{where}.scale", f"{self.scale}", "use a positive number such as 0.25")
 
 
 @dataclass(frozen=True, kw_only=True)

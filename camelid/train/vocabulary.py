@@ -1,20 +1,36 @@
-"""New rows for new tokens, as Alpaca gave its [PAD] one."""
+"""New rows for new tokens: as Alpaca gave its [PAD] one, and as the Chinese members gave theirs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from camelid.errors import Problem, UsageError
-from camelid.models.llama import Llama
+from camelid.models.llama import DEVIATION, Llama
+from camelid.randomness import torch_generator
+from camelid.tokenizers.protocol import Tokenizer
+
+NewRows = Literal["mean", "pieces", "random"]
 
 
-def with_rows(model: Llama, rows: int) -> Llama:
-    """The same model with a vocabulary of `rows`: each new row of embedding and head is the mean of the old rows.
+def with_rows(
+    model: Llama,
+    rows: int,
+    *,
+    new: NewRows = "mean",
+    pieces: Mapping[int, Sequence[int]] | None = None,
+    seed: int = 0,
+) -> Llama:
+    """The same model with a vocabulary of `rows`, changed in place; `model` comes back, its old rows as they were.
 
-    Stanford Alpaca, train.py: smart_tokenizer_and_embedding_resize. The change is made in place; `model` comes back.
+    new     "mean": each new row of embedding and head is the mean of the old rows (Stanford Alpaca, train.py:
+            smart_tokenizer_and_embedding_resize); "pieces": the mean of the rows of its old pieces, as `pieces` names
+            them by id, and of all rows where it has none; "random": N(0, 0.02), keyed by `seed`, which is what a plain
+            resize did in the libraries of 2023
     Raises UsageError for fewer rows than there are.
     """
     old = model.shape.vocab
@@ -23,17 +39,34 @@ def with_rows(model: Llama, rows: int) -> Llama:
     if rows == old:
         return model
     embedding = model.model.embed_tokens
-    embedding.weight = _with_means(embedding.weight, rows)
+    embedding.weight = _grown(embedding.weight, rows, new, pieces or {}, (seed, "embed_tokens"))
     embedding.num_embeddings = rows
     if model.lm_head is not None:
-        model.lm_head.weight = _with_means(model.lm_head.weight, rows)
+        model.lm_head.weight = _grown(model.lm_head.weight, rows, new, pieces or {}, (seed, "lm_head"))
         model.lm_head.out_features = rows
     model.shape = replace(model.shape, vocab=rows)
     return model
 
 
-def _with_means(weight: Tensor, rows: int) -> nn.Parameter:
-    """[V, D] -> [rows, D]; the mean is taken in float32 or better."""
+def old_pieces(old: Tokenizer, new: Tokenizer) -> dict[int, list[int]]:
+    """What each id that `new` has beyond `old` was written with before: its text as old ids. Controls have none."""
+    controls = set(new.controls.values())
+    texts = {id: new.decode([id], starts=False) for id in range(old.size, new.size) if id not in controls}
+    return {id: old.encode(text, starts=False) for id, text in texts.items()}
+
+
+def _grown(
+    weight: Tensor, rows: int, new: NewRows, pieces: Mapping[int, Sequence[int]], words: tuple[int, str]
+) -> nn.Parameter:
+    """[V, D] -> [rows, D]; means are taken in float32 or better."""
     old = weight.detach()
-    mean = old.to(torch.promote_types(old.dtype, torch.float32)).mean(dim=0, keepdim=True).to(old.dtype)
-    return nn.Parameter(torch.cat([old, mean.expand(rows - len(old), -1)]))
+    exact = old.to(torch.promote_types(old.dtype, torch.float32))
+    added = exact.mean(dim=0, keepdim=True).repeat(rows - len(old), 1)
+    if new == "random":
+        drawn = torch.randn(added.shape, generator=torch_generator("new rows", *words), dtype=torch.float32)
+        added = (drawn * DEVIATION).to(added)
+    elif new == "pieces":
+        for id, ids in pieces.items():
+            if ids:
+                added[id - len(old)] = exact[torch.tensor(list(ids), device=old.device)].mean(dim=0)
+    return nn.Parameter(torch.cat([old, added.to(old.dtype)]))

@@ -14,8 +14,9 @@ from transformers.utils import logging
 
 from camelid.checkpoints import adapter, directory
 from camelid.errors import BadFile, NonFinite, UsageError
-from camelid.models.adapt import adapter_state, add_lora
+from camelid.models.adapt import adapter_state, add_lora, fold, lean, portable
 from camelid.models.shape import LINEARS, LoRA
+from camelid.nn.lora import LoRALinear
 from tests.checkpoints.models import SHAPE, same_bits, weights
 
 with warnings.catch_warnings():
@@ -29,6 +30,7 @@ KINDS = {
     "alpaca-lora": LoRA(rank=4, alpha=8, targets=("q_proj", "k_proj", "v_proj", "o_proj")),
     "all seven": LoRA(rank=3, alpha=5, dropout=0.1, targets=LINEARS),
     "root": LoRA(rank=4, alpha=8, targets=("gate_proj",), scale="root"),
+    "dora": LoRA(rank=3, alpha=6, targets=("q_proj", "down_proj"), kind="dora"),
     "ends": LoRA(rank=2, alpha=4, targets=("q_proj",), trained=("embed_tokens", "lm_head")),
 }
 IDS = torch.arange(40)[None] % SHAPE.vocab
@@ -66,13 +68,41 @@ def test_an_adapter_written_here_loads_in_peft_with_the_same_logits(tmp_path, ba
     assert same_bits({name: t.detach() for name, t in adapter_state(mine).items()}, trained_state(lora))
 
 
+@pytest.mark.parametrize("scale", ["rank", "root"])
+@pytest.mark.parametrize("bits", [None, "nf4"])
+def test_what_pissa_trained_is_saved_as_an_adapter_for_the_base_as_it_was(tmp_path, base, scale, bits):
+    lora = LoRA(rank=3, alpha=6, targets=LINEARS, scale=scale, start="pissa")
+    if bits:
+        model = lean(SHAPE, base.tensors(), lora, bits=bits, dtype=torch.float32)
+        # the base that stands behind: what is left of the weights in few bits, and what they gave up
+        begun = {name: part.sum() for name, part in model.named_modules() if isinstance(part, LoRALinear)}
+        state = weights(SHAPE) | {f"{name}.weight": tensor for name, tensor in begun.items()}
+        base = directory.load(directory.save(tmp_path / "begun", state, shape=SHAPE))
+    else:
+        model = add_lora(directory.build(base), lora)
+    with torch.no_grad():
+        torch.testing.assert_close(model(IDS), directory.build(base)(IDS), atol=2e-5, rtol=1e-5)
+        for tensor in adapter_state(model).values():
+            tensor += torch.randn(tensor.shape, generator=torch.Generator().manual_seed(len(tensor))) * 0.1
+    with pytest.raises(UsageError, match=r"adapter.start: 'pissa' changed the base as well"):
+        adapter.save(tmp_path / "no", adapter_state(model), lora=lora, shape=SHAPE, base=base.digest)
+    plain, state = portable(model)
+    path = adapter.save(tmp_path / "pissa", state, lora=plain, shape=SHAPE, base=base.digest)
+    theirs = PeftModel.from_pretrained(LlamaForCausalLM.from_pretrained(base.path), path).eval()
+    with torch.no_grad():
+        worn = model.eval()(IDS)
+        torch.testing.assert_close(worn, theirs(IDS).logits, atol=5e-5, rtol=1e-5)
+        assert not torch.allclose(worn, directory.build(base)(IDS), atol=1e-2)
+        torch.testing.assert_close(fold(model)(IDS), worn, atol=5e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_of_pefts_loads_here_with_the_same_logits(tmp_path, base, kind):
     lora = KINDS[kind]
     settings = LoraConfig(
         r=lora.rank, lora_alpha=int(lora.alpha), lora_dropout=lora.dropout, target_modules=list(lora.targets),
         modules_to_save=list(lora.trained) or None, use_rslora=lora.scale == "root", task_type="CAUSAL_LM",
-        init_lora_weights=True,
+        use_dora=lora.kind == "dora", init_lora_weights=True,
     )  # fmt: skip
     theirs = get_peft_model(LlamaForCausalLM.from_pretrained(base.path), settings).eval()
     generator = torch.Generator().manual_seed(9)
@@ -128,7 +158,8 @@ REFUSALS = {
     "no kind": ({"peft_type": None}, "peft_type"),
     "code": ({"auto_mapping": {"base_model_class": "X"}}, "auto_mapping: a dict of 1 is not understood"),
     "code by map": ({"auto_map": {"a": "b"}}, "code of its own"),
-    "dora": ({"use_dora": True}, "use_dora: True is not understood"),
+    "dora": ({"use_dora": "both"}, "use_dora: 'both' is neither true nor false"),
+    "no magnitude": ({"use_dora": True}, "gate_proj.lora_magnitude_vector is missing"),
     "ranks": ({"rank_pattern": {"q_proj": 8}}, "rank_pattern"),
     "bias": ({"bias": "all"}, "bias: 'all'"),
     "base changed": ({"init_lora_weights": "pissa"}, "init_lora_weights: 'pissa'"),

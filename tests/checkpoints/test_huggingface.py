@@ -71,7 +71,7 @@ REFUSALS = {
     "auto_map": ({"auto_map": {"AutoModel": "evil.Model"}}, "code of its own"),
     "trust": ({"trust_remote_code": True}, "cannot vouch"),
     "implementation": ({"_attn_implementation_internal": "x/y"}, "does not choose the code"),
-    "quantised": ({"quantization_config": {"bits": 4}}, "unquantised"),
+    "quantised": ({"quantization_config": {"bits": 4}}, "quant_method: None"),
     "family": ({"model_type": "mistral"}, "'mistral' is not 'llama'"),
     "class": ({"architectures": ["LlamaForSequenceClassification"]}, "LlamaForSequenceClassification"),
     "attention bias": ({"attention_bias": True}, "biases are not part"),

@@ -10,9 +10,9 @@ import torch
 from camelid.checkpoints import directory
 from camelid.checkpoints.gguf import load_gguf, save_gguf
 from camelid.checkpoints.names import EMBEDDING, HEAD
-from camelid.checkpoints.quantised import METHODS, quantised
+from camelid.checkpoints.quantised import quantised
 from camelid.errors import CamelidError, UsageError
-from camelid.quantize import blocks, int8, nf4
+from camelid.quantize import int8, nf4
 from tests.checkpoints.models import SHAPE, weights
 
 WIDE = replace(SHAPE, width=64, head_width=16, hidden=96)
@@ -63,9 +63,3 @@ def test_rows_that_no_block_fills_are_refused_by_name(tmp_path):
     directory.save(tmp_path / "hf", weights(shape), shape=shape)
     with pytest.raises(UsageError, match=r"rows of 50 weights \(2 tensors\)"):
         list(quantised(directory.load(tmp_path / "hf"), "q4_0"))
-
-
-def test_every_method_is_one_of_the_command_lines():
-    from camelid.cli.measuring import FORMS, NOT_BUILT
-
-    assert set(FORMS) - set(NOT_BUILT) == set(METHODS) and set(blocks.ENCODED) < set(METHODS)

@@ -68,7 +68,7 @@ class ByteTokenizer:
         return {}
 
     def digest(self) -> str:
-        return "bytes"
+        return repr(list(self.pieces))
 
 
 BYTES = ByteTokenizer([bytes([byte]) for byte in range(256)])
@@ -104,9 +104,10 @@ class ForcedModel(nn.Module):
                 cache.keys[0, row, 0, 0, 0] = int(ids[row, count - 1])
                 cache.keys[0, row, 0, 0, 1] = count
             number, prompt = (int(value) for value in cache.keys[0, row, 0, 0])
-            said = cache.lengths[row] + count - prompt
             script = self.scripts[number]
-            states[row, count - 1, script[said] if said < len(script) else 0] = 1
+            for place in range(count):
+                said = cache.lengths[row] + place + 1 - prompt
+                states[row, place, script[said] if 0 <= said < len(script) else 0] = 1
         cache.advance(counts)
         return states
 

@@ -88,7 +88,7 @@ def test_penalised_greedy_ids_are_those_of_transformers() -> None:
     ours = complete(model, prompt, Settings(max_tokens=40, repetition_penalty=1.4))
     assert list(ours.token_ids) == answer[0, len(prompt) :].tolist()
     assert ours.token_ids != complete(model, prompt, Settings(max_tokens=40)).token_ids
-    often = complete(model, prompt, Settings(max_tokens=40, frequency=100.0)).token_ids
+    often = complete(model, prompt, Settings(max_tokens=40, frequency_penalty=100.0)).token_ids
     assert len(set(often)) == 40, "no id comes back while others are left"
 
 

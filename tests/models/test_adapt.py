@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,14 +10,20 @@ from camelid.models.adapt import (
     adapter_of,
     adapter_state,
     add_lora,
+    computing_with,
     fold,
+    lean,
     load_adapter_state,
     merge,
+    merged,
+    portable,
     set_randomness,
     unmerge,
     without_adapter,
 )
 from camelid.models.shape import LINEARS, LlamaShape, LoRA
+from camelid.nn.frozen import FrozenLinear
+from camelid.nn.lora import LoRALinear
 from camelid.randomness import numpy_generator
 from tests.conftest import size
 from tests.models.shapes import random_ids, random_model, random_shape
@@ -41,7 +48,8 @@ def test_logits_gradients_and_names_are_those_of_peft(case):
     draw = numpy_generator("peft", case)
     targets = tuple(str(name) for name in draw.permutation(LINEARS)[: 1 + case % 7])
     trained = () if case % 2 or shape.tied else ("embed_tokens", "lm_head")
-    lora = LoRA(1 + case % 5, 6, targets=targets, scale=("rank", "root")[case % 3 == 0], trained=trained)
+    kind = ("lora", "dora")[case % 4 == 1]
+    lora = LoRA(1 + case % 5, 6, targets=targets, scale=("rank", "root")[case % 3 == 0], trained=trained, kind=kind)
     model, other = random_model(shape, case, torch.float32), theirs(shape)
     state = dict(model.state_dict())
     if shape.tied:
@@ -53,6 +61,7 @@ def test_logits_gradients_and_names_are_those_of_peft(case):
         target_modules=list(targets),
         use_rslora=lora.scale == "root",
         modules_to_save=list(trained) or None,
+        use_dora=kind == "dora",
     )
     other = get_peft_model(other, settings)
     stirred(add_lora(model, lora), case)
@@ -69,6 +78,7 @@ def test_logits_gradients_and_names_are_those_of_peft(case):
     for name, parameter in other.named_parameters():
         if parameter.requires_grad:
             gradients[name.replace(".default", "").replace(".modules_to_save", "")] = parameter.grad
+    gradients = {name.replace("magnitude_vector.weight", "magnitude_vector"): g for name, g in gradients.items()}
     assert gradients.keys() == mine.keys()
     for name, parameter in mine.items():
         torch.testing.assert_close(parameter.grad, gradients[name], atol=1e-5, rtol=1e-5, msg=name)
@@ -161,7 +171,7 @@ def test_every_tensor_that_does_not_fit_is_named_and_nothing_is_copied():
 
 def test_surgery_that_makes_no_sense_is_refused():
     model = random_model(LlamaShape(**{**vars(SHAPE), "tied": True}))
-    for step in (merge, unmerge, fold, adapter_state):
+    for step in (merge, merged, unmerge, fold, adapter_state, portable):
         with pytest.raises(UsageError, match="the model has none"):
             step(model)
     with pytest.raises(UsageError, match="name embed_tokens instead"):
@@ -169,3 +179,93 @@ def test_surgery_that_makes_no_sense_is_refused():
     add_lora(model, LoRA(2, 4))
     with pytest.raises(UsageError, match="has one already"):
         add_lora(model, LoRA(2, 4))
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")
+def test_pissa_begins_where_peft_begins():
+    shape = replace(SHAPE, width=32, hidden=40, heads=4, head_width=8)
+    model, other = random_model(shape, 3, torch.float32), theirs(shape)
+    other.load_state_dict(model.state_dict())
+    settings = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "up_proj"], init_lora_weights="pissa")
+    other = get_peft_model(other, settings)
+    add_lora(model, LoRA(4, 8, targets=("q_proj", "up_proj"), start="pissa"))
+    mine, his = adapter_state(model), get_peft_model_state_dict(other)
+    for name in (name for name in mine if "lora_A" in name):
+        up = name.replace("lora_A", "lora_B")  # signs of singular vectors are free, their products are not
+        torch.testing.assert_close(mine[up] @ mine[name], his[up] @ his[name], atol=1e-5, rtol=1e-4)
+    frozen = other.base_model.model.model.layers[0].self_attn.q_proj.base_layer.weight
+    torch.testing.assert_close(model.model.layers[0].self_attn.q_proj.weight, frozen, atol=1e-5, rtol=1e-4)
+
+
+WIDE = replace(SHAPE, width=32, hidden=64, heads=4, head_width=8)
+
+
+@pytest.mark.parametrize("kind", [{}, {"kind": "dora"}, {"start": "pissa"}, {"trained": ("embed_tokens", "lm_head")}])
+@pytest.mark.parametrize("bits", ["int8", "nf4"])
+def test_a_model_laid_down_in_few_bits_is_the_model_of_the_decoded_weights(kind, bits):
+    lora = LoRA(3, 6, targets=("q_proj", "v_proj", "down_proj"), **kind)
+    state = {name: tensor.clone() for name, tensor in random_model(WIDE, 4, torch.float32).state_dict().items()}
+    kept = {name: tensor.clone() for name, tensor in state.items()}
+    model = lean(WIDE, state, lora, bits=bits, seed=7, dtype=torch.float32)
+    assert all(torch.equal(state[name], tensor) for name, tensor in kept.items())
+    dense = {name.replace(".frozen", "") + ".weight": part.dense() for name, part in model.named_modules()
+             if isinstance(part, FrozenLinear)}  # fmt: skip
+    assert len(dense) == 7 * WIDE.layers
+    plain = random_model(WIDE, 4, torch.float32)
+    plain.load_state_dict(kept | dense)
+    add_lora(plain, replace(lora, start="zero"), seed=7)
+    load_adapter_state(plain, adapter_state(model))
+    for stage in range(2):
+        ids = random_ids(WIDE, (2, 9), "lean", stage)
+        one, other = model(ids), plain(ids)
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+        one.square().mean().backward()
+        other.square().mean().backward()
+        for (name, mine), his in zip(adapter_state(model).items(), adapter_state(plain).values(), strict=True):
+            torch.testing.assert_close(mine.grad, his.grad, atol=1e-6, rtol=1e-5, msg=name)
+            mine.grad = his.grad = None
+        stirred(model)
+        load_adapter_state(plain, adapter_state(model))
+    learns = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learns == {name for name, parameter in plain.named_parameters() if parameter.requires_grad}
+    torch.testing.assert_close(fold(model)(ids), fold(plain)(ids), atol=1e-5, rtol=1e-5)
+    assert {name for name, _ in model.named_parameters()} == set(kept)
+
+
+@pytest.mark.parametrize("kind", [{}, {"kind": "dora"}, {"start": "pissa"}, {"trained": ("embed_tokens", "lm_head")}])
+def test_weights_merged_one_by_one_are_those_of_folding_and_another_base_is_tried_without_being_held(kind):
+    lora = LoRA(3, 6, targets=("q_proj", "v_proj", "down_proj"), **kind)
+    parent = random_model(WIDE, 4, torch.float32)
+    model = stirred(lean(WIDE, parent.state_dict(), lora, bits="nf4", dtype=torch.float32))
+    ids = random_ids(WIDE, (2, 9), "merged")
+    worn, made = model(ids), {name: make() for name, make in merged(model).items()}
+    with computing_with(model, lambda name, part: made[f"{name}.weight"]):
+        together = model(ids)
+    torch.testing.assert_close(together, worn, atol=1e-5, rtol=1e-5)
+    assert torch.equal(model(ids), worn)
+
+    def over_the_parent(name, part):
+        weight = parent.get_parameter(f"{name}.weight").detach()
+        return part.sum(weight) if isinstance(part, LoRALinear) else weight
+
+    with computing_with(model, over_the_parent):
+        elsewhere = model(ids)
+    plain, state = portable(model)
+    other = add_lora(copy.deepcopy(parent), plain)
+    load_adapter_state(other, state)
+    torch.testing.assert_close(elsewhere, other(ids), atol=1e-5, rtol=1e-5)
+    assert not torch.allclose(elsewhere, worn, atol=1e-3)
+    fold(model)
+    assert model.state_dict().keys() == made.keys()
+    assert all(torch.equal(tensor, made[name]) for name, tensor in model.state_dict().items())
+
+
+def test_bits_that_cannot_be_are_refused_with_every_matrix_named():
+    with pytest.raises(UsageError) as caught:
+        lean(SHAPE, {}, LoRA(2, 4), bits="nf4", dtype=torch.float32)
+    assert "k_proj's 12 x 24 weights are no whole number of blocks of 64; use int8" in str(caught.value)
+    assert len(caught.value.problems) == 5
+    with pytest.raises(UsageError, match=r"adapter.start: 'pissa' moves what 'dora' measures"):
+        LoRA(2, 4, kind="dora", start="pissa")
+    with pytest.raises(UsageError, match=r"adapter.kind: 'dorra' is unknown; did you mean 'dora'"):
+        LoRA(2, 4, kind="dorra")

@@ -24,6 +24,7 @@ PRINTED = {
     "llama-3.1-405B": 405853388800,
     "llama-3.2-1B": 1235814400,  # unverified: as remembered of its model page; the shape itself is sourced
     "llama-3.2-3B": 3212749824,  # unverified: the same
+    "openllama-3B": 3426473600,  # counted by hand: no exact number was found in print
     "code-llama-7B": 6738415616 + 2 * 16 * 4096,  # 16 more rows in embedding and head for infilling
     "code-llama-13B": 13015864320 + 2 * 16 * 5120,
     "code-llama-34B": 33743970304,

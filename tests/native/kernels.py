@@ -144,7 +144,7 @@ def check_extremes(library: ctypes.CDLL, seed: int) -> None:
     ints[0], ints[1, 0] = -128, 127
     blocks = plain.blocks(scales, ints, "q8_0")
     data, panel_scales = np.zeros(3 * 512, np.uint8), np.zeros(3 * PANEL, np.uint16)
-    library.camelid_panels(blocks.ctypes.data, 0, 2, 96, 2, data.ctypes.data, panel_scales.ctypes.data)
+    library.camelid_panels(blocks.ctypes.data, 0, 2, 96, 2, data.ctypes.data, panel_scales.ctypes.data, 2)
     matrix = MatrixStruct(2, 2, 96, data.ctypes.data, panel_scales.ctypes.data)
     x = draw.choice([-1.0, 1.0], (1, 96)).astype(np.float32)
     y = np.zeros((1, 2), np.float32)
@@ -200,6 +200,19 @@ def check_attention(library: ctypes.CDLL, seed: int) -> None:
     wanted = plain.attend(q, keys, values)
     steep = np.abs(q @ keys.T).max(axis=-1, keepdims=True) / np.sqrt(width)  # an error in a score, times a value
     near(out, wanted, np.abs(values).max() * (1 + steep), 16 + width / 8)
+    page = PANEL * int(draw.integers(1, 4))  # the same places, scattered over pages
+    count = -(-seen // page)
+    table = draw.permutation(count + 3)[:count].astype(np.int32)
+    held = [unaligned(np.full((count + 3, page, width), np.nan, np.float32)) for _ in range(2)]
+    for number, own in enumerate(table):
+        for pages, whole in zip(held, (keys, values), strict=True):
+            part = whole[number * page : (number + 1) * page]
+            pages[own, : len(part)] = part
+    paged, scores = unaligned(np.zeros_like(q)), unaligned(np.zeros(seen, np.float32))
+    places = (part.ctypes.data for part in (q, *held, table))
+    sizes = (page, page * width, heads, seen, width)
+    library.camelid_attend_pages(*places, *sizes, scores.ctypes.data, paged.ctypes.data)
+    assert (paged == out).all()
 
 
 def check_picks(library: ctypes.CDLL, seed: int) -> None:
@@ -209,23 +222,25 @@ def check_picks(library: ctypes.CDLL, seed: int) -> None:
     logits = unaligned((draw.integers(-40, 40, (rows, vocab)) * 0.5).astype(np.float32))
     ids, logprobs = np.zeros(rows, np.int64), np.zeros(rows, np.float32)
     places = (ids.ctypes.data, logprobs.ctypes.data)
-    assert library.camelid_pick(logits.ctypes.data, rows, vocab, 0, *places) == -1
+    assert library.camelid_pick(logits.ctypes.data, rows, vocab, 0, *places, 1 + seed % 3) == -1
     assert (ids == logits.argmax(-1)).all()
     exact = logits.astype(np.float64)
     exact -= np.log(np.exp(exact - exact.max(-1, keepdims=True)).sum(-1, keepdims=True)) + exact.max(-1, keepdims=True)
     assert np.abs(logprobs - exact.max(-1)).max() < 2e-6
     ids[:] = draw.integers(0, vocab, rows)
-    library.camelid_pick(logits.ctypes.data, rows, vocab, 1, *places)
+    library.camelid_pick(logits.ctypes.data, rows, vocab, 1, *places, 1)
     assert np.abs(logprobs - exact[np.arange(rows), ids]).max() < 4e-6
     logits[rows - 1, int(draw.integers(vocab))] = [np.nan, np.inf, -np.inf][seed % 3]
-    assert library.camelid_pick(logits.ctypes.data, rows, vocab, 0, *places) == rows - 1
+    assert library.camelid_pick(logits.ctypes.data, rows, vocab, 0, *places, 1 + seed % 3) == rows - 1
 
 
 def check_step(library: ctypes.CDLL, seed: int) -> None:
-    """A whole step: the same bits in one call and in many, alone and in company, on any number of threads."""
+    """A whole step: the same bits in one call and in many, alone and in company, in pages, on any number of threads."""
     draw = np.random.default_rng(seed)
     kind, shared, kv_heads = list(KINDS)[seed % 4], int(draw.integers(1, 4)), int(draw.integers(1, 4))
-    head, layers, vocab, room, slots = 2 * int(draw.integers(1, 12)), 2, 19, 12, 3
+    head, layers, vocab, slots = 2 * int(draw.integers(1, 12)), 2, 19, 3
+    room = int(draw.integers(5, 12)) if seed % 8 < 4 else int(draw.integers(17, 40))
+    across = -(-room // PANEL)
     width, hidden, heads = int(draw.integers(3, 60)), int(draw.integers(3, 60)), shared * kv_heads
     held: list[object] = []
 
@@ -252,9 +267,13 @@ def check_step(library: ctypes.CDLL, seed: int) -> None:
     cosines, sines = (vector(part.astype(np.float32)) for part in (np.cos(angles), np.sin(angles) * sign))
     texts = draw.integers(0, vocab, (slots, room))
 
-    def run(calls: list[list[tuple[int, int, int]]], threads: int) -> tuple[np.ndarray, np.ndarray]:
+    def run(
+        calls: list[list[tuple[int, int, int]]], threads: int, *, paged: bool = False
+    ) -> tuple[np.ndarray, np.ndarray]:
         """States and logits by slot and place, after calls that read (slot, first, last) pieces."""
-        keys, values = (unaligned(np.zeros((layers, slots, kv_heads, room, head), np.float32)) for _ in range(2))
+        page, pages = (PANEL, slots * across + 2) if paged else (room, slots)
+        keys, values = (unaligned(np.full((layers, pages, kv_heads, page, head), np.nan, np.float32)) for _ in "kv")
+        table = draw.permutation(slots * across + 2)[: slots * across].reshape(slots, across).astype(np.int32)
         states, logits = np.zeros((slots, room, width), np.float32), np.zeros((slots, room, vocab), np.float32)
         for call in calls:
             slot = unaligned(np.concatenate([np.full(b - a, s, np.int32) for s, a, b in call]))
@@ -264,9 +283,10 @@ def check_step(library: ctypes.CDLL, seed: int) -> None:
             out, scores = (unaligned(np.zeros((count, size), np.float32)) for size in (width, vocab))
             want = unaligned(np.arange(count, dtype=np.int32))
             batch = BatchStruct(
-                *(count, slots, room, count, threads),
+                *(count, pages, page, count, threads),
                 *(part.ctypes.data for part in (ids, slot, place, place, want)), cosines, sines,
                 *(part.ctypes.data for part in (keys, values, out, scores)),
+                *((table.ctypes.data, across, room) if paged else ()),
             )  # fmt: skip
             assert library.camelid_step(struct, batch) == 0
             states[slot, place], logits[slot, place] = out, scores
@@ -285,7 +305,8 @@ def check_step(library: ctypes.CDLL, seed: int) -> None:
         going = [own for own in waiting if own and (draw.random() < 0.7 or sum(map(bool, waiting)) == 1)]
         if going:
             mixed.append([own.pop(0) for own in going])
-    for other in (single, run(mixed, int(draw.integers(1, 5)))):
+    paged = run(mixed, int(draw.integers(1, 5)), paged=True)
+    for other in (single, run(mixed, int(draw.integers(1, 5))), paged):
         assert (other[0] == whole[0]).all() and (other[1] == whole[1]).all()
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from camelid.tokenizers import sentencepiece
 from camelid.train.finetune import finetune
 from camelid.train.loop import Cadence, Conduct, Trained
 from camelid.train.pretrain import pretrain
-from camelid.train.settings import AdamW, Cosine, Linear
+from camelid.train.settings import AdamW, AdamW8bit, Cosine, GaLore, Linear
 
 WORDS = (
     "the",
@@ -125,6 +125,9 @@ def tuning(
     adapter: LoRA | None = None,
     pad: str | None = None,
     amount: Any = Epochs(2),  # noqa: B008
+    optim: AdamW | None = None,
+    noise: float = 0.0,
+    base: Any = None,
     seed: int = 0,
     **words: Any,
 ) -> Trained:
@@ -139,9 +142,11 @@ def tuning(
         template=LLAMA_2,
         batch=Sequences(12),
         amount=amount,
-        optim=SETTINGS,
+        optim=optim or SETTINGS,
         schedule=Linear(warmup=0.2),
+        noise=noise,
         adapter=adapter,
+        base=base,
         pad=pad,
         seed=seed,
         conduct=conduct(micro_tokens=8192 if accumulation == 1 else 12 * 60 // accumulation, **words),
@@ -157,6 +162,13 @@ class Job:
     like: str = ""
 
 
+QLORA: dict[str, Any] = {
+    "adapter": replace(EVERY, scale="root"),
+    "base": "nf4",
+    "noise": 5.0,
+    "optim": AdamW8bit(lr=3e-3, ratio=4.0, paged=True, block=64),
+    "accumulation": 4,
+}
 JOBS = {
     job.name: job
     for job in (
@@ -171,6 +183,11 @@ JOBS = {
         Job("pretrain-recomputed", partial(pretraining, recompute=True), like="pretrain"),
         Job("lora-recomputed", partial(tuning, adapter=EVERY, accumulation=4, recompute=True), like="lora-accumulated"),
         Job("pretrain-workers", partial(pretraining, accumulation=4, workers=3), like="pretrain-accumulated"),
+        Job("qlora", partial(tuning, **QLORA)),
+        Job("qlora-workers", partial(tuning, **QLORA, workers=3), like="qlora"),
+        Job("dora-int8", partial(tuning, adapter=replace(LORA, kind="dora"), base="int8", accumulation=4)),
+        Job("pissa-nf4", partial(tuning, adapter=replace(LORA, start="pissa"), base="nf4", dtype="bfloat16")),
+        Job("galore", partial(tuning, optim=GaLore(lr=1e-2, rank=4, every=3), noise=5.0)),
         Job("lora-workers", partial(tuning, adapter=EVERY, accumulation=4, workers=2), like="lora-accumulated"),
     )
 }

@@ -5,7 +5,7 @@ import os
 import random
 import select
 import signal
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,13 +31,17 @@ def conduct(workers, *, shares=1, **words):
     return replace(found, machine=replace(found.machine, workers=workers, shares=shares))
 
 
+@dataclass
 class Ragged(tiny.Steps):
-    """Steps of one to seven micro-batches, some of which hold nothing learned, and some nothing that a model uses."""
+    """Steps of one to `micros` micro-batches, some of which hold nothing learned, and some nothing that a model uses."""
+
+    micros: int = 7
 
     def at(self, step):
         draw = np.random.default_rng([self.seed, step])
         batches = [
-            tiny.joined(tiny.documents(draw, 2, share=float(draw.choice([0.0, 0.6])))) for _ in range(draw.integers(7))
+            tiny.joined(tiny.documents(draw, 2, share=float(draw.choice([0.0, 0.6]))))
+            for _ in range(draw.integers(self.micros))
         ]
         return [*batches, tiny.joined([tiny.document(draw, 9, share=1.0)])]
 

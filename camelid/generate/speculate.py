@@ -1,0 +1,398 @@
+"""Speculative decoding: ids that are cheap to guess are read by the model in one pass, and kept as far as it agrees.
+
+    said    ... the camel walked        guessed   to the well and      one pass over 5 rows
+    drawn                               to the market                  3 ids at the price of about one
+
+Each row of the pass gives the id that the request draws at its place, with the number that is keyed to that place. A
+guess is right where it is that id. So the answer is the plain one, id for id, whatever is guessed, however much of it,
+and whether the request is greedy or sampled: no correction of probabilities is needed (Leviathan et al. 2023 need one
+because their draws are not keyed). Through the native kernels logits do not depend on how many rows are read together,
+and the answer is equal bit for bit; through PyTorch up to rounding, as between any two ways of batching.
+
+How much is guessed follows what guesses were worth of late and what passes cost here (`Odds`): none at all on text that
+cannot be guessed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from camelid.errors import ProblemList
+from camelid.generate.answer import Answer
+from camelid.generate.decode import (
+    CHUNK,
+    GREEDY,
+    End,
+    Event,
+    Model,
+    Token,
+    _Batch,
+    _check_cache,
+    _check_constraints,
+    _check_single,
+    check_prompts,
+    pick,
+    quiet,
+    reach,
+    training,
+)
+from camelid.generate.sample import Drawn, Sampler
+from camelid.generate.settings import Settings
+from camelid.models.llama import Cache
+from camelid.native.llama import NativeLlama
+from camelid.nn.cache import KeyValueCache
+from camelid.tokenizers.protocol import Tokenizer
+
+LENGTHS = (0, 1, 2, 3, 4, 5, 6, 8, 10, 12, 16)  # ours: guesses of one pass
+RUN, LONGEST = (
+    3,
+    8,
+)  # ours: ids that must have come before for what followed them to be a guess; more are not told apart
+WEIGHT = 0.1  # ours: of a new observation of how often guesses are right
+UNSEEN = 0.3  # ours: how often a kind of guess is taken to be right before any was seen
+MARGIN = 1.1  # ours: what guesses must promise over none, for passes are never measured exactly
+REST = 32  # ours: ids until a draft that was given up is tried again; twice as many each time, up to 512
+
+
+@dataclass
+class Tally:
+    """What came of it: passes of the model, ids that they gave, ids guessed, and of those the right ones."""
+
+    passes: int = 0
+    given: int = 0
+    guessed: int = 0
+    right: int = 0
+
+
+class Guesser(Protocol):
+    """Whatever guesses what a text goes on with. It is told of every id, of the prompt's first."""
+
+    free: bool  # whether guessing costs nothing worth counting
+    cost: float  # seconds for one guess, as measured of late
+    kind: int  # what the present guess rests on: guesses of a kind are right equally often
+
+    def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int) -> None:
+        """A new text; the answer has at most `room` ids."""
+        ...
+
+    def said(self, id: int) -> None:
+        """The next id of the text."""
+        ...
+
+    def guess(self, most: int) -> list[int]:
+        """Up to `most` ids that may follow; none where it has no idea."""
+        ...
+
+
+# --- looking up -----------------------------------------------------------------------------------------------------
+
+
+class Lookup:
+    """Guesses that what followed the last few ids before follows them again ("prompt lookup", Saxena 2023).
+
+    The latest place counts where the last RUN ids stood before, and the longer the run that agrees there, the better
+    the guess (its `kind`). A run that reaches to the end of the text is continued by the guess itself, so that a loop
+    is guessed for as long as wanted. It costs a few microseconds for each id.
+    """
+
+    free = True
+    cost = 0.0
+
+    def __init__(self) -> None:
+        self.kind = 0
+        self._ids: list[int] = []
+        self._next: dict[tuple[int, ...], int] = {}  # where the latest of each run was followed
+        self._place: int | None = None
+
+    def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int) -> None:
+        self._ids, self._next, self._place = [], {}, None
+        for id in prompt_ids:
+            self.said(id)
+
+    def said(self, id: int) -> None:
+        ids = self._ids
+        ids.append(id)
+        run = tuple(ids[-RUN:])
+        self._place = self._next.get(run)
+        self._next[run] = len(ids)
+
+    def guess(self, most: int) -> list[int]:
+        ids, place = self._ids, self._place
+        if place is None:
+            return []
+        period = len(ids) - place
+        run = RUN
+        while run < LONGEST and run < place and ids[place - run - 1] == ids[-run - 1]:
+            run += 1
+        self.kind = run
+        return [ids[place + step % period] for step in range(most)]
+
+
+# --- a smaller model ------------------------------------------------------------------------------------------------
+
+
+class Draft:
+    """Guesses what a smaller member of the family would say to the same request, drawn with the same numbers."""
+
+    free = False
+    kind = 0
+
+    def __init__(self, model: Model, tokenizer: Tokenizer | None = None) -> None:
+        self._model, self._tokenizer = model, tokenizer
+        self.cost = 0.0
+        self._training = training(model)
+
+    def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int) -> None:
+        model, vocab = self._model, self._model.shape.vocab
+        biases = tuple(bias for bias in settings.logit_bias if bias[0] < vocab)
+        own = replace(settings, logit_bias=biases, top_logprobs=0, prompt_logprobs=False)
+        self._ids = list(prompt_ids)
+        self._unknown = any(id >= vocab for id in prompt_ids)
+        self._limit = min(reach(model.shape), len(prompt_ids) + room)
+        self._cache = Cache(model.shape, 1, self._limit, model.dtype, model.device)
+        self._sampler = Sampler(own, prompt_ids, vocab, self._tokenizer)
+        self._held = 0  # ids of the text that the cache holds for certain; behind them it holds guesses
+        self._guessed: list[int] = []
+
+    def said(self, id: int) -> None:
+        self._ids.append(id)
+        self._unknown = self._unknown or id >= self._model.shape.vocab
+        if not self._unknown:
+            self._sampler.take(id)
+
+    def guess(self, most: int) -> list[int]:
+        most = min(most, self._limit - len(self._ids))
+        if self._unknown or most <= 0:
+            return []
+        start = time.perf_counter()
+        fresh = self._fresh()
+        guesses: list[int] = []
+        for _ in range(most):
+            (drawn,) = pick(self._model, [self._sampler], rows(self._model, self._cache, fresh, self._training)[-1:])
+            guesses.append(drawn.id)
+            if drawn.id in self._sampler.settings.stop_ids:
+                break
+            self._sampler.take(drawn.id)
+            fresh = [drawn.id]
+        self._sampler.undo(self._sampler.position - len(self._ids))
+        self._held, self._guessed = len(self._ids), guesses
+        seconds = (time.perf_counter() - start) / len(guesses)
+        self.cost = self.cost + 0.2 * (seconds - self.cost) if self.cost else seconds
+        return guesses
+
+    def _fresh(self) -> list[int]:
+        """The ids that the cache lacks, at least the last; what it holds of guesses that were right stays."""
+        came = self._ids[self._held :]
+        right = next((n for n, (a, b) in enumerate(zip(came, self._guessed, strict=False)) if a != b), len(came))
+        keep = min(self._held + right, self._cache.lengths[0], len(self._ids) - 1)
+        self._cache.rollback(keep)
+        return self._ids[keep:]
+
+
+def check_draft(target: Tokenizer, draft: Tokenizer) -> None:
+    """Raises UsageError for a draft model whose ids mean something else."""
+    problems = ProblemList()
+    shared = min(target.size, draft.size)
+    named = {id: name for name, id in target.controls.items()}, {id: name for name, id in draft.controls.items()}
+    for id in range(shared):
+        if target.bytes_of(id) != draft.bytes_of(id) or named[0].get(id) != named[1].get(id):
+            found = f"its id {id} is {draft.piece(id)!r}, where the model's is {target.piece(id)!r}"
+            problems.add("draft", found, "take a smaller model with the same tokenizer")
+            break
+    problems.raise_usage()
+
+
+# --- how much to guess ----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Odds:
+    """How often guesses are right, by their kind, and how long passes of n rows take: from these, how many pay."""
+
+    right: dict[int, float] = field(default_factory=dict)
+    seconds: dict[int, float] = field(default_factory=dict)
+    _passes: tuple[float, ...] = ()  # seconds of a pass for each of LENGTHS; () when they are to be worked out anew
+    _taken: int = 0
+    _best: dict[int, tuple[float, float, int]] = field(default_factory=dict)  # by kind: chance, cost, and the answer
+
+    def saw(self, kind: int, right: int, wrong: int) -> None:
+        """So many guesses were right, and so many wrong."""
+        for outcome in (*[1.0] * right, *[0.0] * wrong):
+            before = self.right.get(kind, UNSEEN)
+            self.right[kind] = before + WEIGHT * (outcome - before)
+
+    def took(self, rows: int, seconds: float) -> None:
+        """A pass of `rows` rows took so long; what is much longer than before was somebody else's doing."""
+        before = self.seconds.get(rows, seconds)
+        self._taken += 1
+        if rows not in self.seconds or self._taken % 16 == 0:
+            self._passes, self._best = (), {}
+        self.seconds[rows] = before + 0.2 * (min(seconds, 2 * before) - before)
+
+    def best(self, kind: int, cost: float) -> int:
+        """How many guesses give the most ids per second."""
+        chance = min(self.right.get(kind, UNSEEN), 0.99)
+        known = self._best.get(kind)
+        if known is not None and abs(known[0] - chance) < 0.02 and abs(known[1] - cost) <= 0.1 * cost:
+            return known[2]
+        self._passes = self._passes or tuple(self._pass(guesses + 1) for guesses in LENGTHS)
+        rates = [
+            (1 - chance ** (guesses + 1)) / (1 - chance) / (seconds + guesses * cost)
+            for guesses, seconds in zip(LENGTHS, self._passes, strict=True)
+        ]
+        found = LENGTHS[rates.index(max(rates))] if max(rates) > MARGIN * rates[0] else 0
+        self._best[kind] = chance, cost, found
+        return found
+
+    def _pass(self, rows: int) -> float:
+        """Seconds of a pass: as measured, else between or beyond the nearest that were."""
+        if rows in self.seconds:
+            return self.seconds[rows]
+        below = [n for n in self.seconds if n < rows]
+        above = [n for n in self.seconds if n > rows]
+        if below and above:
+            low, high = max(below), min(above)
+            share = (rows - low) / (high - low)
+            return self.seconds[low] + share * (self.seconds[high] - self.seconds[low])
+        if below:  # ours: a twentieth more for each further row, until it is measured
+            return self.seconds[max(below)] * (1 + (rows - max(below)) / 20)
+        return self.seconds[min(above)] if above else 1.0
+
+
+# --- decoding -------------------------------------------------------------------------------------------------------
+
+
+def generate(
+    model: Model,
+    prompt_ids: Sequence[int],
+    settings: Settings,
+    tokenizer: Tokenizer | None,
+    guesser: Guesser,
+    *,
+    starts: bool = False,
+    cache: KeyValueCache | None = None,
+    tally: Tally | None = None,
+) -> Iterator[Event]:
+    """What decode.generate gives, sooner where guesses are right; `tally` counts what came of them."""
+    check_prompts(model.shape, [prompt_ids], [settings])
+    _check_single([settings])
+    _check_constraints([settings])
+    if cache is not None:
+        _check_cache(cache, prompt_ids, settings)
+    room = reach(model.shape) - len(prompt_ids)
+    answer = Answer(prompt_ids, settings, tokenizer, room=room, starts=starts)
+    return _stream(model, answer, settings, tokenizer, guesser, cache, tally or Tally())
+
+
+def _stream(
+    model: Model,
+    answer: Answer,
+    settings: Settings,
+    tokenizer: Tokenizer | None,
+    guesser: Guesser,
+    held: KeyValueCache | None,
+    tally: Tally,
+) -> Iterator[Event]:
+    batch = _Batch(model, [answer], [settings], tokenizer, held)
+    logits = batch._open()
+    cache, inner = batch._cache, training(model)
+    assert cache is not None
+    (sampler,) = batch._samplers
+    if answer.finish_reason is None:
+        guesser.begin(
+            answer.prompt_ids, settings, min(settings.max_tokens, reach(model.shape) - len(answer.prompt_ids))
+        )
+    turn = _Turn(guesser)
+    guesses: list[int] = []
+    while answer.finish_reason is None:
+        drawn = _agreed(model, sampler, logits, guesses)
+        tokens = []
+        for each in drawn:
+            tokens.append(Token(each.id, each.logprob, answer.add(each.id, each.logprob, each.top), each.top))
+            if answer.finish_reason is not None:
+                break
+            guesser.said(each.id)
+        right = sum(one.id == guess for one, guess in zip(drawn, guesses, strict=False))
+        if guesses:
+            cache.rollback(cache.lengths[0] - (len(guesses) - right))
+        turn.saw(right, len(guesses), drawn[0].id)
+        tally.passes, tally.given = tally.passes + 1, tally.given + len(tokens)
+        tally.guessed, tally.right = tally.guessed + len(guesses), tally.right + right
+        yield from tokens
+        if answer.finish_reason is None:
+            guesses = turn.guess(cache.length - cache.lengths[0] - 1)
+            start = time.perf_counter()
+            logits = rows(model, cache, [drawn[-1].id, *guesses], inner)
+            turn.odds.took(1 + len(guesses), time.perf_counter() - start)
+    yield End(answer.completion())
+
+
+def _agreed(model: Model, sampler: Sampler, logits: Tensor, guesses: Sequence[int]) -> list[Drawn]:
+    """The ids drawn row by row, up to and with the first that is not the guess for its place; they are taken."""
+    found: list[Drawn] = []
+    every = pick(model, [sampler] * len(logits), logits) if sampler.plain else None
+    for place in range(len(logits)):
+        drawn = every[place] if every is not None else sampler.draw(logits[place])
+        found.append(drawn)
+        sampler.take(drawn.id)
+        if drawn.id in sampler.settings.stop_ids or (place < len(guesses) and drawn.id != guesses[place]):
+            break
+    return found
+
+
+@dataclass
+class _Turn:
+    """Decides before each pass how much is guessed, and learns after it what that was worth."""
+
+    guesser: Guesser
+    odds: Odds = field(default_factory=Odds)
+    idle: int = 0  # passes since a guess was last wanted
+    rest: int = REST
+    silent: list[int] = field(default_factory=list)  # a guess that was not read, to see whether it was right
+
+    def guess(self, most: int) -> list[int]:
+        """The guesses for the next pass."""
+        free = self.guesser.free
+        if free:  # looking costs nothing, and shows what the guess rests on
+            self.silent = self.guesser.guess(1)
+            if not self.silent:
+                return []
+        wanted = min(most, self.odds.best(self.guesser.kind, self.guesser.cost))
+        if wanted <= 0:
+            self.idle += 1
+            if free or most <= 0 or self.idle < self.rest:
+                return []
+            self.rest, wanted = min(2 * self.rest, 512), min(most, 1)
+        elif self.idle:
+            self.rest = REST
+        self.idle, self.silent = 0, []
+        return self.guesser.guess(wanted)
+
+    def saw(self, right: int, guessed: int, first: int) -> None:
+        """Of so many guesses so many were right; `first` is the first id that came."""
+        if guessed:
+            self.odds.saw(self.guesser.kind, right, int(right < guessed))
+        elif self.silent:
+            self.odds.saw(self.guesser.kind, int(self.silent[0] == first), int(self.silent[0] != first))
+        self.silent = []
+
+
+@torch.inference_mode()
+def rows(model: Model, cache: KeyValueCache, ids: Sequence[int], inner: Sequence[torch.nn.Module]) -> Tensor:
+    """Logits [n, V] after each of n further ids of the cache's one text; of many, after the last CHUNK at least."""
+    if isinstance(model, NativeLlama) and len(ids) == 1:
+        return model.step([0], ids, cache)
+    with quiet(inner):
+        for first in range(0, len(ids), CHUNK):
+            part = torch.tensor([ids[first : first + CHUNK]], dtype=torch.int64, device=model.device)
+            states = model.hidden(part, cache=cache)
+        return model.logits(states[0])
+
+
+__all__ = ["GREEDY", "Draft", "Guesser", "Lookup", "Odds", "Tally", "check_draft", "generate"]

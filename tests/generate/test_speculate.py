@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from itertools import product
+
+import pytest
+import torch
+
+from camelid.errors import UsageError
+from camelid.generate import decode, speculate
+from camelid.generate.decode import End, complete, ended
+from camelid.generate.settings import Constraint, Settings
+from camelid.generate.speculate import Draft, Lookup, Odds, Tally, check_draft
+from camelid.models.llama import Cache
+from camelid.native.library import library
+from camelid.native.llama import NativeLlama
+from camelid.tokenizers.extend import with_pad
+from tests.conftest import size
+from tests.generate.stand_ins import BYTES, ForcedModel, small, small_tokenizer
+from tests.generate.test_decode import SHAPE, grown, near, prompts_of
+
+NATIVE = pytest.mark.skipif(library() is None, reason="no native kernels: no C compiler")
+
+
+class Wild:
+    """Guesses anything, of any length; sometimes, as if by a miracle, what will be drawn."""
+
+    free, cost, kind = True, 0.0, 0
+
+    def __init__(self, seed: int, told: Sequence[int] = (), vocab: int = 61) -> None:
+        self._chance, self._told, self._vocab = random.Random(seed), list(told), vocab
+
+    def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int) -> None:
+        self._count = 0
+
+    def said(self, id: int) -> None:
+        self._count += 1
+
+    def guess(self, most: int) -> list[int]:
+        count = self._chance.randint(0, most) if most > 1 else most
+        right = self._told[self._count : self._count + self._chance.randint(0, count)]
+        return [*right, *(self._chance.randrange(self._vocab) for _ in range(count - len(right)))]
+
+
+def any_settings(chance: random.Random) -> Settings:
+    return Settings(
+        max_tokens=chance.randint(1, 40), temperature=chance.choice([0.0, 0.7, 1.5]), top_k=chance.choice([0, 7]),
+        top_p=chance.choice([1.0, 0.8]), typical_p=chance.choice([1.0, 0.9]), seed=chance.randrange(9),
+        repetition_penalty=chance.choice([1.0, 1.2]), frequency_penalty=chance.choice([0.0, 0.4]),
+        top_logprobs=chance.choice([0, 3]), stop_ids=tuple(chance.sample(range(61), 2)), prompt_logprobs=chance.random() < 0.2,
+    )  # fmt: skip
+
+
+@NATIVE
+@pytest.mark.parametrize("seed", range(size(24)))
+def test_through_the_kernels_every_guesser_gives_the_plain_answer_bit_for_bit(seed: int) -> None:
+    chance = random.Random(seed)
+    model = NativeLlama.of(grown(seed, spread=chance.choice([1, 5, 12])), chance.choice(["float32", "q8_0"]))
+    prompt, own = prompts_of(seed, 1)[0], any_settings(chance)
+    plain = complete(model, prompt, own)
+    for guesser in (
+        Wild(seed, plain.token_ids),
+        Lookup(),
+        Draft(model),
+        Draft(NativeLlama.of(grown(seed + 1, spread=5))),
+    ):
+        tally = Tally()
+        assert ended(speculate.generate(model, prompt, own, None, guesser, tally=tally)) == plain
+        assert tally.given == len(plain.token_ids) and tally.right <= tally.guessed
+
+
+@pytest.mark.parametrize("seed", range(size(8)))
+def test_through_pytorch_ids_are_the_plain_ones(seed: int) -> None:
+    chance = random.Random(seed)
+    model, prompt, own = grown(seed, dtype=torch.float64, spread=5), prompts_of(seed, 1)[0], any_settings(chance)
+    plain = complete(model, prompt, own)
+    for guesser in (Wild(seed, plain.token_ids), Lookup(), Draft(grown(seed, dtype=torch.float32, spread=5))):
+        found = ended(speculate.generate(model, prompt, own, None, guesser))
+        near(found, plain, 1e-10)
+
+
+def test_what_is_sampled_has_exactly_the_distribution_of_the_model() -> None:
+    """Every answer of three ids over a vocabulary of four, with its exact probability; chi-square below its 1e-4 tail."""
+    from camelid.models.shape import LlamaShape
+
+    shape, draws = LlamaShape(1, 8, 2, 1, 4, 12, 4, 16), size(1000)
+    model, draft = grown(1, shape, torch.float64, spread=60), grown(2, shape, torch.float64, spread=60)
+    with torch.inference_mode():
+        every = torch.tensor([[1, 2, *answer] for answer in product(range(4), repeat=3)])
+        logs = torch.log_softmax(model(every).double(), -1)
+        exact = logs[:, 1:4].gather(-1, every[:, 2:, None]).sum((1, 2)).exp().tolist()
+    guesser, tally, counts = Draft(draft), Tally(), Counter[tuple[int, ...]]()
+    for seed in range(draws):
+        own = Settings(max_tokens=3, temperature=1.0, seed=seed)
+        counts[ended(speculate.generate(model, [1, 2], own, None, guesser, tally=tally)).token_ids] += 1
+    assert 0 < tally.right < tally.guessed
+    expected = {answer: draws * p for answer, p in zip(product(range(4), repeat=3), exact, strict=True)}
+    chi = sum((counts[answer] - count) ** 2 / count for answer, count in expected.items())
+    assert chi < 117.0  # 63 degrees of freedom
+
+
+def test_stops_text_and_cache_are_those_of_plain_decoding() -> None:
+    script = BYTES.encode("a camel and a camel and a camel and né.stop")
+    for own in (
+        Settings(max_tokens=99, stop_texts=("el an",)),
+        Settings(max_tokens=99, stop_ids=(script[-5],)),
+        Settings(max_tokens=30),
+        Settings(max_tokens=0),
+    ):
+        plain = complete(ForcedModel([script], BYTES.size), [0], own, BYTES)  # type: ignore[arg-type]
+        model = ForcedModel([script], BYTES.size)
+        events = list(speculate.generate(model, [0], own, BYTES, Lookup()))  # type: ignore[arg-type]
+        assert isinstance(events[-1], End) and events[-1].completion == plain
+        assert "".join(event.text for event in events[:-1]) == plain.text  # type: ignore[union-attr]
+
+
+def test_a_cache_left_in_the_middle_holds_a_beginning_of_the_text() -> None:
+    """As a conversation leaves it that is interrupted: what it holds is read on without being read anew."""
+    model, prompt, own = grown(3, dtype=torch.float64, spread=5), [1, 2, 3], Settings(max_tokens=30)
+    plain = complete(model, prompt, own)
+    for left in range(1, 12):
+        cache = Cache(SHAPE, 1, 40, torch.float64)
+        events = speculate.generate(model, prompt, own, None, Wild(left, plain.token_ids), cache=cache)
+        said = [next(events).id for _ in range(left)]  # type: ignore[union-attr]
+        events.close()  # type: ignore[attr-defined]
+        whole = [*prompt, *plain.token_ids]
+        assert said == whole[3 : 3 + left]
+        cache.rollback(min(cache.lengths[0], 3 + left))
+        held = cache.lengths[0]
+        again = complete(model, whole[: held + 1], Settings(max_tokens=5))
+        on = ended(decode.generate(model, whole[: held + 1], Settings(max_tokens=5), cache=cache))
+        assert on.token_ids == again.token_ids
+
+
+def test_constrained_answers_are_guessed_within_their_constraint() -> None:
+    pytest.importorskip("llguidance", reason="llguidance is absent: pip install camelid[constraints]")
+    loaded = small(seed=5)
+    own = Settings(
+        max_tokens=60, temperature=1.0, seed=2, stop_ids=(loaded.tokenizer.eos,),
+        constraint=Constraint("regex", "(to be or not|Mila lives){2,6}[.]"),
+    )  # fmt: skip
+    plain = complete(loaded.model, [1, 9], own, loaded.tokenizer)
+    for guesser in (Lookup(), Draft(small(seed=5).model, loaded.tokenizer), Wild(3, plain.token_ids)):
+        near(ended(speculate.generate(loaded.model, [1, 9], own, loaded.tokenizer, guesser)), plain, 1e-10)
+
+
+def test_a_lookup_guesses_what_followed_the_last_ids_before_and_goes_round_in_loops() -> None:
+    lookup = Lookup()
+    lookup.begin([1, 2, 3, 9, 5, 1, 2, 3, 7, 8, 4, 1, 2, 3], Settings(), 9)
+    assert lookup.guess(3) == [7, 8, 4] and lookup.kind == 3
+    lookup.begin([4, 5, 6, 4, 5, 6, 4, 5], Settings(), 9)
+    assert lookup.guess(7) == [6, 4, 5, 6, 4, 5, 6] and lookup.kind == 5
+    lookup.begin([1, 2, 3, 2, 3], Settings(), 9)
+    assert lookup.guess(3) == []
+    lookup.begin([7] * 40, Settings(), 9)
+    assert lookup.guess(4) == [7] * 4 and lookup.kind == 8
+
+
+def test_odds_guess_more_the_more_often_guesses_are_right_and_nothing_that_does_not_pay() -> None:
+    odds = Odds()
+    for rows in range(1, 20):
+        odds.took(rows, 1.0 + 0.05 * (rows - 1))
+    lengths = []
+    for right in (0.0, 0.2, 0.5, 0.8, 0.95):
+        odds.right[0] = right
+        lengths.append(odds.best(0, 0.0))
+    assert lengths == sorted(lengths) and lengths[0] == 0 and lengths[-1] == 16
+    assert odds.best(0, 2.0) == 0, "guesses that cost two passes each"
+    for _ in range(60):
+        odds.saw(0, 0, 1)
+    assert odds.best(0, 0.0) == 0
+
+
+def test_a_loop_costs_few_passes_and_text_without_one_no_more_than_plain() -> None:
+    loop = BYTES.encode("round and ") * 20
+    tally = Tally()
+    model = ForcedModel([loop], BYTES.size)
+    ended(speculate.generate(model, [0], Settings(max_tokens=200), BYTES, Lookup(), tally=tally))  # type: ignore[arg-type]
+    assert tally.given == 200 and tally.passes < 80
+    chance, tally = random.Random(1), Tally()
+    model = ForcedModel([[chance.randrange(2, 258) for _ in range(200)]], BYTES.size)
+    ended(speculate.generate(model, [0], Settings(max_tokens=200), BYTES, Lookup(), tally=tally))  # type: ignore[arg-type]
+    assert tally.guessed <= 2
+
+
+def test_a_draft_of_other_ids_is_refused() -> None:
+    tokenizer = small_tokenizer()
+    check_draft(tokenizer, with_pad(tokenizer, "[PAD]"))
+    with pytest.raises(UsageError, match=r"draft: its id 0 is .* where the model's is"):
+        check_draft(tokenizer, BYTES)

@@ -1,0 +1,108 @@
+"""Losses that leap: the same bits in any two runs, however interrupted or shared; a budget, then a halt that reports."""
+
+import os
+import random
+import signal
+from dataclasses import replace
+
+import pytest
+
+from camelid import durable
+from camelid.errors import UsageError
+from camelid.ranks import ALONE
+from camelid.train.interrupt import Interrupted
+from camelid.train.loss import NextToken
+from camelid.train.spikes import Spiked, Spikes
+from camelid.train.state import PREFIX, steps_of
+from tests import group
+from tests.conftest import size
+from tests.train import tiny
+
+STEPS = tiny.Steps(steps=40, micros=3)
+MEETING = Spikes(budget=3, factor=2.0, window=8, every=5)
+
+
+class Poisoned(NextToken):
+    """A loss ten times too large at some steps."""
+
+    def __init__(self, steps):
+        self.steps, self.now = steps, 0
+
+    def __call__(self, model, batch):
+        return super().__call__(model, batch) * (10.0 if self.now in self.steps else 1.0)
+
+    def draw(self, step, micro):
+        self.now = step
+
+
+def conduct(ranks=ALONE, spikes=MEETING, **words):
+    found = tiny.conduct(**words)
+    return replace(found, machine=replace(found.machine, data=ranks.world), ranks=ranks, spikes=spikes)
+
+
+def ran(path, poisoned, **words):
+    made, loss = tiny.model(), Poisoned(poisoned)
+    optimizer = tiny.optimizer(made, lr=1e-3)
+    chosen = conduct(**words)
+    done = tiny.run(path, made, optimizer, STEPS, loss=loss, draw=loss.draw, conduct=chosen)
+    return [optimizer.digest(), (path / "journal.jsonl").read_text(), done.skipped, optimizer.updates]
+
+
+def test_spikes_roll_back_and_pass_over_with_the_same_bits_in_every_run_however_interrupted_or_shared(tmp_path):
+    for case in range(size(4)):
+        draw = random.Random(case)
+        poisoned = sorted(draw.sample(range(9, 40), 3))
+        whole = ran(tmp_path / f"{case}-a", poisoned)
+        assert ran(tmp_path / f"{case}-b", poisoned, steps=draw.randint(1, 7)) == whole
+        lines = list(steps_of(tmp_path / f"{case}-a"))
+        assert [line["step"] for line in lines] == list(range(1, 41))
+        gone = {line["step"] - 1 for line in lines if "refused" in line}
+        assert set(poisoned) <= gone and whole[2] == len(gone) and whole[3] == 40 - len(gone)
+        for step in poisoned:
+            assert set(range(step // 5 * 5, step)) <= gone  # back to the mark
+        path, stops = tmp_path / f"{case}-c", sorted(draw.sample(range(1, 40), 4))
+        for stop in [*stops, 99]:
+
+            def ask(step, *_, stop=stop):
+                if step >= stop:
+                    os.kill(os.getpid(), signal.SIGTERM)
+
+            try:
+                found = ran(path, poisoned, progress=ask)
+            except Interrupted:
+                continue
+        assert found == whole
+        if case < 1:
+            work = lambda ranks, case=case, poisoned=poisoned: ran(tmp_path / f"{case}-d", poisoned, ranks=ranks)
+            assert group.values(group.together(2, work)) == [whole] * 2
+
+
+def test_after_as_many_spikes_as_allowed_the_run_halts_committed_and_says_where(tmp_path):
+    with pytest.raises(
+        Spiked, match=r"step 31 of 40: the loss leapt to .* no spike more was to be passed over"
+    ) as told:
+        ran(tmp_path, (12, 20, 26, 30, 33))
+    assert told.value.exit_code == 1
+    assert durable.newest(tmp_path / "commits", PREFIX).name == f"{PREFIX}{30:08d}"
+    assert sum("leapt to" in line.get("refused", "") for line in steps_of(tmp_path)) == 3
+    with pytest.raises(Spiked, match="step 31 of 40"):  # resuming changes nothing: no cycle
+        ran(tmp_path, (12, 20, 26, 30, 33))
+    ran(tmp_path, (12, 20, 26, 30, 33), spikes=replace(MEETING, budget=5))
+
+
+def test_a_run_without_spikes_has_the_bits_of_one_that_does_not_look_for_any(tmp_path):
+    assert ran(tmp_path / "a", ())[:2] == ran(tmp_path / "b", (), spikes=None)[:2]
+
+
+def test_settings_that_make_no_sense_and_runs_begun_without_marks_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"(?s)budget: -1.*factor: 1.*window: 2 losses.*every: 0"):
+        ran(tmp_path / "a", (), spikes=Spikes(budget=-1, factor=1, window=2, every=0))
+
+    def ask(step, *_):
+        if step == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        ran(tmp_path / "b", (), spikes=None, progress=ask)
+    with pytest.raises(UsageError, match="no commit of step 5 to go back to"):
+        ran(tmp_path / "b", ())
