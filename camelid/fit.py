@@ -20,7 +20,7 @@ from camelid.plan.training import Layout
 from camelid.recipe import AnyStage, Finetune, Folder, Pretrain, Recipe
 
 KEPT = 0.3  # ours, from docs/planner.md: what an allocator keeps beside what a run holds, without recomputation
-OTHERS = ("--count", "--device", "--recompute")  # what a plan may choose and a run here cannot
+OTHERS = ("--count", "--device")  # what a plan may choose and a run here cannot
 
 
 def check_fit(stages: Sequence[tuple[Recipe, AnyStage]], machine: Machine, narrator: Narrator, anyway: bool) -> None:
@@ -49,6 +49,7 @@ def _problems(owner: Recipe, stage: AnyStage, machine: Machine, narrator: Narrat
     choices = Choices(
         layout=Layout(data=machine.data, shard=machine.shard, tensor=machine.tensor) if machine.ranks > 1 else None,
         micro_tokens=machine.micro_tokens,
+        recompute=machine.recompute,
         workers=machine.workers,
         shares=machine.shares,
         start=start,

@@ -122,6 +122,7 @@ def pretrain(
         )
     if adapter is not None:
         model = add_lora(model.to(dtype_of(conduct)), adapter, seed=seed)
+    model.recompute = conduct.machine.recompute
     optimizer, placement = optimizer_for(model, optim, clip, conduct, run, adapted=adapter is not None)
     trained = train(
         model,
