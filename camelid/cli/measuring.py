@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FORMS = ("q4_0", "q8_0", "nf4", "int8", "gptq", "awq")
 IN_GGUF = ("q4_0", "q8_0")
 CALIBRATED = ("gptq", "awq")
+ANY = 1e300  # tolerance where any finite distance is what rounding did
 HELP = "q4_0, q8_0 (GGUF), nf4, int8, gptq or awq (folders)."
 
 
@@ -365,13 +366,13 @@ def recheck(path: Path, machine: Machine, tolerance: float | None = None) -> Che
     rounded = weights_of(checkpoint) != certificate.weights
     dtype = getattr(torch, certificate.dtype, torch.float32)
     loaded = load(path, dtype=dtype, device=machine.device, engine="pytorch")
-    parity = held(certificate, loaded, tolerance=float("inf") if rounded and tolerance is None else tolerance)
+    parity = held(certificate, loaded, tolerance=ANY if rounded and tolerance is None else tolerance)
     verdict = "NOT what its certificate says"
     if parity.holds:
         now = f"; weights rounded since, from {certificate.weights} to {weights_of(checkpoint)}" if rounded else ""
         verdict = f"what its certificate says{' to the bit' if parity.exact else ''}{now}"
     data = {"model": str(path), "rounded": rounded, **parity.data()}
-    if parity.tolerance == float("inf"):
+    if parity.tolerance == ANY:
         data["tolerance"] = None
     return Checked(parity.holds, [*differences(parity), verdict], data)
 

@@ -35,6 +35,7 @@ from camelid.tokenizers.protocol import Tokenizer
 FORMAT = "camelid certificate 1"
 PROMPTS = 4
 PROMPT_IDS = 96
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 SAMPLED = 32  # logits kept at each position
 CORPUS: tuple[str, ...] = (
     "", " ", "   three spaces", "one", " one", "The camel walked 120 miles, then 0.5 more.", "\n\n\t x \r\n", "1234567890",
@@ -151,6 +152,8 @@ def _read(told: Mapping[str, Any], path: Path) -> Certificate:
     try:
         if told["format"] != FORMAT:
             raise ValueError(f"is in the format {str(told['format'])[:40]!r}, not {FORMAT!r}")
+        if told["dtype"] not in DTYPES:
+            raise ValueError(f"was computed in {str(told['dtype'])[:40]!r}, not in one of {', '.join(DTYPES)}")
         shape = tuple(int(size) for size in told["shape"])
         logits = np.frombuffer(base64.b64decode(told["logits"], validate=True), dtype="<f4").reshape(shape)
         likeliest = np.array(told["likeliest"], dtype=np.int64)

@@ -143,7 +143,7 @@ def test_a_folder_without_a_certificate_has_none_and_a_damaged_one_is_named(tmp_
     told = json.loads((first.path / "certificate.json").read_bytes())
     for number, change in enumerate([
         {"format": "x"}, {"logits": "!"}, {"shape": [4, 96]}, {"shape": [2**40, 2**40, 9]}, {"texts": [[1]]}, {"chats": 7},
-        {"likeliest": [[1, 2], [3]]}, {"likeliest": [[2**70]]}, {"largest": None},
+        {"likeliest": [[1, 2], [3]]}, {"likeliest": [[2**70]]}, {"largest": None}, {"dtype": "load"},
     ]):  # fmt: skip
         extra = {"certificate.json": json.dumps({**told, **change}).encode()}
         with pytest.raises(BadFile, match="is no certificate"):
