@@ -61,8 +61,9 @@ def sampling(asked: Asked, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def engine_options(function: Any) -> Any:
-    """--engine, --weights: what computes."""
+    """--engine, --weights: what computes; --anyway: though memory does not suffice."""
     for option in (
+        click.option("--anyway", is_flag=True, help="Load even where memory does not suffice."),
         click.option("--weights", metavar="TYPE", help="float32, bf16, q8_0 or q4_0, rounded when loaded (CPU)."),
         click.option("--engine", metavar="NAME", help="native (default on a CPU) or pytorch."),
     ):
@@ -78,12 +79,26 @@ def engine(asked: Asked, options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def opened(folder: Path, machine: Machine, dtype: str | None, wished: dict[str, Any] | None = None) -> Loaded:
+def opened(
+    folder: Path,
+    machine: Machine,
+    dtype: str | None,
+    wished: dict[str, Any] | None = None,
+    *,
+    tokens: int = 0,
+    anyway: bool = False,
+) -> Loaded:
     """The model of a folder or GGUF file on a machine, in its stored precision unless another was asked for.
 
     Quantised weights of a file are decoded, which is told on standard error; so is the reason where PyTorch
-    computes although the kernels would serve.
+    computes although the kernels would serve. Raises UsageError before anything is loaded where memory does not suffice
+    for the weights and a cache of so many tokens.
     """
+    from camelid.checkpoints import directory
+    from camelid.cli.memory import check_loading
+
+    plan = directory.load(folder, check="lengths")
+    check_loading(plan, machine, dtype=dtype, tokens=tokens, anyway=anyway, **(wished or {}))
     import torch
 
     from camelid.generate.loaded import load
@@ -188,7 +203,8 @@ def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
         batch(opened(folder, machine, options["dtype"], wished), source, own, options, together)
         return
     text = read_input("--prompt") if options["prompt"] == "-" else options["prompt"]
-    loaded = opened(folder, machine, options["dtype"], wished)
+    tokens = len(text) + (settings["max_tokens"] or 0)
+    loaded = opened(folder, machine, options["dtype"], wished, tokens=tokens, anyway=options["anyway"])
     from camelid.dialogue.message import Message
     from camelid.generate.decode import End, Token
 
@@ -325,7 +341,8 @@ def chat(asked: Asked, /, **options: Any) -> None:
     from camelid.generate.chat import Chat
     from camelid.generate.settings import Settings
 
-    loaded = opened(folder, machine, options["dtype"], wished)
+    tokens = 8 * (settings["max_tokens"] or 0)  # ours: a conversation of some turns
+    loaded = opened(folder, machine, options["dtype"], wished, tokens=tokens, anyway=options["anyway"])
     if loaded.template is None:
         click.echo("this model has no template: it continues your text instead of answering", err=True)
     talk = Chat(
@@ -514,7 +531,7 @@ def eval_command(asked: Asked, /, as_json: bool, **options: Any) -> None:
     from camelid.recipes.alpaca import PROMPT
 
     torch.set_num_threads(machine.threads)
-    loaded = opened(folder, machine, options["dtype"], wished)
+    loaded = opened(folder, machine, options["dtype"], wished, anyway=options["anyway"])
     world, grown_seed = world_of(folder)
     seed = grown_seed if seed is None else seed
     items = desk.instructions(desk.world(options["world"] or world, seed), split, seed=seed)

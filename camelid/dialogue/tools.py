@@ -96,13 +96,15 @@ def offered_3_2(tools: Sequence[Tool]) -> str:
 def environment(system: str = "", *, builtin: Sequence[str] = (), today: str = "") -> str:
     """The system message that turns tools on; `builtin` names Llama 3.1's own, `today` is written "21 September 2024".
 
-    Without built-in tools an empty line follows the first, as in the published examples.
+    Without built-in tools an empty line stands before the dates, as in the published examples.
     """
-    told = f"Environment: ipython\nTools: {', '.join(builtin)}\n" if builtin else "Environment: ipython\n\n"
-    dates = f"Cutting Knowledge Date: December 2023\nToday Date: {today}\n" if today else ""
-    return (
-        f"{told}{dates}\n{system}\n" if system else f"{told}{dates}".rstrip("\n") + ("\n" if builtin or today else "")
-    )
+    told = "Environment: ipython\n" + (f"Tools: {', '.join(builtin)}\n" if builtin else "")
+    if today:
+        blank = "" if builtin else "\n"
+        told += f"{blank}Cutting Knowledge Date: December 2023\nToday Date: {today}\n"
+    if system:
+        return f"{told}\n{system}\n"
+    return told if builtin or today else told.rstrip("\n")
 
 
 def check_tools(tools: Sequence[Tool]) -> None:

@@ -81,6 +81,7 @@ class Llama(nn.Module):
                     parameter.zero_()
         self.adapter: LoRA | None = None  # put on by models/adapt.py
         self.draws: Draws | None = None
+        self.recompute = False  # whether every forward pass under autograd is told to `recompute`
         self.noise: Callable[[Tensor, Layout], Tensor] | None = None  # put on by models/noise.py
         self.rope = Rope(shape.head_width, shape.theta, shape.scaling, shape.context)
 
@@ -138,7 +139,7 @@ class Llama(nn.Module):
         if self.noise is not None and self.training:
             x = self.noise(x, layout)
         for index, layer in enumerate(self.model.layers):
-            if recompute and torch.is_grad_enabled():
+            if (recompute or self.recompute) and torch.is_grad_enabled():
                 x = checkpoint(layer, x, layout, rotations, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = layer(x, layout, rotations, cache, index)

@@ -175,9 +175,9 @@ def test_chat_answers_each_line(store: Path) -> None:
         (["eval", "alpaca", "--tasks", "desq"], ["'desk'"]),
         (["plan", "alpaca", "--device", "a100-8x", "--count", "0"], ["a100-80gb", "--count"]),
         (["convert", "alpaca", "/nowhere/x", "--to", "hf", "--type", "q4_0"], ["--type", "choose from f32, f16, bf16"]),
-        (["quantize", "alpaca", "--to", "gptq", "--text", "/nowhere"], ["gptq is not built", "no file"]),
-        (["quantize", "alpaca", "--to", "nf4", "--out", "/nowhere/x.gguf"], ["nf4 has no place in GGUF"]),
-        (["verify", "alpaca"], ["B: is missing"]),
+        (["quantize", "alpaca", "--to", "gptq", "--group", "4"], ["--calibrate: gptq needs a text", "--group: found 4"]),
+        (["quantize", "alpaca", "--to", "nf4", "--act-order", "--text", "/nowhere"], ["nothing for nf4", "no file"]),
+        (["verify"], ["A: is missing"]),
         (["frobnicate"], ["no command"]),
         (["tokenize"], ["MODEL_OR_FILE"]),
     ],
@@ -199,6 +199,9 @@ def test_a_member_goes_to_gguf_and_back_and_answers_the_same_there(store: Path, 
     assert as_json(store, "render", str(file), given=given) == as_json(store, "render", "alpaca", given=given)
     assert as_json(store, "tokenize", str(file), given="Hi <s>") == as_json(store, "tokenize", "alpaca", given="Hi <s>")
     assert as_json(store, "verify", "alpaca", str(file))["exact"] is True
+    for model in ("alpaca", str(file), str(back)):
+        told = as_json(store, "verify", model)
+        assert told["exact"] is True and told["rounded"] is False
     text = tmp_path / "t.txt"
     text.write_text("Kedo lives in a town. " * 40)
     told = as_json(store, "quantize", str(file), "--to", "q4_0", "--out", str(small), "--text", str(text))
@@ -214,6 +217,37 @@ def test_a_member_goes_to_gguf_and_back_and_answers_the_same_there(store: Path, 
     pytorch = [*RUN, "generate", str(small), *words, "--engine", "pytorch"]
     done = subprocess.run(pytorch, capture_output=True, text=True)
     assert done.returncode == 0 and "in q4_0" in done.stderr and "decoded to float32" in done.stderr
+
+
+def test_a_member_is_rounded_with_a_text_in_view_and_answers_from_its_folder(store: Path, tmp_path: Path) -> None:
+    text = tmp_path / "t.txt"
+    text.write_text("Kedo lives in a town, and Mila lives by the river. " * 40)
+    for form in ("gptq", "awq"):
+        out = tmp_path / form
+        words = ("quantize", "alpaca", "--to", form, "--group", "32", "--text", str(text), "--out", str(out))
+        told = as_json(store, *words)
+        assert told["calibration"]["loss"] < told["calibration"]["loss_of_nearest"] and told["text"]["kl"] > 0
+        assert told["calibration"]["first_half_only"] and told["bytes"] < told["bytes_of_original"]
+        checked = told["certificate"]
+        assert checked["holds"] and checked["rounded"] and checked["texts"] == checked["texts_equal"]
+        assert as_json(store, "generate", str(out), "--prompt", "Say hello.", "--max-tokens", "4")["token_ids"]
+        assert as_json(store, "verify", str(out))["relative"] == checked["relative"] > 0
+
+
+def test_a_folder_tampered_with_is_not_what_its_certificate_says(store: Path, tmp_path: Path) -> None:
+    from camelid.checkpoints import directory
+
+    first = directory.load(folder(store, "tuned"))
+    state = {name: tensor.clone() for name, tensor in first.tensors().items()}
+    state["model.norm.weight"][0] *= 1.5
+    note = {"certificate.json": (first.path / "certificate.json").read_bytes()}
+    told = {"shape": first.shape, "tokenizer": first.tokenizer, "template": first.template, "extra": note}
+    path = directory.save(tmp_path / "m", state, **told)
+    done = subprocess.run([*RUN, "verify", str(path)], capture_output=True, text=True)
+    assert done.returncode == 1 and "NOT what its certificate says" in done.stdout
+    assert "has no certificate" in command(
+        store, "verify", str(directory.save(tmp_path / "old", state, **{**told, "extra": {}}))
+    )
 
 
 @pytest.mark.parametrize("given", ["{", '{"messages": []}', '{"messages": [{"role": "robot"}]}', "[" * 5000])

@@ -103,6 +103,14 @@ def test_a_whole_interaction_with_a_builtin_tool_is_as_published(tokenizer) -> N
     assert heard(learned, tokenizer).calls == (call,)
 
 
+def test_every_environment_is_one_of_the_published_kind() -> None:
+    """prompt_format.md and text_prompt_format.md: code interpreter, with and without dates; the last is ours."""
+    assert environment() == "Environment: ipython"
+    dates = "Cutting Knowledge Date: December 2023\nToday Date: 24 September 2024\n"
+    assert environment(today="24 September 2024") == f"Environment: ipython\n\n{dates}"
+    assert environment("Be brief.") == "Environment: ipython\n\nBe brief.\n"
+
+
 def test_functions_of_ones_own_are_offered_as_published(tokenizer) -> None:
     """prompt_format.md, "JSON based tool calling"; its odd list of properties is kept."""
     properties = [
@@ -169,11 +177,13 @@ def test_llama_3_2s_lists_are_as_published(tokenizer) -> None:
     assert [call.arguments["city"] for call in read(several).calls] == ["San Francisco", "Seattle"]
 
 
-def test_the_chat_template_says_the_same_in_transformers(tokenizer, opened) -> None:  # noqa: F811
+@pytest.mark.parametrize("kind", ["byte_level", "pieces"])
+def test_the_chat_template_says_the_same_in_transformers(kind, request: pytest.FixtureRequest, opened) -> None:  # noqa: F811
+    tokenizer = with_controls(request.getfixturevalue(kind), NAMES)
     theirs = opened(tokenizer)
     for template, tools in ((LLAMA_3_1, True), (LLAMA_3_2, False)):
         theirs.chat_template = jinja(template, tokenizer)
-        for messages in conversations(5, size(40), tools=tools, said=lambda: "The camel's 3 walks: né?\n"):
+        for messages in conversations(5, size(15), tools=tools, said=lambda: "The camel's 3 walks: né?\n"):
             text = theirs.apply_chat_template(as_objects(messages), tokenize=False)
             assert text == flat(template, messages, tokenizer, generate=False)
             if messages[-1].role in ("user", "ipython"):
