@@ -35,11 +35,9 @@ from camelid.generate.decode import (
     Event,
     Model,
     Token,
-    _Batch,
-    _check_cache,
-    _check_constraints,
-    _check_single,
+    check_constraints,
     check_prompts,
+    check_single,
     pick,
     quiet,
     reach,
@@ -47,6 +45,7 @@ from camelid.generate.decode import (
 )
 from camelid.generate.sample import Drawn, Sampler
 from camelid.generate.settings import Settings
+from camelid.generate.single import check_cache, opened
 from camelid.models.llama import Cache
 from camelid.native.llama import NativeLlama
 from camelid.nn.cache import KeyValueCache
@@ -319,10 +318,10 @@ def generate(
 ) -> Iterator[Event]:
     """What decode.generate gives, sooner where guesses are right; `tally` counts what came of them."""
     check_prompts(model.shape, [prompt_ids], [settings])
-    _check_single([settings])
-    _check_constraints([settings])
+    check_single([settings])
+    check_constraints([settings])
     if cache is not None:
-        _check_cache(cache, prompt_ids, settings)
+        check_cache(cache, prompt_ids, settings)
     room = reach(model.shape) - len(prompt_ids)
     answer = Answer(prompt_ids, settings, tokenizer, room=room, starts=starts)
     return _stream(model, answer, settings, tokenizer, guesser, cache, tally or Tally())
@@ -337,11 +336,9 @@ def _stream(
     held: KeyValueCache | None,
     tally: Tally,
 ) -> Iterator[Event]:
-    batch = _Batch(model, [answer], [settings], tokenizer, held)
-    logits = batch._open()
-    cache, inner = batch._cache, training(model)
-    assert cache is not None
-    (sampler,) = batch._samplers
+    logits, cache = opened(model, answer, settings, held)
+    inner = training(model)
+    sampler = Sampler(settings, answer.prompt_ids, model.shape.vocab, tokenizer, starts=answer.starts)
     if answer.finish_reason is None:
         left = min(settings.max_tokens, reach(model.shape) - len(answer.prompt_ids))
         guesser.begin(answer.prompt_ids, settings, left, answer.starts)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from camelid.errors import UsageError
-from camelid.generate import decode, speculate
+from camelid.generate import speculate
 from camelid.generate.decode import End, complete, ended
 from camelid.generate.settings import Constraint, Settings
 from camelid.generate.speculate import Draft, Lookup, Odds, Tally, check_draft
@@ -145,7 +145,8 @@ def test_a_cache_left_in_the_middle_holds_a_beginning_of_the_text() -> None:
         cache.rollback(min(cache.lengths[0], 3 + left))
         held = cache.lengths[0]
         again = complete(model, whole[: held + 1], Settings(max_tokens=5))
-        on = ended(decode.generate(model, whole[: held + 1], Settings(max_tokens=5), cache=cache))
+        more = Settings(max_tokens=5)
+        on = ended(speculate.generate(model, whole[: held + 1], more, None, Lookup(), cache=cache))
         assert on.token_ids == again.token_ids
 
 
