@@ -255,11 +255,9 @@ def test_the_tag_written_as_text_is_text(tokenizer) -> None:
 
 ANY = st.characters(codec="utf-8")
 NUMBERS = st.integers(-(10**12), 10**12) | st.floats(allow_nan=False, allow_infinity=False)
-VALUES = st.recursive(
-    st.none() | st.booleans() | NUMBERS | st.text(ANY, max_size=12),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(ANY, max_size=6), inner, max_size=3),
-    max_leaves=8,
-)
+LEAVES = st.none() | st.booleans() | NUMBERS | st.text(ANY, max_size=12)
+INNER = LEAVES | st.lists(LEAVES, max_size=3) | st.dictionaries(st.text(ANY, max_size=6), LEAVES, max_size=3)
+VALUES = INNER | st.lists(INNER, max_size=3) | st.dictionaries(st.text(ANY, max_size=6), INNER, max_size=3)
 WORDS = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,12}", fullmatch=True).filter(
     lambda name: name not in ("None", "True", "False")
 )
