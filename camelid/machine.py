@@ -144,6 +144,23 @@ def _limit(path: Path) -> int:
     return int(word) if word.isdigit() else 0
 
 
+def available(device: str = "cpu") -> int:
+    """Bytes of memory that are free for more, a cgroup's limit counted; 0 where the system does not tell."""
+    if device != "cpu":
+        import torch
+
+        return int(torch.cuda.mem_get_info(torch.device(device))[0]) if torch.cuda.is_available() else 0
+    free = 0
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        return 0
+    limit, used = _limit(CGROUP / "memory.max"), _limit(CGROUP / "memory.current")
+    return min(free, max(0, limit - used)) if limit else free
+
+
 def resident() -> int:
     """Bytes of main memory that this process holds now, or 0 where the system does not tell."""
     try:

@@ -27,6 +27,7 @@ from camelid.recipe import (
     Blend,
     DeskRecords,
     DeskText,
+    Distinct,
     ExtendTokenizer,
     Finetune,
     Folder,
@@ -55,7 +56,7 @@ MARK = "camelid stage 1"  # changes when a stage function changes what the same 
 DESK = 2  # changes when the desk world tells other texts: tests/test_run.py knows their digest
 SAMPLE_BYTES = 1_000_000  # of text that a vocabulary is learned from
 LATER = {  # settings newer than MARK: told only where they are set, so that what was grown before is found again
-    *((Pretrain, name) for name in ("new_rows", "adapter")),
+    *((Pretrain, name) for name in ("new_rows", "adapter", "cut", "teacher")),
     *((Finetune, name) for name in ("fields", "order", "tokenizer", "new_rows", "context", "scaling", "noise", "base")),
 }
 
@@ -209,6 +210,9 @@ class Work:
             return {"trees": file_digest(Path(value.path)), "best": value.best, "languages": list(value.languages)}
         if isinstance(value, Blend):
             return [[self.input_mark(p.data), p.epochs, p.most] for p in value.portions]
+        if isinstance(value, Distinct):
+            others = None if value.apart_from is None else self.input_mark(value.apart_from)
+            return {"distinct": self.input_mark(value.data), "alike": value.alike, "apart_from": others}
         if isinstance(value, DeskText | DeskRecords):
             return {"desk": DESK, "data": to_data(value)}
         return to_data(value)
@@ -477,6 +481,8 @@ def pretrain(work: Work, owner: Recipe, stage: Pretrain, target: Path, run: Path
             deviation=stage.deviation,
             new_rows=stage.new_rows,
             adapter=stage.adapter,
+            cut=stage.cut,
+            teacher=None if stage.teacher is None else work.folder(stage.teacher),
             seed=stage.seed,
             conduct=conduct,
             provenance=work.provenance(owner, stage, mixture=drawn),

@@ -23,6 +23,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 class Command(click.Command):
     """A command that reports unknown options together with every other problem, instead of the first alone."""
 
+    optional: tuple[str, ...] = ()  # arguments that may be left out
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("context_settings", {"ignore_unknown_options": True, "allow_extra_args": True})
         super().__init__(*args, **kwargs)
@@ -42,7 +44,9 @@ class Command(click.Command):
                 asked.problems.add(repr(word), "was not expected here", f"see camelid {self.name} --help")
         ctx.obj = asked
         for parameter in self.params:
-            if isinstance(parameter, click.Argument) and ctx.params.get(parameter.name or "") is None:
+            if not isinstance(parameter, click.Argument) or parameter.name in self.optional:
+                continue
+            if ctx.params.get(parameter.name or "") is None:
                 asked.problems.add(str(parameter.metavar), "is missing", f"see camelid {self.name} --help")
         return super().invoke(ctx)
 
@@ -156,7 +160,10 @@ class Asked:
 
     def ranks(self, machine: Machine, options: Mapping[str, Any]) -> Machine:
         """The machine as torchrun's processes share it: --shard, --tensor, --shares, --sums."""
-        world = launched().world
+        launch = launched()
+        world = launch.world
+        if machine.device == "cpu":
+            machine = replace(machine, memory_bytes=machine.memory_bytes // launch.beside)
         shard, tensor = (self.whole(f"--{name}", options.get(name), 1) or 1 for name in ("shard", "tensor"))
         shares = self.whole("--shares", options.get("shares"), machine.shares) or 1
         plain: Sums = "ordered" if machine.device == "cpu" else "fast"

@@ -11,7 +11,8 @@ from camelid.recipe import DeskConversations, Finetune, Recipe
 TOLD_APART = ("the same exchanges, each a record of its own, as many answers a step",)
 
 
-def _apart(recipe: Recipe) -> Recipe:
+def apart(recipe: Recipe) -> Recipe:
+    """The same exchanges, each a record of its own, as many answers a step."""
     data = cast(Finetune, recipe.last).data
     assert isinstance(data, DeskConversations)
     return tuned_on(recipe, replace(data, told="apart"), batch=data.turns)
@@ -26,7 +27,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         treated="whole conversations",
         controls=TOLD_APART,
         at_least=0.2,  # facts, official.yaml, vicuna: at least 20 points
-        arms=compared("vicuna", _apart, by="later_turns"),
+        arms=compared("vicuna", apart, by="later_turns"),
     ),
     "ultralm": Experiment(
         statement="Simulated conversations of several turns keep later turns consistent where single turns do not.",
@@ -35,7 +36,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         measure=LATER,
         treated="whole conversations",
         controls=TOLD_APART,
-        arms=compared("ultralm", _apart, by="later_turns"),
+        arms=compared("ultralm", apart, by="later_turns"),
     ),
     "baize": Experiment(
         statement="Adapters tuned on whole dialogues keep hold of a conversation; tuned on its exchanges apart, they do not.",
@@ -44,6 +45,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         measure=LATER,
         treated="whole dialogues",
         controls=TOLD_APART,
-        arms=compared("baize", _apart, by="later_turns"),
+        arms=compared("baize", apart, by="later_turns"),
     ),
 }

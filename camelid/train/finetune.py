@@ -30,6 +30,7 @@ from camelid.stage import Epochs, Sequences, Steps
 from camelid.tokenizers.extend import with_controls, with_pad
 from camelid.tokenizers.protocol import Tokenizer
 from camelid.train.assemble import (
+    certificate,
     check,
     check_free,
     dtype_of,
@@ -173,6 +174,7 @@ def finetune(
                 tokenizer=tokenizer,
                 template=template,
                 provenance=history,
+                extra=certificate(weights, model.shape, tokenizer, template, conduct),
                 files=conduct.files,
             )
     return trained
