@@ -164,7 +164,7 @@ class DeskSums:
 
     `seeds` different questions are the source of all `count` records, which the `ways` share evenly: "answers" gives
     other paths to the same answer, "rephrased" asks in other words, "verified" and "fobar" ask backward for a number of
-    the question. No way at all leaves the seeds, each told as often as it takes.
+    the question. No way at all leaves the seeds, each told as often as it takes. Answers are "worked" out, or "bare".
     """
 
     world: str = "small"
@@ -177,6 +177,7 @@ class DeskSums:
         "verified",
         "fobar",
     )
+    told: Literal["worked", "bare"] = "worked"
 
 
 @dataclass(frozen=True)
@@ -269,11 +270,17 @@ class Trees:
 
 @dataclass(frozen=True)
 class Released:
-    """A published set of records that is not part of this package: supply it with --data."""
+    """A published set of records that is not part of this package: supply it with --data. How many there are is None
+    where that was not published."""
 
     name: str
-    rows: int
+    rows: int | None
     licence: str
+
+    @property
+    def amount(self) -> str:
+        """How many records there are, in words."""
+        return "records, nobody says how many," if self.rows is None else f"{self.rows:,} records"
 
 
 @dataclass(frozen=True)
@@ -436,6 +443,8 @@ class Pretrain(Stage):
     start: Recipe | Folder | Pretrain | Finetune | None = None
     new_rows: NewRows = "mean"
     adapter: LoRA | None = None  # merged at the end
+    cut: Literal["weights"] | None = None  # the parent is pruned to `shape`: what has the largest weights stays
+    teacher: Recipe | Folder | None = None  # whose distribution of the next token is learned instead of the token
     seed: int = 0
 
 

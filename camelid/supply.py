@@ -149,7 +149,7 @@ def _desk(data: DeskRecords, template: Template) -> Iterator[list[Message]]:
         for turns in conversations(world, "train", data.count, turns=data.turns, seed=data.seed):
             pairs = [[asked(turn.item, template), Message("assistant", turn.item.output)] for turn in turns]
             if data.told == "folded":
-                yield from (_folded(pairs[: place + 1]) for place in range(len(pairs)))
+                yield from (folded(pairs[: place + 1]) for place in range(len(pairs)))
             else:
                 yield from pairs if data.told == "apart" else [[message for pair in pairs for message in pair]]
         return
@@ -224,7 +224,7 @@ def items(data: DeskRecords, split: Literal["train", "held_out"], count: int | N
     if isinstance(data, DeskSums):
         from camelid.desk.problems import problems
 
-        return problems(world, split, count, seeds=data.seeds, ways=data.ways, seed=data.seed)
+        return problems(world, split, count, seeds=data.seeds, ways=data.ways, told=data.told, seed=data.seed)
     if isinstance(data, DeskLines):
         from camelid.desk.lines import lines
 
@@ -246,7 +246,7 @@ def items(data: DeskRecords, split: Literal["train", "held_out"], count: int | N
     return desk.instructions(world, split, count, data.seed, families)
 
 
-def _folded(pairs: Sequence[Sequence[Message]]) -> list[Message]:
+def folded(pairs: Sequence[Sequence[Message]]) -> list[Message]:
     """The last exchange as a record: what was said before in the instruction, the question in the input."""
     *before, (question, answer) = pairs
     history = [f"User: {said.content}\nAssistant: {reply.content}" for said, reply in before]

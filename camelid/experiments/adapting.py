@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -44,6 +45,31 @@ def _steps(folder: Path) -> int:
     return int(told["provenance"]["training"]["steps"])
 
 
+def _share_of_whole(member: str) -> Callable[[Size, int, Tools], tuple[float, ...]]:
+    """The adapter on a base in few bits as a share of what the same reaches on the base as it is; then the base."""
+
+    def arms(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
+        lean, base = seeded(MEMBERS[member].make(size), seed), seeded(MEMBERS["llama"].make(size), seed)
+        whole = max(tools.score(_changed(lean, base=None), lean), 1e-9)
+        return tools.score(lean, lean) / whole, tools.score(base, lean) / whole
+
+    return arms
+
+
+def _last_turn(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
+    """The last answer alone learned, as a share of what every answer learned reaches; then the base."""
+    last, base = seeded(MEMBERS["chinese-vicuna-chat"].make(size), seed), seeded(MEMBERS["llama"].make(size), seed)
+    every = max(tools.later_turns(_changed(last, learn="assistant"), last), 1e-9)
+    return tools.later_turns(last, last) / every, tools.later_turns(base, last) / every
+
+
+def _anima(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
+    """A second adapter on the first; the first alone; the second straight on the base."""
+    again = seeded(MEMBERS["anima"].make(size), seed)
+    straight = _changed(again, start=seeded(MEMBERS["llama"].make(size), seed))
+    return tuple(tools.score(side, again) for side in (again, cast(Recipe, again.parent), straight))
+
+
 EXPERIMENTS: dict[str, Experiment] = {
     "guanaco": Experiment(
         statement="Adapters on all linear maps of a four-bit base do what tuning every weight of the whole one does; on "
@@ -56,6 +82,46 @@ EXPERIMENTS: dict[str, Experiment] = {
         controls=("the base, same prompt", "adapters on queries and values alone"),
         at_least=0.95,  # ours: as Alpaca-LoRA's
         arms=_guanaco,
+    ),
+    "chinese-vicuna": Experiment(
+        statement="Adapters on a base of eight bits do what they do on the whole base.",
+        published="no benchmark of its own; Anima's README gives it an Elo of 623.62",
+        experiment="The same records, adapters and steps; the base's linear maps in int8, or as they are.",
+        measure=f"{RIGHT}, divided by that on the whole base",
+        treated="adapters on int8",
+        controls=("the base, same prompt",),
+        at_least=0.95,  # ours: as Alpaca-LoRA's
+        arms=_share_of_whole("chinese-vicuna"),
+    ),
+    "chinese-vicuna-4bit": Experiment(
+        statement="Adapters on a base of four bits do what they do on the whole base.",
+        published="no benchmark of its own",
+        experiment="The same records, adapters and steps; the base's linear maps in NF4, or as they are.",
+        measure=f"{RIGHT}, divided by that on the whole base",
+        treated="adapters on NF4",
+        controls=("the base, same prompt",),
+        at_least=0.95,  # ours: as Alpaca-LoRA's
+        arms=_share_of_whole("chinese-vicuna-4bit"),
+    ),
+    "chinese-vicuna-chat": Experiment(
+        statement="Learning the last answer of a conversation does as well as learning every answer.",
+        published="no headline benchmark",
+        experiment="The same conversations, adapters and steps; loss on the last answer, or on all three.",
+        measure=f"{LATER}, divided by that of every answer",
+        treated="the last answer",
+        controls=("the base, same prompt",),
+        at_least=0.95,  # ours: as Alpaca-LoRA's
+        arms=_last_turn,
+    ),
+    "anima": Experiment(
+        statement="A second adapter on a first one's model adds to what the first gave, and to what it would give alone.",
+        published="Elo 1096.69 over 300 rounds, where ChatGPT has 1341.98 and Chinese-Vicuna 623.62 (README)",
+        experiment="The desk Guanaco, tuned on conversations, then on instructions; against itself before, and against the "
+        "same second tuning straight from the base.",
+        measure=RIGHT,
+        treated="both tunings",
+        controls=("the first alone", "the second alone"),
+        arms=_anima,
     ),
     "platypus": Experiment(
         statement="A small set of questions that are unlike each other teaches more than as much of the whole set.",
