@@ -31,7 +31,8 @@ class FrozenLinear(nn.Module):
     @staticmethod
     def of(weight: Tensor, bits: Bits, dtype: torch.dtype | None = None) -> FrozenLinear:
         """The map with this weight [out, in] in so few bits. Raises UsageError where NF4's blocks do not fill it."""
-        stored: int8.Int8 | nf4.NF4 = (int8 if bits == "int8" else nf4).encode(weight)
+        stored: int8.Int8 | nf4.NF4
+        stored = replace(int8.encode(weight), largest=None) if bits == "int8" else nf4.encode(weight)
         here: dict[str, Any] = {
             name: part.to(weight.device) for name, part in vars(stored).items() if isinstance(part, Tensor)
         }
