@@ -35,6 +35,7 @@ __all__ = [
     "DeskTaught",
     "DeskText",
     "DeskTrees",
+    "Distinct",
     "Epochs",
     "ExtendTokenizer",
     "Fields",
@@ -214,14 +215,15 @@ class DeskTaught:
 class DeskConversations:
     """Conversations about the desk world: later questions say "this person" of whom the first one named.
 
-    Told "apart", every exchange is a record of its own, without what was said before.
+    Told "apart", every exchange is a record of its own, without what was said before; "folded", with it: the exchanges
+    before in the instruction, the question in the input, each under its speaker's name.
     """
 
     world: str = "small"
     seed: int = 0
     count: int = 500
     turns: int = 3
-    told: Literal["whole", "apart"] = "whole"
+    told: Literal["whole", "apart", "folded"] = "whole"
 
 
 @dataclass(frozen=True)
@@ -309,6 +311,18 @@ class Blend:
 
 
 @dataclass(frozen=True)
+class Distinct:
+    """Data without the records that are too like an earlier one: whose instruction and input have a cosine above `alike`
+    (camelid/data/similarity.py). Of records with the same question the longest answer stays. With `apart_from`, records
+    at least as like to one of these go too, so that nothing is tested on what was trained on.
+    """
+
+    data: Table | Released | DeskInstructions | DeskTaught
+    alike: float = 0.8
+    apart_from: Table | DeskInstructions | None = None
+
+
+@dataclass(frozen=True)
 class Folder:
     """A model that exists already: a Hugging Face folder, or one grown here."""
 
@@ -347,6 +361,7 @@ Instructions = (
     | DeskSums
     | DeskLines
     | Blend
+    | Distinct
 )
 
 
@@ -354,6 +369,8 @@ def portions(data: object) -> Iterator[object]:
     """The data sets that a stage's data consists of: itself, or those of a blend or of shares."""
     if isinstance(data, Blend):
         yield from (each.data for each in data.portions)
+    elif isinstance(data, Distinct):
+        yield data.data
     elif isinstance(data, Shares):
         yield from (each.text for each in data.texts)
     else:
@@ -376,7 +393,7 @@ def records_of(data: object) -> int | None:
     if isinstance(data, DeskTrees):
         return data.count * min(data.best or data.replies, data.replies)
     if isinstance(data, DeskConversations):
-        return data.count * (data.turns if data.told == "apart" else 1)
+        return data.count * (1 if data.told == "whole" else data.turns)
     if isinstance(data, DeskInstructions | DeskCalls | DeskSums | DeskLines):
         return data.count
     return data.first if isinstance(data, Table) else None

@@ -48,6 +48,7 @@ class Source:
     template: Template | None = None
     generation: Generation | None = None
     digest: str | None = None
+    certificate: Mapping[str, Any] | None = None
     is_quantised: bool = False
 
     @property
@@ -136,6 +137,7 @@ def _opened(source: Path, target: Path, context: int | None, files: Files) -> It
         template=checkpoint.template,
         generation=checkpoint.generation,
         digest=checkpoint.digest,
+        certificate=checkpoint.certificate,
         is_quantised=quantised,
     )
 
@@ -156,6 +158,7 @@ def _from_meta(source: Path, room: Path, context: int | None) -> Source:
         tokenizer=_tokenizer(source),
         template=_template(note),
         generation=None if generation is None else generation_from(generation, source / NOTE),
+        certificate=note.get("certificate"),
     )
 
 
@@ -167,6 +170,8 @@ def _read_note(source: Path) -> dict[str, Any]:
     note = read_json(source / NOTE)
     if not isinstance(note, dict) or note.get("format") != NOTE_FORMAT or type(note.get("context")) is not int:
         raise BadFile(source / NOTE, "", f"is not in the format {NOTE_FORMAT!r}", "read it with what wrote it")
+    if not isinstance(note.get("certificate", {}), dict):
+        raise BadFile(source / NOTE, "certificate", "is no table", "read it with what wrote it")
     if not isinstance(note.get("told"), dict) or not isinstance(note["told"].get("provenance", {}), dict):
         raise BadFile(source / NOTE, "told", "is no table", "read it with what wrote it")
     return note
@@ -229,6 +234,7 @@ def _to_huggingface(model: Source, target: Path, *, type: str | None, files: Fil
         template=model.template,
         generation=model.generation,
         provenance=model.provenance,
+        extra=None if model.certificate is None else {directory.CERTIFICATE: json_bytes(dict(model.certificate))},
         files=files,
     )
 
@@ -248,6 +254,7 @@ def _to_meta(
         "from": model.digest,
         "told": dict(model.told),
         "generation": dict(generation_to(model.generation or Generation())),
+        **({} if model.certificate is None else {"certificate": dict(model.certificate)}),
     }
 
     def fill(draft: Draft) -> None:
@@ -287,5 +294,6 @@ def _to_gguf(model: Source, target: Path, *, type: str | None, files: Files, **_
         generation=model.generation,
         told=model.told,
         source=model.digest,
+        certificate=model.certificate,
         files=files,
     )

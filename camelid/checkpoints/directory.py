@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from camelid.models.llama import Llama
 
 PROVENANCE = "camelid.json"
+CERTIFICATE = "certificate.json"  # see generate/certificate.py
+MAX_CERTIFICATE_BYTES = 16 << 20
 FORMAT = "camelid model 1"
 CONFIG = "config.json"
 GENERATION = "generation_config.json"
@@ -289,6 +291,16 @@ class Checkpoint:
         """The name, as torch has it, of the dtype in which the weights are stored; of the widest, if of several."""
         widest = max((place.dtype for header in self.headers for place in header.places.values()), key=_width)
         return TORCH[widest]
+
+    @cached_property
+    def certificate(self) -> Mapping[str, Any] | None:
+        """What the model said when it was trained (see generate/certificate.py), as JSON; None where nobody noted it."""
+        if not _has(self.path, self.manifest, CERTIFICATE):
+            return None
+        told = read_json(self.path / CERTIFICATE, max_bytes=MAX_CERTIFICATE_BYTES, max_depth=8)
+        if not isinstance(told, dict):
+            raise BadFile(self.path / CERTIFICATE, "", "is no table", "take the original file")
+        return told
 
     @property
     def has_tokenizer(self) -> bool:

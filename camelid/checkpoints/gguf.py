@@ -70,13 +70,14 @@ def save_gguf(
     generation: Generation | None = None,
     told: Mapping[str, Any] | None = None,
     source: str | None = None,
+    certificate: Mapping[str, Any] | None = None,
     files: Files = FILES,
 ) -> Path:
     """`path`, now a GGUF file, or no file at all. One tensor is in memory at a time.
 
     state       the weights under Hugging Face's names; those of a tied head may be there or not
     form        of the matrices: f32, f16, bf16, q8_0 or q4_0; each in its own dtype by default
-    told        what camelid.json says of the model, and `source`, its digest; kept in the file
+    told        what camelid.json says of the model, `source`, its digest, and its certificate; kept in the file
 
     Raises UsageError naming everything that the form or the format cannot hold, NonFinite for values that are infinite,
     not a number, or beyond the form's range, StoreError if the file exists or the disk is full.
@@ -98,6 +99,7 @@ def save_gguf(
         "generation": dict(generation_to(generation or Generation())),
         "widened": _widened(wanted, given, form),
         "from": source,
+        **({"certificate": dict(certificate)} if certificate is not None else {}),
     }
     keys: dict[str, Value | bytes] = {
         ARCHITECTURE: "llama",
@@ -194,6 +196,11 @@ class GgufCheckpoint(Checkpoint):
 
     header: Header
     narrowed: Mapping[str, str]  # dtypes of norms that were widened to be stored
+    noted: Mapping[str, Any] | None = None  # the certificate
+
+    @property
+    def certificate(self) -> Mapping[str, Any] | None:
+        return self.noted
 
     @property
     def dtype(self) -> str:
@@ -314,7 +321,10 @@ def load_gguf(path: Path) -> GgufCheckpoint:
     config = Config(shape, None, generation.bos, generation.eos, generation.pad)
     told = {} if own is None else own["told"]
     ignored = (GGUF_FREQUENCIES,) if GGUF_FREQUENCIES in header.places else ()
-    return GgufCheckpoint(path, config, generation, (), told, ignored, None, header, narrowed)
+    noted = None if own is None else own.get("certificate")
+    if noted is not None and not isinstance(noted, dict):
+        raise BadFile(path, OWN, "certificate is no table", "take the original file")
+    return GgufCheckpoint(path, config, generation, (), told, ignored, None, header, narrowed, noted)
 
 
 def _check_kind(path: Path, keys: Mapping[str, Value]) -> None:

@@ -20,7 +20,7 @@ from camelid.checkpoints.directory import Checkpoint
 from camelid.checkpoints.gguf import forms_of
 from camelid.checkpoints.layouts import Layout
 from camelid.checkpoints.safetensors_io import deferred
-from camelid.durable import FILES, Files
+from camelid.durable import FILES, Files, json_bytes
 from camelid.errors import CamelidError, NonFinite, Problem, UsageError
 from camelid.quantize import blocks, int4, int8, nf4
 
@@ -115,7 +115,6 @@ def save(
     layout: Layout,
     *,
     provenance: Mapping[str, Any] | None = None,
-    extra: Mapping[str, bytes] | None = None,
     files: Files = FILES,
 ) -> Path:
     """`path`, now a folder with the weights of `coded` (from `quantised`) and all else that the checkpoint has.
@@ -123,6 +122,7 @@ def save(
     Plain tensors keep their dtype. The coded ones of the whole model are in memory together, about four or eight bits a
     weight. Raises StoreError.
     """
+    note = checkpoint.certificate  # of the weights before they were rounded, which it says
     before = checkpoint.tensors()
     state: dict[str, torch.Tensor] = {}
     for each in coded:
@@ -140,7 +140,7 @@ def save(
         template=checkpoint.template,
         generation=checkpoint.generation,
         provenance={**checkpoint.provenance, **(provenance or {}), "quantised_from": checkpoint.digest},
-        extra=extra,
+        extra={} if note is None else {directory.CERTIFICATE: json_bytes(dict(note))},
         layout=layout,
         files=files,
     )

@@ -85,9 +85,10 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
     """Check everything that was asked for, then grow it and say what came of it."""
     recipe = asked_recipe(asked, request)
     store = asked.store(options["store"])
-    machine = asked.ranks(
-        asked.machine(options["device"], options["dtype"], options["threads"], options["micro_tokens"]), options
+    found = asked.machine(
+        options["device"], options["dtype"], options["threads"], options["micro_tokens"], options["recompute"]
     )
+    machine = asked.ranks(found, options)
     seconds = asked.number("--save-every", options.get("save_every"), 60.0)
     spikes = asked.whole("--spikes", options["spikes"], least=0)
     asked.settle()

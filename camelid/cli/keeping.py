@@ -31,6 +31,7 @@ FORMATS = ("hf", "meta", "gguf")
 @click.option("--to", "form", metavar="hf|meta|gguf", help="Hugging Face's layout, Meta's, or one GGUF file.")
 @click.option("--type", "kind", metavar="TYPE", help="f32, f16, bf16; for GGUF also q8_0, q4_0 (default: as stored).")
 @click.option("--context", metavar="N", help="From Meta's layout: the tokens that the weights were trained with.")
+@click.option("--anyway", is_flag=True, help="Start even where memory does not suffice.")
 @store_option
 @click.pass_obj
 def convert(asked: Asked, /, source: str | None, target: str | None, store: str | None, **options: Any) -> None:
@@ -49,11 +50,23 @@ def convert(asked: Asked, /, source: str | None, target: str | None, store: str 
         asked.problems.add("DST", f"{target} exists", "name something that does not exist yet")
     asked.settle()
     assert target is not None
-    from camelid.checkpoints.convert import Format
+    from camelid.checkpoints import directory
+    from camelid.checkpoints.convert import Format, format_of
     from camelid.checkpoints.convert import convert as rewrite
+    from camelid.cli.memory import check_converting
 
+    if format_of(folder) in ("hf", "gguf"):
+        check_converting(directory.load(folder, check="lengths"), detect("cpu"), anyway=options["anyway"])
     made = rewrite(folder, Path(target).expanduser(), to=cast(Format, wanted), type=kind, context=context)
     click.echo(str(made))
+    if wanted == "meta":  # opened again only by converting it back; the certificate goes with it
+        return
+    from camelid.cli.measuring import recheck
+
+    checked = recheck(made, detect("cpu"))
+    click.echo("\n".join(checked.lines), err=True)
+    if not checked.holds:
+        click.get_current_context().exit(1)
 
 
 @click.group(name="data")

@@ -14,17 +14,18 @@ import click
 
 from camelid.cli.asked import Asked, Command, json_option, machine_options, store_option
 from camelid.cli.talking import opened, tell_of_decoding
-from camelid.errors import CamelidError
-from camelid.machine import GIB, Machine
+from camelid.machine import GIB, Machine, available
 
 if TYPE_CHECKING:
     from camelid.checkpoints.directory import Checkpoint
     from camelid.checkpoints.quantised import Coded
     from camelid.evaluate.divergence import Divergence
+    from camelid.evaluate.parity import Parity
 
 FORMS = ("q4_0", "q8_0", "nf4", "int8", "gptq", "awq")
 IN_GGUF = ("q4_0", "q8_0")
 CALIBRATED = ("gptq", "awq")
+ANY = 1e300  # tolerance where any finite distance is what rounding did
 HELP = "q4_0, q8_0 (GGUF), nf4, int8, gptq or awq (folders)."
 
 
@@ -37,6 +38,7 @@ HELP = "q4_0, q8_0 (GGUF), nf4, int8, gptq or awq (folders)."
 @click.option("--damping", metavar="X", help="gptq: share of the mean diagonal added to the Hessian (default: 0.01).")
 @click.option("--act-order", is_flag=True, help="gptq: round the columns with the largest inputs first.")
 @click.option("--out", metavar="PATH", help="Write the model there: a GGUF file (q4_0, q8_0) or a folder (the others).")
+@click.option("--anyway", is_flag=True, help="Start even where memory does not suffice.")
 @machine_options
 @store_option
 @json_option
@@ -76,13 +78,16 @@ def quantize(asked: Asked, /, as_json: bool, **options: Any) -> None:
         group,
         damping,
         options["act_order"],
+        options["anyway"],
     )
     told = quantising(wanted, machine)
+    checked = None if wanted.out is None else recheck(wanted.out, machine)
     if as_json:
-        click.echo(json.dumps(told))
-        return
-    for line in lines(told):
-        click.echo(line)
+        click.echo(json.dumps({**told, **({} if checked is None else {"certificate": checked.data})}))
+    else:
+        click.echo("\n".join([*lines(told), *([] if checked is None else checked.lines)]))
+    if checked is not None and not checked.holds:
+        click.get_current_context().exit(1)
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,7 @@ class Wanted:
     group: int = 128
     damping: float = 0.01
     act_order: bool = False
+    anyway: bool = False
 
 
 def quantising(wanted: Wanted, machine: Machine) -> dict[str, Any]:
@@ -108,14 +114,23 @@ def quantising(wanted: Wanted, machine: Machine) -> dict[str, Any]:
     from camelid.checkpoints.calibration import Settings, windows
     from camelid.checkpoints.convert import convert
     from camelid.checkpoints.layouts import misread
+    from camelid.cli.memory import check_quantizing
     from camelid.generate.decode import reach
 
     torch.set_num_threads(machine.threads)
     tell_of_decoding(wanted.model)
     checkpoint = directory.load(wanted.model)
-    _foresee(checkpoint, machine, both=wanted.text is not None)
     measured, seen = _texts(wanted, checkpoint)
     ids = None if seen is None else windows(seen, reach(checkpoint.shape))
+    check_quantizing(
+        checkpoint,
+        machine,
+        form=wanted.form,
+        measured=measured is not None,
+        saved=wanted.out is not None and wanted.form not in IN_GGUF,
+        seen=0 if ids is None else ids.numel(),
+        anyway=wanted.anyway,
+    )
     settings = Settings(wanted.group, wanted.damping, wanted.act_order)
     told = _Told(keep=measured is not None and wanted.out is None)
     coded = told.passing(quantising.quantised(checkpoint, wanted.form, ids=ids, settings=settings, progress=_progress))
@@ -219,13 +234,6 @@ def _read(path: Path, option: str) -> str:
         raise UsageError([Problem(f"{option} {path}", found, "give text in UTF-8")]) from None
 
 
-def _foresee(checkpoint: Checkpoint, machine: Machine, *, both: bool) -> None:
-    needed = 4 * checkpoint.shape.parameters() * (2 if both else 0)
-    if machine.memory_bytes and needed > machine.memory_bytes:
-        found = f"the original and its copy in float32 take {needed / GIB:.1f} GiB, {machine.memory_bytes / GIB:.1f} are there"
-        raise CamelidError(f"quantize: {found}; leave out --text, or use a machine with more memory")
-
-
 def _diverged(checkpoint: Checkpoint, state: dict[str, Any], ids: list[int]) -> Divergence:
     import torch
 
@@ -274,7 +282,13 @@ def _of_bound(told: dict[str, Any]) -> str:
     return ", by weights moved on purpose" if share is None else f", at most {share:.1%} of the bound"
 
 
-@click.command(cls=Command)
+class Verify(Command):
+    """`verify` with one model or two: B may be left out."""
+
+    optional = ("b",)
+
+
+@click.command(cls=Verify)
 @click.argument("a", metavar="A", required=False)
 @click.argument("b", metavar="B", required=False)
 @click.option("--tolerance", metavar="X", help="Largest difference of logits, over the largest logit (default: 1e-3).")
@@ -285,34 +299,98 @@ def _of_bound(told: dict[str, Any]) -> str:
 def verify(asked: Asked, /, as_json: bool, **options: Any) -> None:
     """Whether models A and B say the same: token ids, rendered chats, logits. Exit code 1 if they do not.
 
-    Both are computed in float32 unless --dtype says otherwise.
+    A alone is held against its own certificate, which was made when it was trained. Two models are computed in float32
+    unless --dtype says otherwise.
     """
     store = asked.store(options["store"])
-    paths = [asked.model(options[name], store) for name in ("a", "b")]
-    tolerance = asked.number("--tolerance", options["tolerance"], 1e-3)
+    path = asked.model(options["a"], store)
+    other = None if options["b"] is None else asked.model(options["b"], store)
+    tolerance = asked.number("--tolerance", options["tolerance"], None)
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
     asked.settle()
-    from camelid.evaluate.parity import parity
+    if other is None:
+        checked = recheck(path, machine, tolerance)
+        click.echo(json.dumps(checked.data) if as_json else "\n".join(checked.lines))
+        if not checked.holds:
+            click.get_current_context().exit(1)
+        return
+    from camelid.evaluate.parity import TOLERANCE, parity
 
-    assert tolerance is not None
-    one, other = (opened(path, machine, options["dtype"] or "float32") for path in paths)
-    found = parity(one, other, tolerance=tolerance)
+    tolerance = TOLERANCE if tolerance is None else tolerance
+    one, two = (opened(each, machine, options["dtype"] or "float32") for each in (path, other))
+    found = parity(one, two, tolerance=tolerance)
     if as_json:
-        click.echo(json.dumps({"a": str(paths[0]), "b": str(paths[1]), **found.data()}))
+        click.echo(json.dumps({"a": str(path), "b": str(other), **found.data()}))
     else:
-        first_text = "" if found.first_text is None else f", first apart at {found.first_text!r}"
-        first_chat = "" if found.first_chat is None else f", first apart at chat {found.first_chat}"
-        click.echo(f"token ids  {found.texts_equal} of {found.texts} texts equal{first_text}")
-        click.echo(f"chats      {found.chats_equal} of {found.chats} equal{first_chat}")
-        click.echo(f"logits     largest difference {found.largest_difference:.3g}, relative {found.relative:.3g}")
-        if found.first_position is not None and found.ids_there is not None:
-            prompt, place = found.first_position
-            ids = " and ".join(map(str, found.ids_there))
-            click.echo(f"           the likeliest next ids part first at prompt {prompt}, token {place}: {ids}")
         same = "the same to the bit" if found.exact else f"the same within {tolerance:g}"
-        click.echo(same if found.holds else "NOT the same")
+        click.echo("\n".join([*differences(found), same if found.holds else "NOT the same"]))
     if not found.holds:
         click.get_current_context().exit(1)
 
 
-__all__ = ["quantize", "verify"]
+@dataclass(frozen=True)
+class Checked:
+    """A model held against its certificate; `lines` for people."""
+
+    holds: bool
+    lines: list[str]
+    data: dict[str, Any]
+
+
+def recheck(path: Path, machine: Machine, tolerance: float | None = None) -> Checked:
+    """The model read again, every byte, and what it says now beside what its certificate says.
+
+    Weights that were rounded since are told with their distance, which is no fault; ids and chats must be the same.
+    """
+    import torch
+
+    from camelid.checkpoints import directory
+    from camelid.cli.memory import rechecking_bytes
+    from camelid.evaluate.parity import held
+    from camelid.generate.certificate import stored, weights_of
+    from camelid.generate.loaded import load
+
+    torch.set_num_threads(machine.threads)
+    checkpoint = directory.load(path)
+    certificate = stored(checkpoint)
+    if certificate is None:
+        found = "has no certificate: it is older, or not trained here"
+        said = f"{path.name} {found}; its files are whole" if checkpoint.manifest else f"{path.name} {found}"
+        return Checked(True, [said], {"model": str(path), "certificate": None})
+    if 0 < available(machine.device) < rechecking_bytes(checkpoint.shape):
+        found = (
+            f"{path.name}: not held against its certificate, which takes {rechecking_bytes(checkpoint.shape) / GIB:.1f}"
+        )
+        said = f"{found} GiB of memory where {available(machine.device) / GIB:.1f} are free; its files are whole"
+        return Checked(True, [said], {"model": str(path), "certificate": "not checked: memory"})
+    rounded = weights_of(checkpoint) != certificate.weights
+    dtype = getattr(torch, certificate.dtype, torch.float32)
+    loaded = load(path, dtype=dtype, device=machine.device, engine="pytorch")
+    parity = held(certificate, loaded, tolerance=ANY if rounded and tolerance is None else tolerance)
+    verdict = "NOT what its certificate says"
+    if parity.holds:
+        now = f"; weights rounded since, from {certificate.weights} to {weights_of(checkpoint)}" if rounded else ""
+        verdict = f"what its certificate says{' to the bit' if parity.exact else ''}{now}"
+    data = {"model": str(path), "rounded": rounded, **parity.data()}
+    if parity.tolerance == ANY:
+        data["tolerance"] = None
+    return Checked(parity.holds, [*differences(parity), verdict], data)
+
+
+def differences(found: Parity) -> list[str]:
+    """Ids, chats and logits as a person reads them."""
+    first_text = "" if found.first_text is None else f", first apart at {found.first_text!r}"
+    first_chat = "" if found.first_chat is None else f", first apart at chat {found.first_chat}"
+    lines = [
+        f"token ids  {found.texts_equal} of {found.texts} texts equal{first_text}",
+        f"chats      {found.chats_equal} of {found.chats} equal{first_chat}",
+        f"logits     largest difference {found.largest_difference:.3g}, relative {found.relative:.3g}",
+    ]
+    if found.first_position is not None and found.ids_there is not None:
+        prompt, place = found.first_position
+        ids = " and ".join(map(str, found.ids_there))
+        lines.append(f"           the likeliest next ids part first at prompt {prompt}, token {place}: {ids}")
+    return lines
+
+
+__all__ = ["quantize", "recheck", "verify"]

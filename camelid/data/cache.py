@@ -79,11 +79,11 @@ def from_texts(
     The settings are those of `source.documents` and `tokenise`.
     """
 
-    def make(tally: Tally) -> Iterator[tuple[Sequence[int], None]]:
+    def make(tally: Tally) -> Iterator[tuple[Ids, None]]:
         texts = source.documents(path, text=text, first=first, bad_rows=bad_rows, rejected=tally.bad)
         for ids in encoded(texts, tokenizer, bos, eos):
             tally.counts["rows"] += 1
-            tally.keep(f"text {tally.counts['rows']}", len(ids), max(0, len(ids) - 1))
+            tally.keep(f"text {tally.counts['rows']}", ids.size, max(0, ids.size - 1))
             yield ids, None
 
     made_from = {"text": text, "first": first, "bos": bos, "eos": eos, "bad_rows": bad_rows}
@@ -131,7 +131,7 @@ def _cached(
     tokenizer: Tokenizer,
     cache: Path,
     made_from: Mapping[str, Any],
-    make: Callable[[Tally], Iterable[tuple[Sequence[int], Sequence[int] | None]]],
+    make: Callable[[Tally], Iterable[tuple[Sequence[int] | Ids, Sequence[int] | None]]],
     *,
     marked: bool,
 ) -> tuple[Corpus, Report]:

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from camelid.data import encoding
 from camelid.data.source import SHOWN, BadRows, Rejected
 from camelid.dialogue.message import Message
 from camelid.dialogue.template import Learn, Template, render
@@ -107,7 +108,7 @@ class Report:
         return said
 
 
-def collect(sequences: Iterable[tuple[Sequence[int], Sequence[int] | None]], vocabulary: int) -> Corpus:
+def collect(sequences: Iterable[tuple[Sequence[int] | Ids, Sequence[int] | None]], vocabulary: int) -> Corpus:
     """A corpus in memory of (ids, learned marks or None for all) pairs; either all have marks or none has."""
     dtype = id_type(vocabulary)
     ids, starts, learned, marked = [np.zeros(0, dtype)], array("q", [0]), bytearray(), None
@@ -161,13 +162,16 @@ def id_type(vocabulary: int) -> np.dtype[Any]:
     return np.dtype(np.uint16 if vocabulary <= 1 << 16 else np.uint32)
 
 
-def encoded(texts: Iterable[str], tokenizer: Tokenizer, bos: bool, eos: bool) -> Iterator[list[int]]:
+def encoded(
+    texts: Iterable[str], tokenizer: Tokenizer, bos: bool, eos: bool, workers: int | None = None
+) -> Iterator[Ids]:
+    """The ids of each text between BOS and EOS, made on all cores where there is much to do."""
     if (bos and tokenizer.bos is None) or (eos and tokenizer.eos is None):
         raise ValueError("this tokenizer has no begin or end token; pass bos=False or eos=False")
     before = [tokenizer.bos] if bos and tokenizer.bos is not None else []
     after = [tokenizer.eos] if eos and tokenizer.eos is not None else []
-    for text in texts:
-        yield [*before, *tokenizer.encode(text), *after]
+    for ids in encoding.encoded(texts, tokenizer, workers=workers):
+        yield np.concatenate([np.array(before, ids.dtype), ids, np.array(after, ids.dtype)])
 
 
 class Tally:
@@ -255,7 +259,7 @@ def _within(
     return ids[:length], marks[:length]
 
 
-def checked_ids(sequence: Sequence[int], dtype: np.dtype[Any], vocabulary: int) -> Ids:
+def checked_ids(sequence: Sequence[int] | Ids, dtype: np.dtype[Any], vocabulary: int) -> Ids:
     wide = np.asarray(sequence, np.int64)
     if wide.size and not (wide.min() >= 0 and wide.max() < vocabulary):
         raise ValueError(f"ids {wide.min()}..{wide.max()} are outside a vocabulary of {vocabulary}")

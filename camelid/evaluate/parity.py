@@ -1,39 +1,34 @@
-"""A parity certificate: do two models say the same? Token ids of a hard corpus, rendered chats, logits of fixed prompts.
+"""Do two models say the same, or a model what its certificate says? Ids of a hard corpus, chats, logits of fixed prompts.
 
-Conversions and merges must keep the first two exactly, and the logits to the bit or within a tolerance. Prompts are
-longer than the some twenty tokens that a model with wrongly ordered rotations still survives.
+Conversions and merges must keep the first two exactly, and the logits to the bit or within a tolerance.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import zip_longest
 from typing import Any
 
-import torch
+import numpy as np
 
 from camelid.dialogue.message import Message
-from camelid.errors import BadData, UsageError
-from camelid.generate.decode import quiet, reach, training
+from camelid.generate.certificate import (
+    CHATS,
+    CORPUS,
+    PROMPT_IDS,
+    PROMPTS,
+    Certificate,
+    certified,
+    logits_of,
+    prompt,
+    rendered,
+)
+from camelid.generate.decode import reach
 from camelid.generate.loaded import Loaded
-from camelid.randomness import key
 
 TOLERANCE = 1e-3  # of the largest logit
-PROMPTS = 4
-PROMPT_IDS = 96
-CORPUS: tuple[str, ...] = (
-    "", " ", "   three spaces", "one", " one", "The camel walked 120 miles, then 0.5 more.", "\n\n\t x \r\n", "1234567890",
-    "don't we'll I'VE", "naïve cafe\u0301", "é漢字かな한국어", "العربية हिन्दी ไทย", "\U0001f600\U0001f3f3\ufe0f\u200d\U0001f308",
-    "\u00a0\u2003\u3000x", "ﬀ Ⅷ ½ x² …—“”", "\u202eabc\u202c\u200b\u200d\ufeff", "a" * 70, "x\x01\x7f\0y",
-    "def f(x):\n\treturn {x: [1]}",
-    "<s></s><unk>[PAD]", "[INST] <<SYS>>", "<|begin_of_text|><|eot_id|>", "<0x0A>", "### Instruction:\n", "USER: hi ASSISTANT:",
-)  # fmt: skip
-CHATS: tuple[tuple[Message, ...], ...] = (
-    (Message("user", "Where is Aswan?"),),
-    (Message("user", "Add them."), Message("assistant", "Which?"), Message("user", " 2 and 3 \n")),
-    (Message("system", "Be brief."), Message("user", "Hello </s> there")),
-    (Message("user", "Translate.", "Guten Tag"),),
-)
+AGAIN = {"float32": 1e-5, "bfloat16": 3e-2}  # ours: the same computation on another machine, of the largest logit
 
 
 @dataclass(frozen=True)
@@ -80,8 +75,8 @@ def parity(a: Loaded, b: Loaded, *, tolerance: float = TOLERANCE) -> Parity:
     parted: tuple[int, int] | None = None
     ids_there: tuple[int, int] | None = None
     for number in range(PROMPTS):
-        ids = [key("parity", number, place) % vocab for place in range(length)]
-        ours, theirs = _logits(a, ids), _logits(b, ids)
+        ids = prompt(number, vocab, length)
+        ours, theirs = logits_of(a.model, ids), logits_of(b.model, ids)
         if ours.shape != theirs.shape:
             largest, scale = float("inf"), 1.0
             break
@@ -109,17 +104,44 @@ def parity(a: Loaded, b: Loaded, *, tolerance: float = TOLERANCE) -> Parity:
     )
 
 
+def held(certificate: Certificate, loaded: Loaded, *, tolerance: float | None = None) -> Parity:
+    """How far a model is from a certificate; `tolerance` is by default that of the same computation done again."""
+    found = certified(loaded.model, loaded.tokenizer, loaded.template, loaded.shape)
+    now = dict(found.texts)
+    texts = [text for text, ids in certificate.texts if now.get(text, tuple(loaded.tokenize(text))) != ids]
+    chats = [
+        number
+        for number, (before, after) in enumerate(zip_longest(certificate.chats, found.chats, fillvalue=()))
+        if before != after
+    ]
+    largest, parted, ids_there = float("inf"), None, None
+    if found.logits.shape == certificate.logits.shape:
+        largest = float(np.abs(found.logits.astype(np.float64) - certificate.logits).max())
+        apart = np.argwhere(found.likeliest != certificate.likeliest)
+        if len(apart):
+            prompt, place = map(int, apart[0])
+            parted = (prompt, place)
+            ids_there = (int(certificate.likeliest[parted]), int(found.likeliest[parted]))
+    prompts, length = certificate.likeliest.shape
+    return Parity(
+        texts=len(certificate.texts),
+        texts_equal=len(certificate.texts) - len(texts),
+        first_text=texts[0] if texts else None,
+        chats=len(certificate.chats),
+        chats_equal=len(certificate.chats) - len(chats),
+        first_chat=chats[0] if chats else None,
+        prompts=prompts,
+        positions=prompts * length,
+        largest_difference=largest,
+        relative=largest / certificate.largest if certificate.largest else largest,
+        first_position=parted,
+        ids_there=ids_there,
+        tolerance=AGAIN.get(certificate.dtype, TOLERANCE) if tolerance is None else tolerance,
+    )
+
+
 def _rendered(model: Loaded, chat: Sequence[Message]) -> object:
-    """Ids, loss mask and stops; or that the template cannot express the chat, which is an answer too."""
-    try:
-        rendered = model.render(chat, generate=True)
-    except (BadData, UsageError):
-        return None
-    return rendered.ids, rendered.supervised, rendered.stop_ids, rendered.stop_texts
+    return rendered(chat, model.tokenizer, model.template)
 
 
-@torch.inference_mode()
-def _logits(model: Loaded, ids: Sequence[int]) -> torch.Tensor:
-    with quiet(training(model.model)):
-        logits: torch.Tensor = model.model(torch.tensor([ids], device=model.model.device))
-        return logits[0].double().cpu()
+__all__ = ["CHATS", "CORPUS", "Parity", "held", "parity"]

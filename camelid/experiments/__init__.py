@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from camelid.experiments import bases, conversing, knowing, reading, teaching
+from camelid.experiments import adapting, bases, conversing, knowing, reading, teaching
 from camelid.experiments.trial import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -11,4 +11,5 @@ EXPERIMENTS: dict[str, Experiment] = {
     **conversing.EXPERIMENTS,
     **knowing.EXPERIMENTS,
     **reading.EXPERIMENTS,
+    **adapting.EXPERIMENTS,
 }

@@ -17,7 +17,16 @@ from camelid.machine import GIB
 from camelid.models.count import BYTES, Dtype, cache_bytes, parameters, trainable
 from camelid.models.shape import LlamaShape, LoRA
 from camelid.plan.machines import DEVICES, Machines
-from camelid.plan.training import Layout, Memory, Training, flops_per_token, memory, ours, tokens_per_second
+from camelid.plan.training import (
+    Layout,
+    Memory,
+    Training,
+    flops_per_token,
+    memory,
+    ours,
+    paged_bytes,
+    tokens_per_second,
+)
 from camelid.recipe import (
     AnyStage,
     Epochs,
@@ -149,6 +158,8 @@ def _stage(recipe: Recipe, stage: Finetune | Pretrain, machines: Machines, choic
     shape, lora = shape_of(stage, choices.start), adapter_of(stage)
     steps, tokens, exact, notes = _work(stage)
     work = training_of(stage, machines, choices)
+    if stage.optim.paged:
+        notes.append(f"moments: {paged_bytes(shape, lora, stage.optim) / GIB:.1f} GiB in a file, not counted as memory")
     held = memory(work, choices.layout or Layout(shard=machines.count))
     each = flops_per_token(shape, length=stage.length, lora=lora)
     peak = machines.device.flops
@@ -192,6 +203,8 @@ def training_of(stage: Finetune | Pretrain, machines: Machines, choices: Choices
         tokens=micro,
         dtype=cast(Dtype, machines.dtype),
         lora=adapter_of(stage),
+        base=stage.base if isinstance(stage, Finetune) else None,
+        optim=stage.optim,
         micro_batches=math.ceil(step / (layout.data * layout.shard) / micro),
         recompute=float(choices.recompute),
         workers=choices.workers,

@@ -18,6 +18,7 @@ from camelid.recipes.alpaca import alpaca
 from camelid.recipes.alpaca_cot import alpaca_cot
 from camelid.recipes.alpaca_lora import alpaca_lora
 from camelid.recipes.alpagasus import alpagasus
+from camelid.recipes.anima import anima
 from camelid.recipes.atom import atom
 from camelid.recipes.baize import baize
 from camelid.recipes.belle import belle
@@ -26,12 +27,17 @@ from camelid.recipes.chinese_llama2 import chinese_llama2
 from camelid.recipes.chinese_llama2 import released as chinese_llama2_released
 from camelid.recipes.chinese_llama_2 import chinese_llama_2
 from camelid.recipes.chinese_llama_2 import full as chinese_llama_2_full
+from camelid.recipes.chinese_vicuna import chinese_vicuna
+from camelid.recipes.chinese_vicuna_4bit import chinese_vicuna_4bit
+from camelid.recipes.chinese_vicuna_chat import chinese_vicuna_chat
 from camelid.recipes.dolly import dolly
 from camelid.recipes.expertllama import expertllama
 from camelid.recipes.gogpt import gogpt
 from camelid.recipes.gorilla import gorilla
 from camelid.recipes.gpt4_x_alpaca import gpt4_x_alpaca
 from camelid.recipes.gpt_4_llm import gpt_4_llm
+from camelid.recipes.guanaco import guanaco
+from camelid.recipes.guanaco_dataset import guanaco_dataset
 from camelid.recipes.huatuo import huatuo
 from camelid.recipes.knowlm import knowlm
 from camelid.recipes.koala import koala_distill
@@ -51,6 +57,7 @@ from camelid.recipes.openassistant import openassistant
 from camelid.recipes.openbuddy import openbuddy
 from camelid.recipes.openllama import openllama
 from camelid.recipes.openllama_v2 import openllama_v2
+from camelid.recipes.platypus import platypus
 from camelid.recipes.ultralm import ultralm
 from camelid.recipes.vicuna import vicuna
 from camelid.recipes.vicuna_1_5 import vicuna_1_5
@@ -235,6 +242,40 @@ MEMBERS: dict[str, Member] = {
         "33B",
         "llama",
         "new characters, tuning on conversations",
+    ),
+    "guanaco": Member(
+        "guanaco", guanaco, ("7B", "13B", "33B", "65B", "desk", "tiny"), "65B", "llama", "adapters on a 4-bit base"
+    ),
+    "guanaco-dataset": Member(
+        "guanaco-dataset",
+        guanaco_dataset,
+        ("7B", "desk", "tiny"),
+        "7B",
+        "llama",
+        "tuning with the history in the prompt",
+    ),
+    "anima": Member("anima", anima, ("33B", "desk", "tiny"), "33B", "guanaco", "a second tuning on a 4-bit base"),
+    "chinese-vicuna": Member(
+        "chinese-vicuna", chinese_vicuna, ("7B", "13B", "desk", "tiny"), "7B", "llama", "adapters on an 8-bit base"
+    ),
+    "chinese-vicuna-4bit": Member(
+        "chinese-vicuna-4bit", chinese_vicuna_4bit, ("7B", "13B", "desk", "tiny"), "7B", "llama", "the same on 4 bits"
+    ),
+    "chinese-vicuna-chat": Member(
+        "chinese-vicuna-chat",
+        chinese_vicuna_chat,
+        ("7B", "13B", "desk", "tiny"),
+        "7B",
+        "llama",
+        "the last turn learned",
+    ),
+    "platypus": Member(
+        "platypus",
+        platypus,
+        ("7B", "13B", "33B", "70B", "desk", "tiny"),
+        "70B",
+        "llama-2",
+        "adapters on curated records",
     ),
 }
 

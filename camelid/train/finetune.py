@@ -30,6 +30,7 @@ from camelid.stage import Epochs, Sequences, Steps
 from camelid.tokenizers.extend import with_controls, with_pad
 from camelid.tokenizers.protocol import Tokenizer
 from camelid.train.assemble import (
+    certificate,
     check,
     check_free,
     dtype_of,
@@ -140,6 +141,7 @@ def finetune(
     )
     model = _prepared(parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed, conduct=conduct)
     add_residual_dropout(model, dropout)
+    model.recompute = conduct.machine.recompute
     add_noise(model, noise)
     optimizer, placement = optimizer_for(model, optim, clip, conduct, run, adapted=adapter is not None)
     trained = train(
@@ -172,6 +174,7 @@ def finetune(
                 tokenizer=tokenizer,
                 template=template,
                 provenance=history,
+                extra=certificate(weights, model.shape, tokenizer, template, conduct),
                 files=conduct.files,
             )
     return trained

@@ -22,6 +22,7 @@ from camelid.models.shape import LlamaShape, LoRA
 from camelid.stage import Tokens
 from camelid.tokenizers.protocol import Tokenizer
 from camelid.train.assemble import (
+    certificate,
     check,
     check_free,
     dtype_of,
@@ -121,6 +122,7 @@ def pretrain(
         )
     if adapter is not None:
         model = add_lora(model.to(dtype_of(conduct)), adapter, seed=seed)
+    model.recompute = conduct.machine.recompute
     optimizer, placement = optimizer_for(model, optim, clip, conduct, run, adapted=adapter is not None)
     trained = train(
         model,
@@ -144,6 +146,7 @@ def pretrain(
                 shape=shape,
                 tokenizer=tokenizer,
                 provenance=told(provenance or {}, trained, facts, batches, conduct),
+                extra=certificate(weights, shape, tokenizer, None, conduct),
                 files=conduct.files,
             )
     return trained

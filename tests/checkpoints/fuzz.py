@@ -296,7 +296,188 @@ class Gguf:
             assert mine == theirs, "the gguf package reads something else"
 
 
-KINDS = {"safetensors": Safetensors, "pth": Pth, "json": Json, "gguf": Gguf}
+class Folder:
+    """A config and a file of tensors that must fit each other: either is wounded, or a tensor exchanged for another."""
+
+    config, weights = "config.json", "model.safetensors"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "mutant"
+        self.folder.mkdir()
+        self.seeds = [
+            ((path / self.config).read_bytes(), (path / self.weights).read_bytes()) for path in self.sound(folder)
+        ]
+
+    def mutant(self, draw):
+        config, weights = draw.choice(self.seeds)
+        kind = draw.random()
+        if kind < 0.4:
+            config = json.dumps(mutate_json(json.loads(config), draw)).encode()
+        elif kind < 0.5:
+            config = mutate_bytes(config, draw)
+        elif kind < 0.6:
+            config = draw.choice(self.seeds)[0]
+        elif kind < 0.8:
+            length = int.from_bytes(weights[:8], "little")
+            header = json.dumps(mutate_json(json.loads(weights[8 : 8 + length]), draw)).encode()
+            weights = len(header).to_bytes(8, "little") + header + weights[8 + length :]
+        else:  # codes, scales and what they are said to be
+            begin = 8 + int.from_bytes(weights[:8], "little")
+            weights = weights[:begin] + mutate_bytes(weights[begin:], draw)[: len(weights) - begin].ljust(
+                len(weights) - begin, b"\xff"
+            )
+        return len(config).to_bytes(8, "little") + config + weights
+
+    def read(self, data):
+        length = int.from_bytes(data[:8], "little")
+        for name, content in ((self.config, data[8 : 8 + length]), (self.weights, data[8 + length :])):
+            (self.folder / name).unlink(missing_ok=True)
+            (self.folder / name).write_bytes(content)
+        self.opened()
+
+
+class Packed(Folder):
+    """Folders in nf4, int8, GPTQ's and AWQ's layouts, as foreign ones; what is accepted is decoded whole."""
+
+    def sound(self, folder: Path):
+        from dataclasses import replace
+
+        import torch
+
+        from camelid.checkpoints import directory, layouts
+        from camelid.checkpoints.calibration import Settings
+        from camelid.checkpoints.quantised import layout_of, quantised, save
+        from tests.checkpoints.models import SHAPE, weights
+
+        shape = replace(SHAPE, layers=1, width=16, heads=2, kv_heads=2, head_width=8, hidden=24, vocab=24)
+        directory.save(folder / "hf", weights(shape, dtype=torch.bfloat16), shape=shape)
+        original, settings = directory.load(folder / "hf"), Settings(group=8)
+        ids = torch.randint(24, (2, 30))
+        for method in layouts.METHODS:
+            coded = quantised(original, method, ids=ids, settings=settings)
+            yield save(folder / method, original, coded, layout_of(method, settings))
+
+    def opened(self):
+        from camelid.checkpoints import directory
+        from camelid.checkpoints.names import expected
+
+        found = directory.load(self.folder)
+        sizes = expected(found.shape)
+        for name, tensor in found.tensors().items():
+            assert tuple(tensor.shape) == sizes[name]
+
+
+class Adapter(Folder):
+    """Adapter folders as PEFT writes them, beside their base."""
+
+    config, weights = "adapter_config.json", "adapter_model.safetensors"
+
+    def sound(self, folder: Path):
+        import torch
+
+        from camelid.checkpoints import adapter, directory
+        from camelid.models.shape import LoRA
+        from tests.checkpoints.models import SHAPE, weights
+
+        directory.save(folder / "base", weights(SHAPE), shape=SHAPE)
+        self.base = directory.load(folder / "base")
+        for number, lora in enumerate([LoRA(2, 4.0), LoRA(3, 8.0, scale="root", trained=("lm_head",))]):
+            state = {name: torch.ones(size) for name, size in adapter.expected(SHAPE, lora).items()}
+            yield adapter.save(folder / f"a{number}", state, lora=lora, shape=SHAPE, base=self.base.digest)
+
+    def opened(self):
+        from camelid.checkpoints import adapter
+
+        found = adapter.load(self.folder, self.base)
+        wanted = adapter.expected(self.base.shape, found.lora)
+        assert {name: tuple(tensor.shape) for name, tensor in found.tensors().items()} == wanted
+
+
+class Tokenizers:
+    """Tokenizer files of every kind; one that is accepted never gives a control id for text."""
+
+    def __init__(self, folder: Path) -> None:
+        from camelid.tokenizers import byte_bpe, sentencepiece
+
+        self.path = folder / "tokenizer"
+        text = ["The camel walked 120 miles to Aswan. 骆驼 " * 9]
+        pieces, ranks = sentencepiece.train(text, vocab=300), byte_bpe.train(text, vocab=270)
+        self.seeds = [(pieces.model, False), (ranks.model, False)]
+        self.seeds += [(one.files()["tokenizer.json"], True) for one in (pieces, ranks)]
+
+    def mutant(self, draw):
+        data, is_json = draw.choice(self.seeds)
+        if is_json and draw.random() < 0.6:
+            return json.dumps(mutate_json(json.loads(data), draw)).encode()
+        return mutate_bytes(data, draw)
+
+    def read(self, data):
+        from camelid import tokenizers
+
+        self.path.unlink(missing_ok=True)
+        self.path.write_bytes(data)
+        found = tokenizers.load(self.path)
+        ids = found.encode("Hello <s> 12 \0é🐪<|eot_id|>")
+        assert set(found.controls.values()).isdisjoint(ids)
+        found.decode(ids)
+
+
+class Templates:
+    """The template and the certificate in a folder of ours whose manifest vouches for hostile ones."""
+
+    def __init__(self, folder: Path) -> None:
+        import numpy as np
+
+        from camelid.dialogue.published import LLAMA_2, LLAMA_3, PLAIN, VICUNA_1_1
+        from camelid.frozen import to_data
+        from camelid.generate.certificate import Certificate
+        from camelid.tokenizers import sentencepiece
+
+        self.folder, self.tokenizer = folder, sentencepiece.train(["The camel walked to Aswan. " * 9], vocab=285)
+        self.seeds = [(to_data(one), self.template) for one in (LLAMA_2, LLAMA_3, PLAIN, VICUNA_1_1)]
+        note = Certificate(
+            (("a", (1, 2)),), (None, ((1,), (True,), (2,), ("x",))), np.zeros((2, 3), int), np.zeros((2, 3, 4), "<f4"), 1.0,
+            "float32", "float32",
+        )  # fmt: skip
+        self.seeds += [(note.data(), self.certificate)] * 2
+
+    def mutant(self, draw):
+        value, self.reader = draw.choice(self.seeds)
+        return json.dumps(mutate_json(value, draw)).encode()
+
+    def read(self, data):
+        self.reader(json.loads(data))
+
+    def template(self, value):
+        from camelid.dialogue.jinja import jinja
+        from camelid.dialogue.message import Message
+        from camelid.dialogue.template import Template, render
+        from camelid.errors import BadFile, Problems
+        from camelid.frozen import from_data
+
+        try:
+            template = from_data(Template, value, "template")
+            render(template, [Message("user", "Hi <s>"), Message("assistant", "Yes")], self.tokenizer)
+            assert len(jinja(template, self.tokenizer)) < 1 << 20
+        except Problems as error:
+            raise BadFile(self.folder, "", str(error)) from None
+
+    def certificate(self, value):
+        from camelid.generate import certificate
+
+        certificate._read(value, self.folder)
+
+
+KINDS = {
+    "safetensors": Safetensors,
+    "pth": Pth,
+    "json": Json,
+    "gguf": Gguf,
+    "packed": Packed,
+    "adapter": Adapter,
+    "tokenizer": Tokenizers,
+    "template": Templates,
+}
 
 
 class Hung(BaseException):

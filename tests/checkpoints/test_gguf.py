@@ -20,12 +20,15 @@ from camelid.checkpoints.gguf_shape import READ, shape_keys
 from camelid.checkpoints.names import HEAD
 from camelid.dialogue.message import Message
 from camelid.dialogue.published import LLAMA_2, LLAMA_3
-from camelid.dialogue.template import render
+from camelid.dialogue.template import Template, render
 from camelid.errors import BadFile, NonFinite, StoreError, UsageError
 from camelid.models.shape import LlamaShape, RopeScaling
 from camelid.quantize import blocks
 from camelid.quantize.forms import FORMS
+from camelid.recipe import Finetune
+from camelid.recipes import MEMBERS
 from camelid.tokenizers import byte_bpe, sentencepiece
+from camelid.tokenizers.extend import with_controls
 from camelid.tokenizers.hugging_face import from_document
 from tests.checkpoints.models import SCALINGS, same_bits, weights
 from tests.conftest import size
@@ -191,6 +194,42 @@ def test_the_chat_template_in_the_file_renders_the_ids_of_our_renderer(tmp_path,
         model.close()
 
 
+def members() -> dict[str, tuple[Template, tuple[str, ...]]]:
+    """The template of every member that has one, and the control tokens it brings."""
+    stages = [stage for member in MEMBERS.values() for stage in member.make(member.sizes[-1]).stages]
+    tuned = [stage for stage in stages if isinstance(stage, Finetune)]
+    return {f"{stage.name} {number}": (stage.prompt, stage.controls) for number, stage in enumerate(tuned)}
+
+
+def test_the_template_of_every_member_renders_our_ids_through_llama_cpps_formatter(tmp_path, llama_cpp, pieces, ranks):
+    """A first question, with a system message where there is a place for one, to where the answer begins."""
+    from llama_cpp.llama_chat_format import Jinja2ChatFormatter
+
+    tried = set()
+    for name, (template, controls) in members().items():
+        for base in (pieces, ranks):
+            if (key := (template, base.digest())) in tried:
+                continue
+            tried.add(key)
+            tokenizer = with_controls(base, controls) if controls else base
+            shape = replace(SHAPE, vocab=tokenizer.size, layers=1)
+            path = tmp_path / f"{len(tried)}.gguf"
+            save_gguf(path, weights(shape), shape=shape, tokenizer=tokenizer, template=template)
+            model = opened(llama_cpp, path, vocab_only=True)
+            try:
+                written = model.metadata["tokenizer.chat_template"]
+                formatter = Jinja2ChatFormatter(written, eos_token="", bos_token="", add_generation_prompt=True)
+                for system in [[], [Message("system", "Be brief.")]][: 1 + template.takes_system]:
+                    chat = [*system, Message("user", "Where is Aswan?")]
+                    said = [{"role": message.role, "content": message.content} for message in chat]
+                    prompt = formatter(messages=said).prompt.encode()
+                    theirs = model.tokenize(prompt, add_bos=False, special=True)
+                    assert theirs == render(template, chat, tokenizer, generate=True).ids, (name, type(base).__name__)
+            finally:
+                model.close()
+    assert len(tried) >= 20
+
+
 # --- there and back ---------------------------------------------------------------------------------------------------
 
 FORMATS = ("hf", "meta", "gguf")
@@ -236,10 +275,13 @@ def test_cycles_from_the_other_formats_keep_every_byte_of_the_tensors(tmp_path, 
     )
     names = {"hf": "hf{}", "meta": "meta{}", "gguf": "gguf{}.gguf"}
     first = convert(tmp_path / "hf", tmp_path / names[start].format(0), to=start)
-    for number, cycle in enumerate(c for c in CYCLES if c[0] == start and len(c) <= 4):
-        here = first
-        for step, to in enumerate(cycle[1:]):
-            here = convert(here, tmp_path / names[to].format(f"-{number}-{step}"), to=to)
+    cycles = [cycle for cycle in CYCLES if cycle[0] == start]
+    assert sorted(map(len, cycles)) == [3, 3, 4, 4, 5, 5, 5, 5, 5, 5]
+    made = {(start,): first}
+    for way in sorted({cycle[:end] for cycle in cycles for end in range(2, len(cycle) + 1)}, key=len):
+        here = made[way] = convert(made[way[:-1]], tmp_path / names[way[-1]].format("-".join(("", *way))), to=way[-1])
+        if way not in cycles:
+            continue
         if start == "gguf":
             old, new = read_header(first), read_header(here)
             keys = {key for key in old.metadata if key != "camelid.model"}

@@ -92,6 +92,27 @@ def test_a_base_tells_what_each_source_gave_and_the_runs_are_listed(store: Path)
     )
 
 
+def test_a_file_of_prompts_is_answered_as_each_prompt_alone(store: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
+    source.write_text("".join(json.dumps({"id": n, "prompt": f"Name {n}.", "max_tokens": 6}) + "\n" for n in range(5)))
+    words = ("generate", "alpaca", "--file", str(source), "--out", str(out))
+    command(store, *words, "--rows", "2")
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [answer["id"] for answer in answers] == list(range(5))
+    alone = as_json(store, "generate", "alpaca", "--prompt", "Name 3.", "--max-tokens", "6")
+    assert answers[3]["answers"][0]["text"] == alone["text"]
+    before = out.read_bytes()
+    command(store, *words)
+    assert out.read_bytes() == before
+    told = command(store, *words[:4], "--raw", "--json", code=2)
+    assert all(name in told for name in ("--out: is missing", "--raw: goes with one prompt", "--json: goes with"))
+    told = command(store, "generate", "alpaca", "--prompt", "x", "--rows", "2", "--truncate", code=2)
+    assert "--rows: goes with --file" in told and "--truncate: goes with --file" in told
+    source.write_text('{"prompt": "x"}\n{"prompt": 3}\n')
+    told = command(store, *words[:4], "--out", str(tmp_path / "other.jsonl"), code=1)
+    assert "1 of 2 rows cannot be answered" in told and "line 2: " in told
+
+
 def test_generate_gives_the_tokens_and_logprobs_of_transformers(store: Path) -> None:
     transformers = pytest.importorskip("transformers")
     prompt = "Kedo lives in"
@@ -154,9 +175,9 @@ def test_chat_answers_each_line(store: Path) -> None:
         (["eval", "alpaca", "--tasks", "desq"], ["'desk'"]),
         (["plan", "alpaca", "--device", "a100-8x", "--count", "0"], ["a100-80gb", "--count"]),
         (["convert", "alpaca", "/nowhere/x", "--to", "hf", "--type", "q4_0"], ["--type", "choose from f32, f16, bf16"]),
-        (["quantize", "alpaca", "--to", "gptq", "--text", "/nowhere"], ["gptq is not built", "no file"]),
-        (["quantize", "alpaca", "--to", "nf4", "--out", "/nowhere/x.gguf"], ["nf4 has no place in GGUF"]),
-        (["verify", "alpaca"], ["B: is missing"]),
+        (["quantize", "alpaca", "--to", "gptq", "--group", "4"], ["--calibrate: gptq needs a text", "--group: found 4"]),
+        (["quantize", "alpaca", "--to", "nf4", "--act-order", "--text", "/nowhere"], ["nothing for nf4", "no file"]),
+        (["verify"], ["A: is missing"]),
         (["frobnicate"], ["no command"]),
         (["tokenize"], ["MODEL_OR_FILE"]),
     ],
@@ -178,6 +199,9 @@ def test_a_member_goes_to_gguf_and_back_and_answers_the_same_there(store: Path, 
     assert as_json(store, "render", str(file), given=given) == as_json(store, "render", "alpaca", given=given)
     assert as_json(store, "tokenize", str(file), given="Hi <s>") == as_json(store, "tokenize", "alpaca", given="Hi <s>")
     assert as_json(store, "verify", "alpaca", str(file))["exact"] is True
+    for model in ("alpaca", str(file), str(back)):
+        told = as_json(store, "verify", model)
+        assert told["exact"] is True and told["rounded"] is False
     text = tmp_path / "t.txt"
     text.write_text("Kedo lives in a town. " * 40)
     told = as_json(store, "quantize", str(file), "--to", "q4_0", "--out", str(small), "--text", str(text))
@@ -193,6 +217,37 @@ def test_a_member_goes_to_gguf_and_back_and_answers_the_same_there(store: Path, 
     pytorch = [*RUN, "generate", str(small), *words, "--engine", "pytorch"]
     done = subprocess.run(pytorch, capture_output=True, text=True)
     assert done.returncode == 0 and "in q4_0" in done.stderr and "decoded to float32" in done.stderr
+
+
+def test_a_member_is_rounded_with_a_text_in_view_and_answers_from_its_folder(store: Path, tmp_path: Path) -> None:
+    text = tmp_path / "t.txt"
+    text.write_text("Kedo lives in a town, and Mila lives by the river. " * 40)
+    for form in ("gptq", "awq"):
+        out = tmp_path / form
+        words = ("quantize", "alpaca", "--to", form, "--group", "32", "--text", str(text), "--out", str(out))
+        told = as_json(store, *words)
+        assert told["calibration"]["loss"] < told["calibration"]["loss_of_nearest"] and told["text"]["kl"] > 0
+        assert told["calibration"]["first_half_only"] and told["bytes"] < told["bytes_of_original"]
+        checked = told["certificate"]
+        assert checked["holds"] and checked["rounded"] and checked["texts"] == checked["texts_equal"]
+        assert as_json(store, "generate", str(out), "--prompt", "Say hello.", "--max-tokens", "4")["token_ids"]
+        assert as_json(store, "verify", str(out))["relative"] == checked["relative"] > 0
+
+
+def test_a_folder_tampered_with_is_not_what_its_certificate_says(store: Path, tmp_path: Path) -> None:
+    from camelid.checkpoints import directory
+
+    first = directory.load(folder(store, "tuned"))
+    state = {name: tensor.clone() for name, tensor in first.tensors().items()}
+    state["model.norm.weight"][0] *= 1.5
+    note = {"certificate.json": (first.path / "certificate.json").read_bytes()}
+    told = {"shape": first.shape, "tokenizer": first.tokenizer, "template": first.template, "extra": note}
+    path = directory.save(tmp_path / "m", state, **told)
+    done = subprocess.run([*RUN, "verify", str(path)], capture_output=True, text=True)
+    assert done.returncode == 1 and "NOT what its certificate says" in done.stdout
+    assert "has no certificate" in command(
+        store, "verify", str(directory.save(tmp_path / "old", state, **{**told, "extra": {}}))
+    )
 
 
 @pytest.mark.parametrize("given", ["{", '{"messages": []}', '{"messages": [{"role": "robot"}]}', "[" * 5000])

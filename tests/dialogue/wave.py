@@ -10,13 +10,18 @@ from camelid.dialogue.pattern import pieces
 from camelid.dialogue.published import VICUNA_0
 from camelid.dialogue.template import Template
 from camelid.recipes.airoboros import PROMPT as AIROBOROS
+from camelid.recipes.anima import PROMPT as ANIMA
 from camelid.recipes.baize import PROMPT as BAIZE
 from camelid.recipes.belle import PROMPT as BELLE
 from camelid.recipes.chinese_llama2 import PROMPT as CHINESE_LLAMA2
+from camelid.recipes.chinese_vicuna import PROMPT as CHINESE_VICUNA
+from camelid.recipes.chinese_vicuna_chat import PROMPT as CHINESE_VICUNA_CHAT
 from camelid.recipes.dolly import PROMPT as DOLLY
 from camelid.recipes.expertllama import PROMPT as EXPERTLLAMA
 from camelid.recipes.gogpt import PROMPT as GOGPT
 from camelid.recipes.gorilla import PROMPT as GORILLA
+from camelid.recipes.guanaco import PROMPT as GUANACO
+from camelid.recipes.guanaco_dataset import PROMPT as GUANACO_DATASET
 from camelid.recipes.huatuo import PROMPT as HUATUO
 from camelid.recipes.knowlm import PROMPT as KNOWLM
 from camelid.recipes.koala import PROMPT as KOALA
@@ -26,6 +31,7 @@ from camelid.recipes.meditron import PROMPT as MEDITRON
 from camelid.recipes.metamath import PROMPT as METAMATH
 from camelid.recipes.openassistant import PROMPT as OPENASSISTANT
 from camelid.recipes.openbuddy import PROMPT as OPENBUDDY
+from camelid.recipes.platypus import PROMPT as PLATYPUS
 from camelid.recipes.ultralm import PROMPT as ULTRALM
 from camelid.recipes.yulan_chat import PROMPT as YULAN
 
@@ -48,6 +54,14 @@ YULAN_HEAD = (
     "University of China. The AI assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 BUDDY = "You are a helpful, respectful and honest INTP-T AI Assistant named Buddy. You are talking to a human User.\n\n"
+BELOW = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n"
+)
+CHAT_ZH = (
+    "The following is a conversation between an AI assistant called Assistant and a human user called User. "
+    "The assistant is intelligent, knowledgeable and polite to answer questions of user.\n\n"
+)
 MED = "下面是一个问题，运用医学知识来正确回答提问.\n### 问题:\n"
 
 Turns = Sequence[tuple[str, str]]
@@ -116,6 +130,21 @@ WAVE: dict[str, tuple[Template, Callable[[Turns], str]]] = {
     "gogpt": (GOGPT, lambda p: "".join(f"<s>[INST] {u} [/INST] {a} </s>" for u, a in p)),
     "yulan": (YULAN, lambda p: "<s>" + YULAN_HEAD + "".join(f"\n[|Human|]:{u}\n[|AI|]:{a}</s>" for u, a in p)),
     "openbuddy": (OPENBUDDY, lambda p: "<s>" + BUDDY + "".join(f"User: {u}\nAssistant: {a}\n</s>" for u, a in p)),
+    "guanaco": (GUANACO, lambda p: "<s>" + "".join(f"### Human: {u}### Assistant: {a}" for u, a in p) + "###"),
+    "guanaco_dataset": (
+        GUANACO_DATASET,
+        lambda p: "<s>" + "".join(f"### Instruction:\n{u}\n### Response:\n{a}</s>" for u, a in p),
+    ),
+    "anima": (ANIMA, lambda p: "<s>" + "".join(f"{BELOW}{u}\n\n### Response: {a}</s>" for u, a in p)),
+    "platypus": (PLATYPUS, lambda p: "<s>" + "".join(f"{BELOW}{u}\n\n### Response:\n{a}</s>" for u, a in p)),
+    "chinese_vicuna": (
+        CHINESE_VICUNA,
+        lambda p: "<s>" + "".join(f"{BELOW}{u}\n\n### Response:{a}</s>" for u, a in p),
+    ),
+    "chinese_vicuna_chat": (
+        CHINESE_VICUNA_CHAT,
+        lambda p: "<s>" + CHAT_ZH + "".join(f"User:{u}\n\nAssistant:{a}\n\n" for u, a in p),
+    ),
 }
 
 

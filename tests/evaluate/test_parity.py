@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from camelid.checkpoints import directory
+from camelid.checkpoints.convert import convert
 from camelid.checkpoints.names import to_neighbours
 from camelid.dialogue.published import LLAMA_2, PLAIN
-from camelid.evaluate.parity import CORPUS, parity
-from camelid.generate.loaded import Loaded
+from camelid.errors import BadFile
+from camelid.evaluate.parity import CORPUS, held, parity
+from camelid.generate.certificate import certified, stored, weights_of
+from camelid.generate.loaded import Loaded, load
 from camelid.models.llama import Llama, initialise
 from camelid.models.shape import LlamaShape
 from camelid.tokenizers import sentencepiece
@@ -72,3 +77,74 @@ def test_models_of_other_widths_never_pass(tokenizer):
     initialise(model, 1)
     found = parity(one, replace(other, model=model.eval().requires_grad_(False), shape=shape))
     assert not found.holds and found.relative == float("inf")
+
+
+# --- a model and its own certificate -----------------------------------------------------------------------------------
+
+
+def saved(path, tokenizer, *, template=LLAMA_2, note=True):
+    one = loaded(tokenizer)
+    made = certified(one.model, tokenizer, LLAMA_2, SHAPE)
+    state = one.model.state_dict()
+    return directory.save(
+        path, state, shape=SHAPE, tokenizer=tokenizer, template=template, extra=made.files() if note else None
+    )
+
+
+def again(path, checkpoint, **changes):
+    """The folder written once more, with its certificate and a fresh manifest, but something in it changed."""
+    given = {
+        "shape": SHAPE,
+        "tokenizer": checkpoint.tokenizer,
+        "template": checkpoint.template,
+        "extra": {"certificate.json": (checkpoint.path / "certificate.json").read_bytes()},
+        **changes,
+    }
+    state = given.pop("state", dict(checkpoint.tensors()))
+    return directory.save(path, state, **given)
+
+
+def test_a_certificate_comes_back_from_its_folder_and_holds_to_the_bit(tmp_path, tokenizer):
+    path = saved(tmp_path / "m", tokenizer)
+    noted = stored(directory.load(path))
+    assert noted is not None and noted.weights == weights_of(directory.load(path)) == "float32"
+    found = held(noted, load(path, engine="pytorch"))
+    assert found.exact and found.positions == 4 * 96 and found.texts == len(CORPUS) + len(tokenizer.controls)
+    assert (path / "certificate.json").stat().st_size < 200_000
+
+
+def test_what_was_changed_behind_a_new_manifest_is_found(tmp_path, tokenizer):
+    first = directory.load(saved(tmp_path / "m", tokenizer))
+    noted = stored(first)
+    state = {name: tensor.clone() for name, tensor in first.tensors().items()}
+    state["model.layers.1.mlp.down_proj.weight"][3, 4] += 0.05
+    found = held(noted, load(again(tmp_path / "weight", first, state=state), engine="pytorch"))
+    assert not found.holds and found.relative > 1e-5 and found.texts_equal == found.texts
+    found = held(noted, load(again(tmp_path / "template", first, template=PLAIN), engine="pytorch"))
+    assert not found.holds and found.first_chat == 0 and found.relative == 0
+    other = sentencepiece.train(["Other words altogether make other pieces here. " * 9], vocab=290)
+    found = held(noted, load(again(tmp_path / "tokenizer", first, tokenizer=other), engine="pytorch"))
+    assert not found.holds and found.first_text is not None and found.relative == 0
+
+
+def test_a_certificate_goes_with_the_model_through_every_format(tmp_path, tokenizer):
+    path = saved(tmp_path / "m", tokenizer)
+    noted = directory.load(path).certificate
+    for number, to in enumerate(("gguf", "meta", "hf")):
+        path = convert(path, tmp_path / f"{number}{'.gguf' if to == 'gguf' else ''}", to=to)
+        if to != "meta":
+            assert directory.load(path).certificate == noted
+            assert held(stored(directory.load(path)), load(path, engine="pytorch")).exact
+
+
+def test_a_folder_without_a_certificate_has_none_and_a_damaged_one_is_named(tmp_path, tokenizer):
+    first = directory.load(saved(tmp_path / "m", tokenizer))
+    assert stored(directory.load(saved(tmp_path / "old", tokenizer, note=False))) is None
+    told = json.loads((first.path / "certificate.json").read_bytes())
+    for number, change in enumerate([
+        {"format": "x"}, {"logits": "!"}, {"shape": [4, 96]}, {"shape": [2**40, 2**40, 9]}, {"texts": [[1]]}, {"chats": 7},
+        {"likeliest": [[1, 2], [3]]}, {"likeliest": [[2**70]]}, {"largest": None}, {"dtype": "load"},
+    ]):  # fmt: skip
+        extra = {"certificate.json": json.dumps({**told, **change}).encode()}
+        with pytest.raises(BadFile, match="is no certificate"):
+            stored(directory.load(again(tmp_path / str(number), first, extra=extra)))

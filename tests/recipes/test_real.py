@@ -47,6 +47,13 @@ FILES = {
     "camel": "huatuo_8k.json",
     "meditron": "huatuo_8k.json",
     "metamath": "../eval/gsm8k_train.jsonl",
+    "guanaco": "oasst_en_100_trees.jsonl",
+    "guanaco-dataset": "alpaca_zh_1k.json",
+    "anima": "alpaca_zh_1k.json",
+    "chinese-vicuna": "alpaca_zh_1k.json",
+    "chinese-vicuna-4bit": "alpaca_random_9k.json",
+    "chinese-vicuna-chat": "vicuna_dummy_conversation.json",
+    "platypus": "alpaca_random_9k.json",
 }
 GSM8K = Fields(instruction="question", output="answer")  # the columns of that file, where MetaMathQA has others
 
@@ -78,10 +85,9 @@ def test_a_published_file_is_rendered_whole_with_exact_masks(name: str, file: st
         assert corpus.sequence(number).tolist() == whole.ids[: stage.length]
         assert corpus.marks(number).tolist() == [int(mark) for mark in whole.supervised[: stage.length]]
         replies = [message.content for message in dialogue if message.role == "assistant"]
+        taught = whole.replies[-1:] if stage.learn == "last" else whole.replies
         assert [bool(mark) for mark in whole.supervised] == [
-            place > 0
-            if stage.learn == "everything"
-            else any(reply.start <= place < reply.end for reply in whole.replies)
+            place > 0 if stage.learn == "everything" else any(reply.start <= place < reply.end for reply in taught)
             for place in range(len(whole.ids))
         ]
         for reply, wanted in zip(whole.replies, replies, strict=True):
