@@ -2,13 +2,15 @@
 # make test    set up, then run every test
 # make check   formatting, lint, types
 # make bench   measure this machine and this code
+# make bench-gpu     on one GPU: 1B full, 8B LoRA and QLoRA, and inference, beside transformers and peft, in eight minutes
 # make bench-infer   decoding on this CPU beside llama.cpp (built here, which takes minutes) and transformers
+# make bench-train   training on this CPU beside transformers, TRL and PEFT (RECORDS=alpaca.json TOKENIZER=tokenizer.model)
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV ?= .venv
 RUN = $(VENV)/bin/
 JOBS ?= 2
 
-.PHONY: demo test check bench bench-infer setup clean
+.PHONY: demo test check bench bench-infer bench-train bench-gpu setup clean
 
 setup: $(VENV)/.core
 
@@ -36,7 +38,18 @@ bench: $(VENV)/.test
 
 bench-infer: $(VENV)/.test
 	CMAKE_ARGS="-DGGML_NATIVE=ON" $(RUN)python -m pip install --quiet -r requirements/bench.txt
-	$(RUN)python benchmarks/infer_cpu.py --out benchmarks/results/infer_cpu.json
+	$(RUN)python benchmarks/infer_cpu.py --load --out benchmarks/results/infer_cpu.json
+
+bench-gpu: $(VENV)/.core
+	$(RUN)python benchmarks/gpu.py --look
+	$(RUN)python -m pip install --quiet -r requirements/bench-gpu.txt
+	$(RUN)python benchmarks/gpu.py --out benchmarks/results/gpu-$$(date +%F).json
+
+bench-train: $(VENV)/.test
+	$(RUN)python -m pip install --quiet -c requirements/pins.txt -r requirements/bench-train.txt
+	$(RUN)python benchmarks/train_cpu.py $(if $(RECORDS),--records $(RECORDS) --tokenizer $(TOKENIZER))
+	$(RUN)python benchmarks/memory_cpu.py
+	$(RUN)python benchmarks/startup_cpu.py
 
 clean:
 	rm -rf $(VENV) build *.egg-info

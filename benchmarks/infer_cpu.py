@@ -1,12 +1,16 @@
-"""Decoding and reading on a CPU: ours, llama.cpp and transformers by turns, on the same random weights.
+"""Decoding, reading and loading on a CPU: ours, llama.cpp and transformers by turns, on the same random weights.
 
     python benchmarks/infer_cpu.py --shapes tiny 110M 1.1B --kinds q8_0 q4_0 --threads 4 2 1 --out FILE.json
+    python benchmarks/infer_cpu.py --rows 1.1B:q8_0:4 1.1B:q4_0:4 --out FILE.json      slices that fit a quiet minute
+    python benchmarks/infer_cpu.py --table FILE.json                                   the goals beside what FILE says
 
 Each side is a process of its own that loads its model and waits; the sides of one row work by turns, the order changing
 from turn to turn, and rows show medians with the slowest and fastest turn. llama.cpp reads a GGUF file with the very
 bytes that ours decodes (blocks of q8_0 and q4_0 included); ids that both choose are compared. The last columns are the
-weight bytes read a second and the share of what `stream.c` reads in the same minutes. Needs requirements/bench.txt;
-sides that are not installed are left out, and the table says so.
+weight bytes read a second and the share of what `stream.c` reads in the same minutes. Loading is from a file in the page
+cache, in a process that has imported what it needs, to the first token after a prompt of 16. Rows that FILE holds
+already are replaced, others stay, each with its date. Needs requirements/bench.txt; sides that are not installed are left
+out, and the table says so.
 """
 
 from __future__ import annotations
@@ -29,15 +33,19 @@ import numpy as np
 from camelid.machine import cores, describe
 from camelid.models.shape import LlamaShape
 from camelid.native import build
+from camelid.native.matrix import KINDS
 
 SHAPES = {
     "tiny": LlamaShape(6, 256, 8, 8, 32, 704, 4096, 4096),
     "110M": LlamaShape(12, 768, 12, 12, 64, 2048, 32000, 4096, tied=True),
     "1.1B": LlamaShape(22, 2048, 32, 4, 64, 5632, 32000, 4096),  # TinyLlama's
+    "3.2-1B": LlamaShape(16, 2048, 32, 8, 64, 8192, 128256, 4096, theta=5e5, tied=True),  # without its scaling
+    "7B": LlamaShape(32, 4096, 32, 32, 128, 11008, 32000, 4096),
 }
-TOKENS = {"tiny": 256, "110M": 48, "1.1B": 12}  # of one turn
+TOKENS = {"tiny": 256, "110M": 48, "1.1B": 12, "3.2-1B": 12, "7B": 5}  # of one turn
 PROMPT, READ = 16, 512
 SIDES = ("camelid", "llama.cpp", "transformers")
+QUANTISED = ("q8_0", "q4_0")
 
 
 def tensors(shape: LlamaShape) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -89,7 +97,7 @@ def write_gguf(shape: LlamaShape, kind: str, path: Path) -> None:
     import torch
 
     from camelid.native.library import library
-    from camelid.native.matrix import BLOCK, KINDS, Matrix, groups
+    from camelid.native.matrix import BLOCK, Matrix, groups
 
     found = library()
     assert found is not None
@@ -206,6 +214,10 @@ class LlamaCpp:
         rows = (np.ctypeslib.as_array(self.c.llama_get_logits_ith(self.context, i), shape=(vocab,)) for i in last)
         return [int(row.argmax()) for row in rows]
 
+    def close(self) -> None:
+        self.c.llama_free(self.context)
+        self.c.llama_model_free(self.model)
+
 
 class Transformers:
     def __init__(self, shape: LlamaShape, kind: str, threads: int, path: Path) -> None:
@@ -258,7 +270,9 @@ def serve(side: str, shape: str, kind: str, threads: int, path: Path) -> None:
     text = draw.integers(1, vocab, (32, READ)).tolist()
     for line in sys.stdin:
         word, *numbers = json.loads(line)
-        if word == "read":
+        if word == "load":
+            told = loaded(side, SHAPES[shape], kind, threads, path, text[0][:PROMPT])
+        elif word == "read":
             start = time.perf_counter()
             ids = made.read([text[0]], READ)
             told = {"seconds": time.perf_counter() - start, "ids": ids}
@@ -275,6 +289,28 @@ def serve(side: str, shape: str, kind: str, threads: int, path: Path) -> None:
 
 
 _QUIET: Any = None
+
+
+def loaded(side: str, shape: LlamaShape, kind: str, threads: int, path: Path, ids: list[int]) -> dict[str, Any]:
+    """Seconds from the GGUF file to the first token."""
+    start = time.perf_counter()
+    made: Any
+    if side == "camelid":
+        from camelid.checkpoints import directory
+        from camelid.generate.gguf import as_stored
+        from camelid.native.llama import NativeLlama
+
+        made = Ours.__new__(Ours)
+        checkpoint = directory.load(path)
+        model = as_stored(checkpoint) or NativeLlama.load(shape, checkpoint.tensors(), kind)  # type: ignore[arg-type]
+        made.torch, made.shape, made.model = sys.modules["torch"], shape, model
+    else:
+        made = LlamaCpp(shape, kind, threads, path)
+    found = made.read([ids], PROMPT)
+    seconds = time.perf_counter() - start
+    if side == "llama.cpp":
+        made.close()
+    return {"seconds": seconds, "ids": found}
 
 
 class Side:
@@ -338,6 +374,12 @@ def busy() -> float:
     return round(cores() * (1 - (rested - idle) / (later - whole)), 2)
 
 
+def ratio(theirs: list[float], ours: list[float]) -> list[float]:
+    """Of medians, then the least and largest of the turns' own."""
+    turns = [one / other for one, other in zip(theirs, ours, strict=True)]
+    return [round(value, 2) for value in (statistics.median(theirs) / statistics.median(ours), min(turns), max(turns))]
+
+
 def row(shape: str, kind: str, threads: int, asked: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """One shape, kind and number of threads: every side by turns at every task."""
     path = folder / f"{shape}-{kind}.gguf"
@@ -345,21 +387,35 @@ def row(shape: str, kind: str, threads: int, asked: argparse.Namespace, folder: 
     if "llama.cpp" in names and not path.exists():
         write_gguf(SHAPES[shape], kind, path)
     tasks: dict[str, tuple[Any, ...]] = {"decode": ("decode", 1, TOKENS[shape])}
-    tasks |= {f"decode {rows} at once": ("decode", rows, max(4, TOKENS[shape] // 4)) for rows in asked.rows}
+    tasks |= {f"decode {rows} at once": ("decode", rows, max(4, TOKENS[shape] // 4)) for rows in asked.at_once}
     if not asked.no_read:
         tasks[f"read {READ}"] = ("read",)
+    if asked.load:
+        tasks["load"] = ("load",)
     found: dict[str, Any] = {"shape": shape, "kind": kind, "threads": threads, "busy before": busy()}
     found["stream GB/s"] = stream(threads, folder)
     sides = [Side(name, shape, kind, threads, path) for name in names]
     size = next((side.told["bytes"] for side in sides if side.name == "camelid"), 0)
     for task, words in tasks.items():
-        seconds: dict[str, list[float]] = {side.name: [] for side in sides}
-        said: dict[str, Any] = {side.name: side.ask(*words)["ids"] for side in sides}  # warm
-        for turn in range(asked.turns if words[0] != "read" else max(2, asked.turns // 2)):
-            for side in sides[:: 1 if turn % 2 else -1]:
+        seconds: dict[str, list[float]]
+        busy_with = [side for side in sides if task != "load" or side.name != "transformers"]
+        seconds = {side.name: [] for side in busy_with}
+        said: dict[str, Any] = {side.name: side.ask(*words)["ids"] for side in busy_with}  # warm
+        for turn in range(asked.turns if words[0] == "decode" else max(3, asked.turns // 2)):
+            for side in busy_with[:: 1 if turn % 2 else -1]:
                 seconds[side.name].append(side.ask(*words)["seconds"])
-        tokens = READ if words[0] == "read" else words[1] * words[2]
         told: dict[str, Any] = {}
+        if task == "load":
+            for name, times in seconds.items():
+                told[name] = {
+                    "seconds": [round(spent, 3) for spent in (statistics.median(times), max(times), min(times))]
+                }
+            for name in seconds:
+                if name != "camelid":
+                    told[f"time as a multiple of {name}"] = ratio(seconds["camelid"], seconds[name])
+            found[task] = told
+            continue
+        tokens = READ if words[0] == "read" else words[1] * words[2]
         for name, times in seconds.items():
             rates = [tokens / spent for spent in (statistics.median(times), max(times), min(times))]
             told[name] = {"tokens/s": [round(rate, 2) for rate in rates]}
@@ -369,12 +425,14 @@ def row(shape: str, kind: str, threads: int, asked: argparse.Namespace, folder: 
             other = next(name for name in said if name != "camelid")
             ours, theirs = np.ravel(said["camelid"]), np.ravel(said[other])
             told["same ids"] = f"{np.mean(ours == theirs):.0%} of {len(ours)}"
-            pairs = zip(seconds[other], seconds["camelid"], strict=True)
-            told[f"ratio to {other}, turn by turn"] = round(statistics.median(b / a for b, a in pairs), 2)
+            for name in said:
+                if name != "camelid":
+                    told[f"times {name}"] = ratio(seconds[name], seconds["camelid"])
         found[task] = told
     for side in sides:
         side.close()
-    found["busy after"] = busy()
+    found["stream GB/s after"], found["busy after"] = stream(threads, folder), busy()
+    found["machine"], found["date"] = describe(), time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     if not asked.keep:
         path.unlink(missing_ok=True)
     return found
@@ -388,7 +446,10 @@ def show(found: dict[str, Any]) -> None:
         if not isinstance(told, dict):
             continue
         for name in SIDES:
-            if name in told:
+            if name in told and "seconds" in told[name]:
+                median, slow, fast = told[name]["seconds"]
+                print(f"  {task:20} {name:13}{median:11,.2f} ({fast:,.2f} to {slow:,.2f}) seconds to the first token")
+            elif name in told:
                 median, slow, fast = told[name]["tokens/s"]
                 weight = told[name].get("GB/s")
                 share = f"{weight:8} GB/s {weight / floor:6.0%}" if weight else ""
@@ -397,42 +458,109 @@ def show(found: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
+GOALS = {  # issue 4; by task and kinds: against llama.cpp, against transformers
+    ("decode", QUANTISED): (1.5, None),
+    ("decode", ("bf16", "float32")): (1.2, 2.0),
+    ("many", QUANTISED): (2.5, None),
+    ("many", ("bf16", "float32")): (2.5, 2.5),
+}
+
+
+def table(path: Path) -> None:
+    """Every ratio of a file beside its goal, and prefill as the best of ours against the best of theirs."""
+    rows = json.loads(path.read_text())["rows"]
+    print(
+        f"{'':8}{'':9}{'thr':>4} {'task':20}{'to llama.cpp':>22}{'goal':>6}{'to transformers':>22}{'goal':>6}{'of stream':>11}"
+    )
+    best: dict[tuple[str, int], dict[str, float]] = {}
+    for found in rows:
+        shape, kind, threads = found["shape"], found["kind"], found["threads"]
+        for task, told in found.items():
+            if not isinstance(told, dict):
+                continue
+            if task.startswith("read"):
+                for name in SIDES:
+                    if name in told:
+                        own = best.setdefault((shape, threads), {})
+                        own[name] = max(own.get(name, 0), told[name]["tokens/s"][0])
+            sort = "decode" if task == "decode" else "many" if task.startswith("decode") else task
+            goals = next(
+                (goal for (name, kinds), goal in GOALS.items() if name == sort and kind in kinds), (None, None)
+            )
+            if sort == "decode" and kind in QUANTISED and shape in ("tiny", "110M"):
+                goals = (2.0, None)
+            line = f"{shape:8}{kind:9}{threads:4} {task:20}"
+            for other, goal in zip(SIDES[1:], goals, strict=True):
+                values = told.get(f"times {other}") or told.get(f"time as a multiple of {other}")
+                line += f"{values[0]:8.2f} ({values[1]:.2f}-{values[2]:.2f})".rjust(22) if values else " " * 22
+                line += f"{goal:6.1f}" if goal and values else " " * 6
+            if task == "load":
+                line += " <= 1.5 of its time"
+            speed = told.get("camelid", {}).get("GB/s")
+            streams = [found[name][0] for name in ("stream GB/s", "stream GB/s after") if name in found]
+            print(line + (f"{speed / statistics.mean(streams):11.0%}" if speed else ""))
+    for (shape, threads), rates in best.items():
+        for other, goal in (("llama.cpp", 1.5), ("transformers", 2.0)):
+            if other in rates and "camelid" in rates:
+                told = f"{rates['camelid'] / rates[other]:.2f} times {other}'s best type (goal {goal})"
+                print(f"{shape:8}{'best':9}{threads:4} read {READ}: {rates['camelid']:,.0f} tokens/s, {told}")
+
+
 def main() -> None:
     if "--serve" in sys.argv:
         side, shape, kind, threads, path = sys.argv[2:]
         serve(side, shape, kind, int(threads), Path(path))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["tiny", "110M", "1.1B", "3.2-1B"])
     parser.add_argument("--kinds", nargs="+", default=["float32", "bf16", "q8_0", "q4_0"])
-    parser.add_argument("--threads", nargs="+", type=int, default=[cores()])
-    parser.add_argument("--rows", nargs="*", type=int, default=[8], help="also decode so many sequences at once")
+    parser.add_argument("--threads", nargs="+", type=int, default=sorted({cores(), min(2, cores())}, reverse=True))
+    parser.add_argument("--rows", nargs="*", default=[], metavar="SHAPE:KIND:THREADS", help="these and no others")
+    parser.add_argument("--at-once", nargs="*", type=int, default=[8, 32], help="also decode so many sequences at once")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--no-read", action="store_true", help=f"leave out reading {READ} tokens")
+    parser.add_argument("--load", action="store_true", help="also load the file")
     parser.add_argument("--keep", action="store_true", help="keep GGUF files between runs (with --folder)")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--table", type=Path, help="measure nothing: print the ratios of a file beside their goals")
     asked = parser.parse_args()
+    if asked.table:
+        table(asked.table)
+        return
     missing = {"llama.cpp": "llama_cpp", "transformers": "transformers"}
     for name, module in missing.items():
         if name in asked.sides and importlib.util.find_spec(module) is None:
             print(f"{name} is not installed (requirements/bench.txt) and is left out")
             asked.sides.remove(name)
+    wanted = [(shape, kind, threads) for shape in asked.shapes for kind in asked.kinds for threads in asked.threads]
+    if asked.rows:
+        words = [one.split(":") for one in asked.rows]
+        if not all(len(one) == 3 and one[0] in SHAPES and one[1] in KINDS and one[2].isdigit() for one in words):
+            parser.error(f"--rows: each is SHAPE:KIND:THREADS, of {', '.join(SHAPES)} and {', '.join(KINDS)}")
+        wanted = [(shape, kind, int(threads)) for shape, kind, threads in words]
     print(
         f"{describe()}; {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}; {asked.turns} turns; medians (slowest to fastest)"
     )
-    rows = []
     with tempfile.TemporaryDirectory(prefix="infer-") as scratch:
-        folder = asked.folder or Path(scratch)
-        for shape in asked.shapes:
-            for kind in asked.kinds:
-                for threads in asked.threads:
-                    rows.append(row(shape, kind, threads, asked, folder))
-                    show(rows[-1])
+        for shape, kind, threads in wanted:
+            found = row(shape, kind, threads, asked, asked.folder or Path(scratch))
+            show(found)
+            if asked.out:
+                merge(asked.out, found)
     if asked.out:
-        told = {"machine": describe(), "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), "rows": rows}
-        asked.out.write_text(json.dumps(told, indent=1) + "\n")
+        table(asked.out)
+
+
+def merge(path: Path, found: dict[str, Any]) -> None:
+    """The file with this row in place of an older one of the same name; the tasks that it lacks stay."""
+    rows = json.loads(path.read_text())["rows"] if path.exists() else []
+    name = tuple(found[word] for word in ("shape", "kind", "threads"))
+    older = next((row for row in rows if tuple(row[word] for word in ("shape", "kind", "threads")) == name), {})
+    kept = [row for row in rows if row is not older] + [{**older, **found}]
+    kept.sort(key=lambda row: (list(SHAPES).index(row["shape"]), list(KINDS).index(row["kind"]), -row["threads"]))
+    path.write_text(json.dumps({"rows": kept}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -19,17 +19,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from camelid.machine import describe
 from camelid.models.count import Dtype
 from camelid.models.shape import LINEARS, LlamaShape, LoRA
-from camelid.plan.training import memory, ours
+from camelid.plan.training import memory, ours, paged_bytes
+from camelid.train.settings import AdamW, AdamW8bit, GaLore
 
 RESULTS = Path(__file__).parent / "results" / "memory_of_runs.json"
 STEPS = 2
@@ -58,9 +60,12 @@ class Case:
     lora: LoRA | None = None
     recompute: bool = False
     workers: int = 1
+    base: Literal["int8", "nf4"] | None = None
+    optim: AdamW = AdamW(lr=1e-4)
 
 
 SMALL, WIDE = shape(6, 384, 16384), shape(4, 768, 8192)
+DEEP = shape(12, 1024, 4096)
 CASES: dict[str, Case] = {
     "23M": Case(SMALL, 2048),
     "23M, three micro-batches": Case(SMALL, 1024, micro_batches=3),
@@ -75,6 +80,13 @@ CASES: dict[str, Case] = {
     "lora on all, dropout": Case(WIDE, 2048, lora=LoRA(16, 32, dropout=0.05, targets=LINEARS)),
     "lora, recomputed": Case(WIDE, 4096, lora=LoRA(8, 16, targets=LINEARS), recompute=True),
     "lora over bfloat16": Case(WIDE, 1024, lora=LoRA(8, 16), dtype="bfloat16"),
+    "40M, 8-bit moments": Case(WIDE, 1024, micro_batches=2, optim=AdamW8bit(lr=1e-4)),
+    "40M, paged moments": Case(WIDE, 1024, micro_batches=2, optim=AdamW(lr=1e-4, paged=True)),
+    "40M, GaLore of rank 64": Case(WIDE, 1024, micro_batches=2, optim=GaLore(lr=1e-4, rank=64)),
+    "QLoRA: nf4, all": Case(DEEP, 512, lora=LoRA(8, 16, targets=LINEARS), base="nf4"),
+    "QLoRA: nf4 over bfloat16": Case(DEEP, 512, lora=LoRA(8, 16), base="nf4", dtype="bfloat16"),
+    "int8 base, q and v": Case(DEEP, 512, lora=LoRA(8, 16), base="int8"),
+    "DoRA on all": Case(WIDE, 1024, lora=LoRA(8, 16, targets=LINEARS, kind="dora")),
     "23M, two workers": Case(SMALL, 1024, micro_batches=4, workers=2),
     "23M, four workers": Case(SMALL, 1024, micro_batches=8, workers=4),
 }
@@ -87,11 +99,14 @@ def predicted(case: Case) -> int:
         tokens=case.tokens,
         dtype=case.dtype,
         lora=case.lora,
+        base=case.base,
+        optim=case.optim,
         micro_batches=case.micro_batches,
         recompute=float(case.recompute),
         workers=case.workers,
     )
-    return memory(training).peak
+    pages = paged_bytes(case.shape, case.lora, case.optim) if case.optim.paged else 0.0
+    return memory(training).peak + int(pages)  # nothing presses them out here, so that they count as resident
 
 
 def measured(case: Case) -> dict[str, Any]:
@@ -112,14 +127,16 @@ def run(case: Case, directory: Path) -> float:
     """Trains as the case says; gives seconds a step."""
     import torch
 
+    from camelid.checkpoints.names import expected
     from camelid.data.batch import Batch
     from camelid.machine import Machine
-    from camelid.models.adapt import add_lora, set_randomness
+    from camelid.models.adapt import add_lora, lean, set_randomness
     from camelid.models.llama import Llama, initialise
+    from camelid.randomness import torch_generator
     from camelid.train.loop import Cadence, Conduct, train
     from camelid.train.loss import NextToken, cross_entropy
-    from camelid.train.optim import Optimizer
-    from camelid.train.settings import AdamW, Constant
+    from camelid.train.optimizers import optimizer_of
+    from camelid.train.settings import Constant
 
     torch.set_num_threads(2)
 
@@ -139,12 +156,32 @@ def run(case: Case, directory: Path) -> float:
             hidden = model.hidden(torch.from_numpy(batch.ids), segments=batch.segments, recompute=True)
             return cross_entropy(hidden[0], model.head_weight(), torch.from_numpy(batch.targets[0]))
 
+    class Drawn(Mapping[str, torch.Tensor]):
+        """Weights drawn when they are asked for, as a checkpoint's are read."""
+
+        def __init__(self, shape: LlamaShape) -> None:
+            self.shapes = expected(shape)
+
+        def __getitem__(self, name: str) -> torch.Tensor:
+            draw = torch_generator("weights", name)
+            return torch.empty(self.shapes[name]).normal_(0, 0.02, generator=draw) + float("norm" in name)
+
+        def __iter__(self) -> Iterator[str]:
+            return iter(self.shapes)
+
+        def __len__(self) -> int:
+            return len(self.shapes)
+
     dtype = getattr(torch, case.dtype)
-    model = Llama(case.shape, dtype=dtype if case.lora else torch.float32)
-    initialise(model, 0)
-    if case.lora is not None:
-        add_lora(model, case.lora, seed=0)
-    optimizer = Optimizer(dict(model.named_parameters()), AdamW(lr=1e-4), dtype=None if case.lora else dtype)
+    if case.base is not None and case.lora is not None:
+        model = lean(case.shape, Drawn(case.shape), case.lora, bits=case.base, dtype=dtype)
+    else:
+        model = Llama(case.shape, dtype=dtype if case.lora else torch.float32)
+        initialise(model, 0)
+        if case.lora is not None:
+            add_lora(model, case.lora, seed=0)
+    parameters = dict(model.named_parameters())
+    optimizer = optimizer_of(parameters, case.optim, dtype=None if case.lora else dtype, folder=directory)
     if case.lora is None:
         model.to(dtype)
     threads = 2 if case.workers == 1 else 1

@@ -8,6 +8,7 @@ Both sides are the same model in one process and go by turns. What is said is th
     random   the same model, drawing at temperature 1: nothing ever comes back
     copies   a grown model (--model), greedy, given a text of its world twice and the beginning of a third time
     stories  the grown model, drawing at temperature 1 from the beginning of a text
+    + q4_0   the guesses come from the same weights in four bits instead of from the text (--drafts)
 
 `new` is the share of ids that a loop or copy does not explain: ids that do not follow the two before them as one did
 earlier. A random model is no use to anybody; its loop is what such text costs, not how often it comes.
@@ -77,7 +78,9 @@ def new(prompt: Sequence[int], answer: Sequence[int]) -> float:
     return fresh / max(1, len(answer))
 
 
-def measured(model: Model, prompt: Sequence[int], own: Settings, turns: int) -> dict[str, Any]:
+def measured(
+    model: Model, prompt: Sequence[int], own: Settings, turns: int, draft: Model | None = None
+) -> dict[str, Any]:
     """Plain and guessing by turns, the order changing; seconds per id of each turn."""
     tally = speculate.Tally()
     plain: list[float] = []
@@ -86,7 +89,8 @@ def measured(model: Model, prompt: Sequence[int], own: Settings, turns: int) -> 
     def once(guesses: bool) -> tuple[int, ...]:
         start = time.perf_counter()
         if guesses:
-            done = ended(speculate.generate(model, prompt, own, None, speculate.Lookup(), tally=tally))
+            guesser = speculate.Lookup() if draft is None else speculate.Draft(draft)
+            done = ended(speculate.generate(model, prompt, own, None, guesser, tally=tally))
         else:
             done = ended(decode.generate(model, prompt, own))
         (guessed if guesses else plain).append((time.perf_counter() - start) / len(done.token_ids))
@@ -110,6 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="*", default=["110M"], choices=[*SHAPES, "none"])
     parser.add_argument("--kinds", nargs="*", default=["float32", "q8_0"])
+    parser.add_argument("--drafts", nargs="*", default=[])
     parser.add_argument("--model", type=Path)
     parser.add_argument("--tokens", type=int, default=192)
     parser.add_argument("--turns", type=int, default=5)
@@ -119,14 +124,14 @@ def main() -> None:
     torch.set_num_threads(asked.threads)
     found = []
     print(
-        f"{'case':24} {'ids':>4} {'new':>5} {'plain':>9} {'guessed':>9} {'ratio':>6} {'(from, to)':>14} {'ids/pass':>8}"
+        f"{'case':28} {'ids':>4} {'new':>5} {'plain':>9} {'guessed':>9} {'ratio':>6} {'(from, to)':>14} {'ids/pass':>8}"
     )
 
-    def case(name: str, model: Model, prompt: Sequence[int], own: Settings) -> None:
-        row = {"case": name, "threads": asked.threads, **measured(model, prompt, own, asked.turns)}
+    def case(name: str, model: Model, prompt: Sequence[int], own: Settings, draft: Model | None = None) -> None:
+        row = {"case": name, "threads": asked.threads, **measured(model, prompt, own, asked.turns, draft)}
         found.append(row)
         print(
-            f"{name:24} {row['tokens']:4} {row['new']:5.2f} {row['plain_ms']:6.3f} ms {row['guessed_ms']:6.3f} ms "
+            f"{name:28} {row['tokens']:4} {row['new']:5.2f} {row['plain_ms']:6.3f} ms {row['guessed_ms']:6.3f} ms "
             f"{row['ratio']:5.2f}x ({row['least']:.2f}x, {row['most']:.2f}x) {row['per_pass']:6.2f}",
             flush=True,
         )
@@ -137,6 +142,11 @@ def main() -> None:
             prompt = [1, *np.random.default_rng(1).integers(3, 4000, 15).tolist()]
             case(f"{shape} {kind} loops", model, prompt, Settings(max_tokens=asked.tokens))
             case(f"{shape} {kind} random", model, prompt, Settings(max_tokens=asked.tokens, temperature=1.0))
+            for draft in asked.drafts:
+                small = random_model(SHAPES[shape], draft)
+                case(f"{shape} {kind} loops + {draft}", model, prompt, Settings(max_tokens=asked.tokens), small)
+                free = Settings(max_tokens=asked.tokens, temperature=1.0)
+                case(f"{shape} {kind} random + {draft}", model, prompt, free, small)
     if asked.model:
         from camelid.generate.loaded import load
 
@@ -146,7 +156,12 @@ def main() -> None:
         twice = [loaded.tokenizer.bos or 1, *text, *text, *text[:4]]
         case("grown copies", loaded.model, twice, Settings(max_tokens=min(asked.tokens, room - len(twice))))
         start = [loaded.tokenizer.bos or 1, *text[:8]]
-        case("grown stories", loaded.model, start, Settings(max_tokens=min(asked.tokens, room - 16), temperature=1.0))
+        free = Settings(max_tokens=min(asked.tokens, room - 16), temperature=1.0)
+        case("grown stories", loaded.model, start, free)
+        for draft in asked.drafts:
+            small = load(asked.model, weights=draft).model
+            case(f"grown copies + {draft}", loaded.model, twice, Settings(max_tokens=asked.tokens), small)
+            case(f"grown stories + {draft}", loaded.model, start, free, small)
     if asked.out:
         data = {
             "machine": describe(),

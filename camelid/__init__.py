@@ -1,3 +1,50 @@
-"""camelid: any member of the LLaMA family, grown from its parent by its published recipe, measured, chatted with."""
+"""camelid: any member of the LLaMA family, grown from its parent by its published recipe, measured, chatted with.
+
+From Python five names do what the command line does: `load` gives a model, and the model has `chat`, `generate`, `score`
+and `stream` (see generate/language_model.py).
+
+    import camelid
+
+    model = camelid.load("path/to/folder")
+    print(model.chat("Where does Mila live?", max_tokens=40).text)
+
+Importing camelid imports nothing else; `load` imports PyTorch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from camelid.generate.language_model import LanguageModel
 
 __version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
+
+def load(
+    path: str | Path,
+    *,
+    engine: Literal["native", "pytorch"] | None = None,
+    weights: Literal["float32", "bf16", "q8_0", "q4_0"] | None = None,
+    dtype: str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    rows: int = 64,
+) -> LanguageModel:
+    """The model in a folder (ours or Hugging Face's) or a GGUF file, ready to be asked.
+
+    engine    "native" (the kernels; CPU) or "pytorch"; by default native where it can be had
+    weights   how the kernels hold the weights, rounded at once; as stored by default
+    dtype     of PyTorch's weights: "float32", "bfloat16", "float16", "float64"; as stored by default
+    device    "cpu", "cuda", "cuda:1", ...
+    threads   CPU threads, for the whole process; PyTorch's number by default
+    rows      requests that are decoded together
+
+    Raises BadFile naming all that is wrong with the files, and UsageError for a choice that cannot be had.
+    """
+    from camelid.generate.language_model import load_model
+
+    return load_model(path, engine=engine, weights=weights, dtype=dtype, device=device, threads=threads, rows=rows)

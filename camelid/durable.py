@@ -684,7 +684,7 @@ def read_lines(path: Path, *, max_line: int = 1 << 20) -> Iterator[tuple[int, ob
             yield offset, value
 
 
-def cut_torn(path: Path, *, files: Files = FILES) -> int:
+def cut_torn(path: Path, *, max_line: int = 1 << 20, files: Files = FILES) -> int:
     """How many bytes were cut from a journal's end because its last line had been torn; 0 if none or no journal.
 
     Raises BadFile if a line is bad although good ones follow: that is damage, and no torn end.
@@ -694,7 +694,7 @@ def cut_torn(path: Path, *, files: Files = FILES) -> int:
         return 0
     good = 0
     try:
-        for good, _ in read_lines(path):  # noqa: B007 - the last good end is what is wanted
+        for good, _ in read_lines(path, max_line=max_line):  # noqa: B007 - the last good end is what is wanted
             pass
     except BadFile as damage:
         with open(path, "rb") as file:

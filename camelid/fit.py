@@ -16,10 +16,11 @@ from camelid.models.shape import LlamaShape
 from camelid.plan.machines import Device, Machines
 from camelid.plan.page import first_of_each
 from camelid.plan.plan import Choices, plan, remedies, shape_of
+from camelid.plan.training import Layout
 from camelid.recipe import AnyStage, Finetune, Folder, Pretrain, Recipe
 
 KEPT = 0.3  # ours, from docs/planner.md: what an allocator keeps beside what a run holds, without recomputation
-OTHERS = ("--count", "--device", "--recompute")  # what a plan may choose and a run here cannot
+OTHERS = ("--count", "--device")  # what a plan may choose and a run here cannot
 
 
 def check_fit(stages: Sequence[tuple[Recipe, AnyStage]], machine: Machine, narrator: Narrator, anyway: bool) -> None:
@@ -45,15 +46,30 @@ def _problems(owner: Recipe, stage: AnyStage, machine: Machine, narrator: Narrat
     machine = divided(machine, shape_of(stage, start).parameters())
     device = Device(machine.device, machine.memory_bytes, 0.0, "the machine it runs on")
     machines = Machines(device, machine.count, machine.dtype)
-    choices = Choices(micro_tokens=machine.micro_tokens, workers=machine.workers, shares=machine.shares, start=start)
+    choices = Choices(
+        layout=Layout(data=machine.data, shard=machine.shard, tensor=machine.tensor) if machine.ranks > 1 else None,
+        micro_tokens=machine.micro_tokens,
+        recompute=machine.recompute,
+        workers=machine.workers,
+        shares=machine.shares,
+        start=start,
+    )
     (found,) = plan(alone, machines, choices).stages
-    needed, there = found.per_device / GIB, machine.memory_bytes / GIB
-    if not found.fits:
+    most = found.per_device + exchanged(machine, found.trained)
+    needed, there = most / GIB, machine.memory_bytes / GIB
+    if not found.fits or most > machine.memory_bytes:
         changes = [words for words in remedies(alone, machines, choices) if not words.startswith(OTHERS)]
         ways = "; ".join(first_of_each(tuple(changes))) or "a smaller --size, or a machine with more memory"
         yield Problem(where, f"{needed:.1f} GiB needed, {there:.1f} GiB there", f"any one of: {ways}; or --anyway")
-    elif machine.device == "cpu" and found.per_device * (1 + KEPT) > machine.memory_bytes:
+    elif machine.device == "cpu" and most * (1 + KEPT) > machine.memory_bytes:
         narrator.warn(f"{where}: {needed:.1f} GiB needed of {there:.1f}, and what the allocator keeps comes on top")
+
+
+def exchanged(machine: Machine, trained: int) -> int:
+    """Bytes through which a rank that holds the whole model passes gradients to others (train/team.py), in float32."""
+    if machine.data == 1 or machine.shard > 1 or machine.tensor > 1:
+        return 0
+    return int(4 * trained * (2 + 1 / machine.data if machine.sums == "ordered" else 1))
 
 
 def start_shape(stage: Finetune | Pretrain) -> LlamaShape | None:

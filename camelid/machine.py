@@ -14,7 +14,7 @@ DTYPES: tuple[DType, ...] = ("float32", "bfloat16")
 Sums = Literal["ordered", "fast"]
 SUMS: tuple[Sums, ...] = ("ordered", "fast")
 GIB = 1024**3
-SMALL = 5_000_000  # ours: weights up to which a CPU trains with processes; measured at 1.1M alone (docs/log.md)
+SMALL = 20_000_000  # ours: weights up to which a CPU trains with processes; measured at 1.1M and 15M (docs/log.md)
 SHARES = 4  # ours: into how many parts a step of such a model is cut, on however many cores
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -25,6 +25,7 @@ class Machine:
 
     workers  processes, of so many threads each, that share the micro-batches of a step; changes no bit of a run
     shares   into how many micro-batches of about equal size a step is cut, or a multiple of it, where it holds so much
+    recompute  keep each layer's input only and compute the rest again for the backward pass: less memory, the same bits
 
     Past one process, torchrun starts `ranks` of them, data x shard x tensor, on as many devices:
 
@@ -42,6 +43,7 @@ class Machine:
     workers: int = 1
     shares: int = 1
     memory_bytes: int = 0
+    recompute: bool = False
     data: int = 1
     shard: int = 1
     tensor: int = 1
@@ -195,6 +197,15 @@ def processor_name() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def processor_vendor() -> str:
+    """Who made the processor, in its own spelling ("GenuineIntel", "AuthenticAMD"); "" where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("vendor_id")), "")
 
 
 def describe() -> str:

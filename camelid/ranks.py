@@ -41,11 +41,12 @@ class Launch:
     rank: int
     world: int
     local: int
+    beside: int = 1  # processes of the run on this host, this one counted
 
 
 def launched() -> Launch:
     """Which process this is; the only one where torchrun did not start it. Raises UsageError for half an environment."""
-    words = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    words = {name: os.environ.get(name, "") for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")}
     if not words["RANK"] or not words["WORLD_SIZE"]:
         return Launch(0, 1, 0)
     problems = ProblemList()
@@ -53,7 +54,8 @@ def launched() -> Launch:
         if word and not word.isdigit():
             problems.add(name, f"found {word!r}", "start with torchrun, which sets it")
     problems.raise_usage()
-    return Launch(int(words["RANK"]), int(words["WORLD_SIZE"]), int(words["LOCAL_RANK"] or 0))
+    beside = max(1, int(words["LOCAL_WORLD_SIZE"] or 1))
+    return Launch(int(words["RANK"]), int(words["WORLD_SIZE"]), int(words["LOCAL_RANK"] or 0), beside)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ __all__ = [
     "DeskTaught",
     "DeskText",
     "DeskTrees",
+    "Distinct",
     "Epochs",
     "ExtendTokenizer",
     "Fields",
@@ -163,7 +164,7 @@ class DeskSums:
 
     `seeds` different questions are the source of all `count` records, which the `ways` share evenly: "answers" gives
     other paths to the same answer, "rephrased" asks in other words, "verified" and "fobar" ask backward for a number of
-    the question. No way at all leaves the seeds, each told as often as it takes.
+    the question. No way at all leaves the seeds, each told as often as it takes. Answers are "worked" out, or "bare".
     """
 
     world: str = "small"
@@ -176,6 +177,7 @@ class DeskSums:
         "verified",
         "fobar",
     )
+    told: Literal["worked", "bare"] = "worked"
 
 
 @dataclass(frozen=True)
@@ -213,14 +215,15 @@ class DeskTaught:
 class DeskConversations:
     """Conversations about the desk world: later questions say "this person" of whom the first one named.
 
-    Told "apart", every exchange is a record of its own, without what was said before.
+    Told "apart", every exchange is a record of its own, without what was said before; "folded", with it: the exchanges
+    before in the instruction, the question in the input, each under its speaker's name.
     """
 
     world: str = "small"
     seed: int = 0
     count: int = 500
     turns: int = 3
-    told: Literal["whole", "apart"] = "whole"
+    told: Literal["whole", "apart", "folded"] = "whole"
 
 
 @dataclass(frozen=True)
@@ -267,11 +270,17 @@ class Trees:
 
 @dataclass(frozen=True)
 class Released:
-    """A published set of records that is not part of this package: supply it with --data."""
+    """A published set of records that is not part of this package: supply it with --data. How many there are is None
+    where that was not published."""
 
     name: str
-    rows: int
+    rows: int | None
     licence: str
+
+    @property
+    def amount(self) -> str:
+        """How many records there are, in words."""
+        return "records, nobody says how many," if self.rows is None else f"{self.rows:,} records"
 
 
 @dataclass(frozen=True)
@@ -299,6 +308,18 @@ class Blend:
     """Several data sets as one; an epoch of the blend is each portion's own number of epochs."""
 
     portions: tuple[Portion, ...]
+
+
+@dataclass(frozen=True)
+class Distinct:
+    """Data without the records that are too like an earlier one: whose instruction and input have a cosine above `alike`
+    (camelid/data/similarity.py). Of records with the same question the longest answer stays. With `apart_from`, records
+    at least as like to one of these go too, so that nothing is tested on what was trained on.
+    """
+
+    data: Table | Released | DeskInstructions | DeskTaught
+    alike: float = 0.8
+    apart_from: Table | DeskInstructions | None = None
 
 
 @dataclass(frozen=True)
@@ -340,6 +361,7 @@ Instructions = (
     | DeskSums
     | DeskLines
     | Blend
+    | Distinct
 )
 
 
@@ -347,6 +369,8 @@ def portions(data: object) -> Iterator[object]:
     """The data sets that a stage's data consists of: itself, or those of a blend or of shares."""
     if isinstance(data, Blend):
         yield from (each.data for each in data.portions)
+    elif isinstance(data, Distinct):
+        yield data.data
     elif isinstance(data, Shares):
         yield from (each.text for each in data.texts)
     else:
@@ -369,7 +393,7 @@ def records_of(data: object) -> int | None:
     if isinstance(data, DeskTrees):
         return data.count * min(data.best or data.replies, data.replies)
     if isinstance(data, DeskConversations):
-        return data.count * (data.turns if data.told == "apart" else 1)
+        return data.count * (1 if data.told == "whole" else data.turns)
     if isinstance(data, DeskInstructions | DeskCalls | DeskSums | DeskLines):
         return data.count
     return data.first if isinstance(data, Table) else None
@@ -419,6 +443,8 @@ class Pretrain(Stage):
     start: Recipe | Folder | Pretrain | Finetune | None = None
     new_rows: NewRows = "mean"
     adapter: LoRA | None = None  # merged at the end
+    cut: Literal["weights"] | None = None  # the parent is pruned to `shape`: what has the largest weights stays
+    teacher: Recipe | Folder | None = None  # whose distribution of the next token is learned instead of the token
     seed: int = 0
 
 

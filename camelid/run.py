@@ -27,6 +27,7 @@ from camelid.recipe import (
     Blend,
     DeskRecords,
     DeskText,
+    Distinct,
     ExtendTokenizer,
     Finetune,
     Folder,
@@ -46,6 +47,7 @@ from camelid.store import PROVENANCE, Store
 
 if TYPE_CHECKING:
     from camelid.data.corpus import Corpus, Report
+    from camelid.models.shape import LlamaShape
     from camelid.report import Sample, Score
     from camelid.tokenizers.protocol import Tokenizer
     from camelid.train.loop import Conduct
@@ -54,7 +56,7 @@ MARK = "camelid stage 1"  # changes when a stage function changes what the same 
 DESK = 2  # changes when the desk world tells other texts: tests/test_run.py knows their digest
 SAMPLE_BYTES = 1_000_000  # of text that a vocabulary is learned from
 LATER = {  # settings newer than MARK: told only where they are set, so that what was grown before is found again
-    *((Pretrain, name) for name in ("new_rows", "adapter")),
+    *((Pretrain, name) for name in ("new_rows", "adapter", "cut", "teacher")),
     *((Finetune, name) for name in ("fields", "order", "tokenizer", "new_rows", "context", "scaling", "noise", "base")),
 }
 
@@ -208,6 +210,9 @@ class Work:
             return {"trees": file_digest(Path(value.path)), "best": value.best, "languages": list(value.languages)}
         if isinstance(value, Blend):
             return [[self.input_mark(p.data), p.epochs, p.most] for p in value.portions]
+        if isinstance(value, Distinct):
+            others = None if value.apart_from is None else self.input_mark(value.apart_from)
+            return {"distinct": self.input_mark(value.data), "alike": value.alike, "apart_from": others}
         if isinstance(value, DeskText | DeskRecords):
             return {"desk": DESK, "data": to_data(value)}
         return to_data(value)
@@ -321,22 +326,28 @@ class Work:
     # --- training ----------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def training(self, owner: Recipe, stage: Pretrain | Finetune, weights: int) -> Iterator[Conduct]:
-        """How the run of a model of so many weights is carried out, with live progress; the process takes the machine's
-        number of threads."""
+    def training(self, owner: Recipe, stage: Pretrain | Finetune, shape: LlamaShape, seen: float) -> Iterator[Conduct]:
+        """How the run of a model of this shape is carried out, with live progress; the process takes the machine's number
+        of threads. A token sees `seen` tokens on average."""
         import torch
 
+        from camelid.models.count import training_flops
         from camelid.train.loop import Cadence, Conduct
+        from camelid.train.products import rate
         from camelid.train.spikes import Spikes
 
         torch.set_num_threads(self.machine.threads)
+        weights = shape.parameters()
         machine = divided(self.machine, weights)
+        lora = stage.adapter if isinstance(stage, Finetune) else None
+        share = training_flops(shape, seen=seen, lora=lora) / (rate(self.machine) * self.machine.ranks)
         self.narrator.say(f"[dim]{weights:,} weights, trained on {hands(machine)}[/]")
         with self.narrator.progress(f"{owner.title} {stage.name}", 100, "%") as report:
 
             def progress(step: int, steps: int, loss: float, speed: float) -> None:
+                fast = f"{speed:,.0f} tokens/s, {speed * share:.0%} of this machine's products"
                 held = f"{resident() / GIB:.1f} GiB"
-                report(100 * step / steps, f"step {step} of {steps}, loss {loss:.3f}, {speed:,.0f} tokens/s, {held}")
+                report(100 * step / steps, f"step {step} of {steps}, loss {loss:.3f}, {fast}, {held}")
 
             cadence = Cadence(seconds=self.seconds)
             yield Conduct(
@@ -454,7 +465,7 @@ def pretrain(work: Work, owner: Recipe, stage: Pretrain, target: Path, run: Path
         {"source": share.source, "asked": share.asked, "tokens": count, "epochs": count / corpora[share.source].tokens}
         for share, count in zip(mixture.shares(), mixture.given(whole).values(), strict=True)
     ]
-    with work.training(owner, stage, stage.shape.parameters()) as conduct:
+    with work.training(owner, stage, stage.shape, (stage.length + 1) / 2) as conduct:
         train(
             target,
             run,
@@ -470,6 +481,8 @@ def pretrain(work: Work, owner: Recipe, stage: Pretrain, target: Path, run: Path
             deviation=stage.deviation,
             new_rows=stage.new_rows,
             adapter=stage.adapter,
+            cut=stage.cut,
+            teacher=None if stage.teacher is None else work.folder(stage.teacher),
             seed=stage.seed,
             conduct=conduct,
             provenance=work.provenance(owner, stage, mixture=drawn),
@@ -490,8 +503,9 @@ def finetune(work: Work, owner: Recipe, stage: Finetune, target: Path, run: Path
         corpus, report = work.dialogues(stage, speller)
     for line in report.lines():
         work.narrator.warn(line)
-    weights = directory.load(start, check="lengths").shape.parameters()
-    with work.training(owner, stage, weights) as conduct:
+    shape = directory.load(start, check="lengths").shape
+    seen = (float((corpus.lengths**2).sum() / max(corpus.tokens, 1)) + 1) / 2
+    with work.training(owner, stage, shape, seen) as conduct:
         train(
             target,
             run,

@@ -25,6 +25,7 @@ from camelid.recipe import (
     DeskSums,
     DeskText,
     DeskTrees,
+    Distinct,
     Fields,
     Instructions,
     Message,
@@ -48,6 +49,8 @@ def supplied(
     """
     if isinstance(data, Blend):
         return [dialogue for each in data.portions for dialogue in portion(each, template, where, notes, fields)]
+    if isinstance(data, Distinct):
+        return distinct(data, template, where, notes, fields)
     if isinstance(data, Trees):
         from camelid.data.trees import Pruned, conversations
 
@@ -87,6 +90,44 @@ def portion(
     return chosen * int(whole) + _chosen(chosen, round(part * len(chosen)), f"{_name(given.data)} part")
 
 
+def distinct(
+    given: Distinct, template: Template, where: str, notes: list[str], fields: Fields | None = None
+) -> list[Dialogue]:
+    """The dialogues that are like no earlier one and like no held-out one, in their order; who went, and why, in `notes`.
+
+    Raises UsageError for a bound that is no cosine.
+    """
+    from camelid.data.similarity import alike, hashed, leaked
+
+    told = supplied(given.data, template, where, notes, fields)
+    longest: dict[str, Dialogue] = {}
+    for dialogue in told:
+        question = _question(dialogue)
+        if question not in longest or _answer(dialogue) > _answer(longest[question]):
+            longest[question] = dialogue  # where the first of them stood
+    read = list(longest.values())
+    others = [] if given.apart_from is None else supplied(given.apart_from, template, where, notes, fields)
+    vectors = hashed([_question(dialogue) for dialogue in [*read, *others]])
+    sieved = alike(vectors[: len(read)], given.alike)
+    leaks = {leak.text for leak in leaked(vectors[: len(read)], vectors[len(read) :], given.alike)}
+    kept = [read[place] for place in sieved.kept if place not in leaks]
+    notes.append(
+        f"{len(told)} records: {len(told) - len(read)} ask what another asks with a longer answer, {len(sieved.removed)} "
+        f"are too like an earlier one, {len(leaks)} too like a held-out one; {len(kept)} are kept"
+    )
+    return kept
+
+
+def _question(dialogue: Dialogue) -> str:
+    """The first user message, input and all."""
+    user = next(message for message in dialogue if message.role == "user")
+    return f"{user.content}\n{user.input}" if user.input else user.content
+
+
+def _answer(dialogue: Dialogue) -> int:
+    return sum(len(message.content) for message in dialogue if message.role == "assistant")
+
+
 def _chosen(all: Sequence[Dialogue], amount: int, words: str) -> list[Dialogue]:
     if amount == len(all):
         return list(all)
@@ -107,7 +148,10 @@ def _desk(data: DeskRecords, template: Template) -> Iterator[list[Message]]:
 
         for turns in conversations(world, "train", data.count, turns=data.turns, seed=data.seed):
             pairs = [[asked(turn.item, template), Message("assistant", turn.item.output)] for turn in turns]
-            yield from pairs if data.told == "apart" else [[message for pair in pairs for message in pair]]
+            if data.told == "folded":
+                yield from (folded(pairs[: place + 1]) for place in range(len(pairs)))
+            else:
+                yield from pairs if data.told == "apart" else [[message for pair in pairs for message in pair]]
         return
     if isinstance(data, DeskInstructions | DeskSums | DeskLines):
         for item in items(data, "train", data.count):
@@ -180,7 +224,7 @@ def items(data: DeskRecords, split: Literal["train", "held_out"], count: int | N
     if isinstance(data, DeskSums):
         from camelid.desk.problems import problems
 
-        return problems(world, split, count, seeds=data.seeds, ways=data.ways, seed=data.seed)
+        return problems(world, split, count, seeds=data.seeds, ways=data.ways, told=data.told, seed=data.seed)
     if isinstance(data, DeskLines):
         from camelid.desk.lines import lines
 
@@ -200,6 +244,13 @@ def items(data: DeskRecords, split: Literal["train", "held_out"], count: int | N
         return foreign(world, split, count, data.seed)
     families = data.families if isinstance(data, DeskInstructions) else ()
     return desk.instructions(world, split, count, data.seed, families)
+
+
+def folded(pairs: Sequence[Sequence[Message]]) -> list[Message]:
+    """The last exchange as a record: what was said before in the instruction, the question in the input."""
+    *before, (question, answer) = pairs
+    history = [f"User: {said.content}\nAssistant: {reply.content}" for said, reply in before]
+    return [Message("user", "\n".join(history), f"User: {question.content}"), answer]
 
 
 def asked(item: Item, template: Template) -> Message:

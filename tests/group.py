@@ -19,7 +19,8 @@ import torch
 
 from camelid.ranks import WAIT, Ranks, joined
 
-LIMIT = 120.0  # seconds after which a group is given up: a hang is a failure
+LIMIT = 600.0  # seconds after which a group is given up: a hang is a failure
+SILENCE = 500.0  # seconds after which a rank gives up another that says nothing: no test waits for that
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def together(
     work: Callable[[Ranks], Any],
     *,
     during: Callable[[list[int]], None] = lambda children: None,
-    silence: float = 60.0,
+    silence: float = SILENCE,
 ) -> list[Ended]:
     """What became of `work` in each of so many ranks; `during` is told the process ids while they run."""
     began, port, children = time.monotonic(), free_port(), list[int]()

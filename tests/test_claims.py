@@ -41,8 +41,9 @@ BY_DATA = (
     "vicuna",
     "ultralm",
     "baize",
+    "guanaco-dataset",
 )
-BASES = ("llama", "llama-2", "llama-3", "llama-3.1")
+BASES = ("llama", "llama-2", "llama-3", "llama-3.1", "llama-3.2")
 
 
 @cache
@@ -58,7 +59,9 @@ def cleanness(recipe: Recipe) -> float:
     rights: list[float] = []
     for data in portions(cast(Finetune, recipe.last).data):
         if isinstance(data, DeskConversations):
-            rights += [data.told == "whole"] * data.count * data.turns
+            rights += [data.told != "apart"] * data.count * data.turns
+        elif isinstance(data, DeskInstructions):
+            rights += [1.0] * data.count
         elif isinstance(data, DeskTrees):
             told = threads(
                 desk.world(data.world, data.seed), data.count, data.replies, seed=data.seed, wrong=data.wrong
@@ -163,6 +166,10 @@ def test_the_trial_of_a_base_compares_what_it_says(name: str) -> None:
         assert 3 * small.shape.parameters() < large.shape.parameters()
     elif name == "llama-3":
         assert seen[0].shape.vocab > seen[1].shape.vocab and abs(work[0] / work[1] - 1) < 0.01
+    elif name == "llama-3.2":
+        taught, fresh, alone = seen
+        assert taught.teacher and taught.cut and not (fresh.teacher or fresh.cut or fresh.start or alone.teacher)
+        assert taught.train == fresh.train == alone.train and taught.shape == fresh.shape == alone.shape
     else:
         assert max(work) / min(work) < 1.01
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from camelid.errors import UsageError
+from camelid.fit import check_fit, exchanged
 from camelid.grow import grow
 from camelid.journal import Narrator
 from camelid.machine import GIB, Machine
@@ -104,3 +105,16 @@ def test_memory_is_what_the_cgroup_allows(tmp_path: Path, monkeypatch: pytest.Mo
     assert machine.memory_of_cpu() == there > 0
     (tmp_path / "memory.max").write_text(f"{256 * MIB}\n")
     assert machine.memory_of_cpu() == 256 * MIB == machine.detect("cpu").memory_bytes
+
+
+def test_ranks_are_measured_by_what_each_of_them_holds(tmp_path: Path) -> None:
+    recipe = MEMBERS["llama"].make("7B")
+    stages = [(recipe, stage) for stage in recipe.stages if isinstance(stage, Pretrain)]
+    eight = replace(Machine(device="cuda", count=8, memory_bytes=80 * GIB, micro_tokens=2048), sums="fast")
+    check_fit(stages, replace(eight, shard=8), Narrator(quiet=True), False)
+    with pytest.raises(UsageError, match=r"GiB needed, 80\.0 GiB there"):
+        check_fit(stages, replace(eight, data=8), Narrator(quiet=True), False)
+    assert (
+        exchanged(replace(eight, data=8), 100) == 400 and exchanged(replace(eight, data=4, sums="ordered"), 100) == 900
+    )
+    assert exchanged(replace(eight, shard=8), 100) == exchanged(Machine(), 100) == 0

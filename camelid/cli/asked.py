@@ -142,7 +142,12 @@ class Asked:
         return read
 
     def machine(
-        self, device: str | None, dtype: str | None, threads: str | None, micro_tokens: str | None = None
+        self,
+        device: str | None,
+        dtype: str | None,
+        threads: str | None,
+        micro_tokens: str | None = None,
+        recompute: bool = False,
     ) -> Machine:
         """The machine to run on, asked for or found."""
         if device is not None and device not in ("cpu", "cuda") and not device.startswith("cuda:"):
@@ -151,11 +156,14 @@ class Asked:
         word = self.choice("--dtype", dtype, DTYPES, "") or None
         found = detect(device, word, self.whole("--threads", threads))  # type: ignore[arg-type]  # checked against DTYPES
         micro = self.whole("--micro-tokens", micro_tokens)
-        return found if micro is None else replace(found, micro_tokens=micro)
+        return replace(found, micro_tokens=micro or found.micro_tokens, recompute=recompute)
 
     def ranks(self, machine: Machine, options: Mapping[str, Any]) -> Machine:
         """The machine as torchrun's processes share it: --shard, --tensor, --shares, --sums."""
-        world = launched().world
+        launch = launched()
+        world = launch.world
+        if machine.device == "cpu":
+            machine = replace(machine, memory_bytes=machine.memory_bytes // launch.beside)
         shard, tensor = (self.whole(f"--{name}", options.get(name), 1) or 1 for name in ("shard", "tensor"))
         shares = self.whole("--shares", options.get("shares"), machine.shares) or 1
         plain: Sums = "ordered" if machine.device == "cpu" else "fast"
@@ -198,7 +206,7 @@ def machine_options(function: F) -> F:
 
 
 def training_options(function: F) -> F:
-    """--micro-tokens, --anyway, and how ranks share the work; what changes a run, changes its last bits only."""
+    """--micro-tokens, --recompute, --anyway, and how ranks share the work; what changes a run, changes its last bits only."""
     for option in (
         click.option(
             "--spikes",
@@ -216,6 +224,11 @@ def training_options(function: F) -> F:
         ),
         click.option("--shares", metavar="N", help="Parts that a step is cut into at least, whoever computes them."),
         click.option("--anyway", is_flag=True, help="Start even where the plan says that memory does not suffice."),
+        click.option(
+            "--recompute",
+            is_flag=True,
+            help="Less memory, more time, the same bits: layers keep their input only.",
+        ),
         click.option("--micro-tokens", metavar="N", help="Tokens worked on at once (default: 8192, on a GPU 32768)."),
     ):
         function = option(function)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from camelid.cli.asked import Asked, Command, json_option
 from camelid.errors import did_you_mean
+from camelid.frozen import Change, is_frozen, stated, text, to_data
 from camelid.frozen import diff as differences
-from camelid.frozen import is_frozen, stated, text, to_data
-from camelid.recipe import Recipe, Stage, reference
+from camelid.recipe import Finetune, Pretrain, Recipe, Stage, reference
 from camelid.recipes import MEMBERS, Member
 from camelid.recipes.sources import Source, sources
 
@@ -199,6 +200,24 @@ def relinked(before: tuple[Any, ...], after: tuple[Any, ...]) -> tuple[Any, ...]
     return tuple(linked)
 
 
+def _distance(one: Recipe, two: Recipe) -> Iterator[Change]:
+    """Where the training stages of two recipes differ, compared from the last backward; earlier ones by their name."""
+    pairs = list(zip(reversed(_training(one)), reversed(_training(two)), strict=False))
+    names = [", ".join(stage.name for stage in _training(recipe)) for recipe in (one, two)]
+    if len(_training(one)) != len(_training(two)):
+        yield Change("stages", *names)
+    for place, (a, b) in enumerate(pairs):
+        before = f"{a.name}." if place else ""
+        for change in differences(a, b):
+            inner = change.path.startswith(("start.", "teacher.", "tokenizer.data", "tokenizer.start"))
+            if change.path != "name" and (not inner or change.path == "start.title"):
+                yield Change(before + change.path, change.before, change.after)
+
+
+def _training(recipe: Recipe) -> list[Finetune | Pretrain]:
+    return [stage for stage in recipe.stages if isinstance(stage, Finetune | Pretrain)]
+
+
 @click.command(cls=Command)
 @click.argument("first", metavar="MEMBER", required=False)
 @click.argument("second", metavar="MEMBER", required=False)
@@ -206,15 +225,11 @@ def relinked(before: tuple[Any, ...], after: tuple[Any, ...]) -> tuple[Any, ...]
 @json_option
 @click.pass_obj
 def diff(asked: Asked, /, first: str | None, second: str | None, size: str | None, as_json: bool) -> None:
-    """The distance between two members: the settings in which their last stages differ."""
+    """The distance between two members: the settings in which their stages differ, the last with the last."""
     one, two = asked.member(first, size), asked.member(second, size)
     asked.settle()
     assert one and two
-    changes = [
-        change
-        for change in differences(one[1].last, two[1].last)
-        if not change.path.startswith(("start.stages", "start.claims", "tokenizer.data")) and change.path != "name"
-    ]
+    changes = list(_distance(one[1], two[1]))
     if as_json:
         echo(json.dumps([{"setting": c.path, first: c.before or None, second: c.after or None} for c in changes]))
         return

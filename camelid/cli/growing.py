@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import click
@@ -77,8 +78,6 @@ def grow(asked: Asked, /, as_json: bool, **options: Any) -> None:
 
 def _of_stage(word: str) -> bool:
     """Whether a --data names the stage that it is for; a file whose own name has an = is taken for a file."""
-    from pathlib import Path
-
     return "=" in word and not Path(word).expanduser().exists()
 
 
@@ -86,9 +85,10 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
     """Check everything that was asked for, then grow it and say what came of it."""
     recipe = asked_recipe(asked, request)
     store = asked.store(options["store"])
-    machine = asked.ranks(
-        asked.machine(options["device"], options["dtype"], options["threads"], options["micro_tokens"]), options
+    found = asked.machine(
+        options["device"], options["dtype"], options["threads"], options["micro_tokens"], options["recompute"]
     )
+    machine = asked.ranks(found, options)
     seconds = asked.number("--save-every", options.get("save_every"), 60.0)
     spikes = asked.whole("--spikes", options["spikes"], least=0)
     asked.settle()
@@ -141,6 +141,7 @@ def asked_recipe(asked: Asked, /, request: Request) -> Recipe | None:
     if data is not None:
         files[recipe.last.name] = data
     if start is not None and (start / "config.json").is_file():
+        check_parent(recipe, start, asked)
         recipe = started(recipe, Folder(str(start.resolve())))
     skips: Literal["skip", "stop"] = "skip" if bad_rows == "skip" else "stop"
     tables = {name: Table(path=str(path.resolve()), bad_rows=skips) for name, path in files.items()}
@@ -154,6 +155,26 @@ def asked_recipe(asked: Asked, /, request: Request) -> Recipe | None:
 def _told(stage: AnyStage, table: Table) -> AnyStage:
     """The stage with a person's own records or texts."""
     return stage if isinstance(stage, SelfInstruct) else replace(stage, data=table)
+
+
+def check_parent(recipe: Recipe, folder: Path, asked: Asked) -> None:
+    """What makes a folder no parent of this member: another kind of vocabulary, or another template than was tuned."""
+    from camelid.checkpoints import directory
+
+    declared = recipe.parent if isinstance(recipe.parent, Recipe) else recipe
+    kinds = [s.kind for owner in declared.lineage() for s in owner.stages if isinstance(s, TrainTokenizer)]
+    found = directory.load(folder, check="lengths")
+    kind = "sentencepiece" if type(found.tokenizer).__name__ == "SentencePieceTokenizer" else "byte_bpe"
+    if kinds and kind != kinds[0]:
+        words = {"sentencepiece": "a SentencePiece vocabulary", "byte_bpe": "a byte-level one, as Llama 3's"}
+        told = f"has {words[kind]}, {declared.title} has {words[kinds[0]]}"
+        asked.problems.add(f"--start {folder}", told, "name a model of that line, or another member: camelid tree")
+    prompt = declared.last.prompt if isinstance(declared.last, Finetune) and declared is not recipe else None
+    if prompt is not None and found.template is not None and found.template != prompt:
+        told = f"talks in another template than {declared.title}, from which this member goes on"
+        asked.problems.add(f"--start {folder}", told, f"name a folder of {declared.title}, or set another prompt")
+    if prompt is None and found.template is not None and isinstance(recipe.last, Finetune):
+        Narrator().warn(f"--start {folder}: was tuned on dialogues already; {recipe.title} starts from a base model")
 
 
 def started(recipe: Recipe, folder: Folder) -> Recipe:
@@ -175,8 +196,6 @@ def started(recipe: Recipe, folder: Folder) -> Recipe:
 
 
 def _widened(stage: Pretrain, folder: Folder) -> LlamaShape:
-    from pathlib import Path
-
     from camelid.checkpoints import directory
 
     own = directory.load(Path(folder.path), check="lengths").shape
@@ -197,7 +216,7 @@ def missing(recipe: Recipe, asked: Asked) -> None:
             if isinstance(each, SelfInstruct):
                 found, remedy = f"records: its teacher {each.teacher} is retired", "name a file with --data"
             elif isinstance(each, Released):
-                found, remedy = f"{each.rows:,} records of {each.name}", "name a file with --data"
+                found, remedy = f"{each.amount} of {each.name}", "name a file with --data"
                 found += ", which is not part of this package"
             elif isinstance(each, Mixture):
                 found, remedy = (

@@ -11,13 +11,27 @@ import click
 
 from camelid.cli.asked import Asked, Command, json_option, machine_options, store_option
 from camelid.cli.keeping import tokenizer_path
+from camelid.cli.sampling import (
+    constraint,
+    constraint_options,
+    draft,
+    drawing,
+    drawing_options,
+    guess_options,
+    guessed,
+    settled,
+    tools,
+    with_tools,
+)
 from camelid.errors import BadFile, Problem, UsageError
 from camelid.machine import GIB, Machine
 
 if TYPE_CHECKING:
     from camelid.generate.loaded import Loaded
+    from camelid.generate.settings import Settings
     from camelid.tokenizers.protocol import Tokenizer
 
+ROLES = ("system", "tools", "user", "assistant", "call", "ipython")
 TASKS = ("desk",)
 WEIGHTS = ("float32", "bf16", "q8_0", "q4_0")
 
@@ -123,51 +137,183 @@ def load_tokenizer(path: Path) -> Tokenizer:
 @click.command(cls=Command)
 @click.argument("model", metavar="MODEL", required=False)
 @click.option("--prompt", metavar="TEXT", help="What to answer or continue; - reads it from standard input.")
+@click.option("--file", "source", metavar="JSONL", help='Many prompts: {"prompt"} or {"messages"} on each line.')
+@click.option("--out", metavar="JSONL", help="With --file: where the answers go; a run that was stopped goes on.")
+@click.option("--rows", metavar="N", help="With --file: so many answers at once (default: 64).")
+@click.option("--truncate", is_flag=True, help="With --file: cut the beginning of prompts that are too long.")
+@click.option("--skip-bad", is_flag=True, help="With --file: answer rows that are wrong with their error.")
 @click.option("--input", "context", metavar="TEXT", help="Further context, where the template has a place for it.")
 @click.option("--system", metavar="TEXT", help="A system message, where the template has a place for it.")
 @click.option("--raw", is_flag=True, help="No template: BOS and the text, as the base model was trained.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times.")
 @click.option("--prompt-logprobs", is_flag=True, help="With --json: log-probabilities of the prompt's tokens too.")
+@click.option(
+    "--tools", metavar="FILE", help="Functions that may be called, as JSON; with --json: calls, and wrong ones."
+)
 @sampling_options
+@drawing_options
+@constraint_options
+@guess_options
 @engine_options
 @machine_options
 @store_option
 @json_option
 @click.pass_obj
 def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
-    """Continue or answer one prompt with MODEL, a folder, a GGUF file or a grown member.
+    """Continue or answer one prompt, or a file of them, with MODEL, a folder, a GGUF file or a grown member.
+
+    A line of --file may carry an id and any setting beside its prompt: max_tokens, temperature, seed, n, ...
 
     With --json one object is printed: prompt_ids, token_ids, text, logprobs (natural log, one per generated token),
-    finish_reason, and prompt_logprobs where asked for.
+    finish_reason, and where asked for prompt_logprobs, top_logprobs, prompt_top_logprobs, calls. Of several answers
+    (--n, --best-of, --beams) the object holds a list of such objects, "choices".
     """
-    folder = asked.model(options["model"], asked.store(options["store"]))
-    settings = sampling(asked, options)
-    if options["prompt"] is None:
-        asked.problems.add("--prompt", "is missing", "write --prompt TEXT, or --prompt - to read it")
+    store = asked.store(options["store"])
+    folder, smaller = asked.model(options["model"], store), draft(asked, options, store)
+    settings = {
+        **sampling(asked, options),
+        **drawing(asked, options),
+        "constraint": constraint(asked, options),
+        "prompt_logprobs": options["prompt_logprobs"],
+        "stop_texts": tuple(text for text in options["stop"] if text),
+    }
+    functions = tools(asked, options["tools"])
+    source = asked.file("--file", options["source"])
+    together = asked.whole("--rows", options["rows"], 64)
+    if options["prompt"] is None and source is None:
+        asked.problems.add("--prompt", "is missing", "write --prompt TEXT, --prompt - to read it, or --file JSONL")
+    check_batch(asked, options, as_json)
     if any(not text for text in options["stop"]):
         asked.problems.add("--stop", "is empty", "leave it out")
     if options["raw"] and (options["system"] or options["context"]):
         asked.problems.add("--raw", "goes without a template", "leave out --system and --input")
-    if options["prompt_logprobs"] and not as_json:
-        asked.problems.add("--prompt-logprobs", "is shown with --json only", "add --json")
+    if options["tools"] and options["raw"]:
+        asked.problems.add("--tools", "goes with a template", "leave out --raw")
+    for name in ("prompt_logprobs", "top_logprobs"):
+        if options[name] and not as_json and source is None:
+            asked.problems.add("--" + name.replace("_", "-"), "is shown with --json only", "add --json")
+    own = settled(asked, settings)
+    if own is not None and own.several > 1 and (smaller or options["lookup"]):
+        asked.problems.add("--draft or --lookup", f"beside {own.several} answers", "guess ahead for one at a time")
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
     wished = engine(asked, options)
     asked.settle()
+    assert own is not None
+    if source is not None:
+        batch(opened(folder, machine, options["dtype"], wished), source, own, options, together)
+        return
     text = read_input("--prompt") if options["prompt"] == "-" else options["prompt"]
     tokens = len(text) + (settings["max_tokens"] or 0)
     loaded = opened(folder, machine, options["dtype"], wished, tokens=tokens, anyway=options["anyway"])
     from camelid.dialogue.message import Message
     from camelid.generate.decode import End, Token
-    from camelid.generate.settings import Settings
 
     system = [Message("system", options["system"])] if options["system"] else []
-    said = text if options["raw"] else [*system, Message("user", text, options["context"] or "")]
-    own = Settings(**settings, stop_texts=options["stop"], prompt_logprobs=options["prompt_logprobs"])
-    for event in loaded.generate(said, own, raw=options["raw"]):
+    asking = with_tools(loaded, [*system, Message("user", text, options["context"] or "")], functions)
+    prompt = loaded.prompt(text if options["raw"] else asking, raw=options["raw"])
+    if own.several > 1:
+        show_choices(loaded, prompt, own, as_json)
+        return
+    if smaller or options["lookup"]:
+        from camelid.generate.speculate import Tally
+
+        tally = Tally()
+        small = opened(smaller, machine, options["dtype"], wished) if smaller else None
+        events = guessed(loaded, prompt, own, small, tally)
+    else:
+        tally, events = None, loaded.generate(prompt, own)
+    for event in events:
         if isinstance(event, Token) and not as_json:
             click.echo(event.text, nl=False)
         if isinstance(event, End):
-            click.echo(json.dumps(event.completion.data()) if as_json else "")
+            calls = calls_of(event.completion.token_ids, loaded, functions) if functions else {}
+            click.echo(json.dumps({**event.completion.data(), **calls}) if as_json else "")
+            if calls.get("wrong") and not as_json:
+                click.echo(f"the answer {calls['wrong']}", err=True)
+            if own.constraint is not None and event.completion.finish_reason == "length" and not as_json:
+                count = len(event.completion.token_ids)
+                click.echo(f"cut after {count} tokens, before it matched: raise --max-tokens", err=True)
+    if tally is not None and not as_json:
+        told = f"{tally.right} of {tally.guessed} guesses were right"
+        click.echo(f"{tally.given} tokens in {tally.passes} passes; {told}", err=True)
+
+
+def show_choices(loaded: Loaded, prompt: Any, own: Any, as_json: bool) -> None:
+    """Several answers to one prompt, the best or first first."""
+    from camelid.generate.choices import complete_choices
+
+    found = complete_choices(loaded.model, prompt.ids, prompt.within(own), loaded.tokenizer, starts=prompt.starts)
+    if as_json:
+        click.echo(json.dumps({"choices": [one.data() for one in found]}))
+        return
+    for number, one in enumerate(found, 1):
+        click.echo(f"[{number}] {one.text}")
+
+
+def calls_of(ids: Any, loaded: Loaded, functions: Any) -> dict[str, Any]:
+    """The calls in an answer and what is wrong with what looks like one, for JSON."""
+    from camelid.dialogue.tools import heard
+
+    found = heard(ids, loaded.tokenizer, known=[tool.name for tool in functions])
+    calls = [{"name": call.name, "arguments": dict(call.arguments)} for call in found.calls]
+    return {"calls": calls, **({"wrong": found.wrong} if found.wrong else {})}
+
+
+def check_batch(asked: Asked, options: dict[str, Any], as_json: bool) -> None:
+    """Collects what does not go with --file, and what goes with it only."""
+    given = {"--out": options["out"], "--rows": options["rows"]}
+    flags = {"--truncate": options["truncate"], "--skip-bad": options["skip_bad"]}
+    if options["source"] is None:
+        for name, value in (given | flags).items():
+            if value:
+                asked.problems.add(name, "goes with --file", "name a file of prompts, or leave it out")
+        return
+    if options["out"] is None:
+        asked.problems.add("--out", "is missing", "name the file for the answers")
+    alone = {"--prompt": options["prompt"], "--input": options["context"], "--system": options["system"]}
+    alone |= {name: options[name[2:]] for name in ("--raw", "--tools", "--draft", "--lookup")}
+    for name, value in alone.items():
+        if value:
+            asked.problems.add(name, "goes with one prompt", "leave it out; rows of a file say what they need")
+    if as_json:
+        asked.problems.add("--json", "goes with one prompt", "the answers' file is JSON already")
+
+
+def batch(loaded: Loaded, source: Path, own: Settings, options: dict[str, Any], together: int | None) -> None:
+    """Answer a file of prompts, telling how it goes, and at its end how fast it went. Raises CamelidError at the end
+    if rows failed."""
+    import time
+
+    from camelid.errors import CamelidError
+    from camelid.generate.offline import Outcome, answer_file
+    from camelid.journal import Narrator, clock
+
+    narrator, began = Narrator(), time.monotonic()
+    with open(source, "rb") as file:
+        lines = sum(1 for line in file if line.strip())
+    with narrator.progress(source.name, lines, "rows") as shown:
+
+        def report(outcome: Outcome) -> None:
+            tally, seconds = outcome.tally, time.monotonic() - began
+            assert tally is not None
+            speed = f"{tally.drawn / seconds:,.0f} tokens/s" if seconds > 0 else ""
+            shown(outcome.before + outcome.answered, speed)
+
+        done = answer_file(
+            loaded, source, Path(options["out"]), own,
+            rows=together or 64, truncate=options["truncate"], skip_bad=options["skip_bad"], report=report,
+        )  # fmt: skip
+    seconds, tally = time.monotonic() - began, done.tally
+    assert tally is not None
+    words = [f"{done.answered:,} rows answered" + (f" ({done.before:,} were before)" if done.before else "")]
+    words += [f"{tally.read:,} tokens read, {tally.reused:,} found again, {tally.drawn:,} written"]
+    words += [f"{clock(seconds)}: {tally.drawn / seconds:,.0f} tokens/s written"] if tally.drawn else []
+    words += [f"prompts cut: {done.truncated:,}"] if done.truncated else []
+    narrator.say("; ".join(words))
+    if done.failed:
+        raise CamelidError(
+            f"{options['out']}: {done.failed:,} of {done.rows:,} rows have an error instead of an answer"
+        )
 
 
 @click.command(cls=Command)
@@ -349,8 +495,8 @@ def read_messages(text: str) -> list[Any]:
     for index, message in enumerate(told):
         fields = message if isinstance(message, dict) else {}
         role, content, more = fields.get("role"), fields.get("content"), fields.get("input", "")
-        if role not in ("system", "user", "assistant") or not isinstance(content, str) or not isinstance(more, str):
-            problems.add(f"messages[{index}]", "is no message", "give role (system, user, assistant) and content, text")
+        if role not in ROLES or not isinstance(content, str) or not isinstance(more, str):
+            problems.add(f"messages[{index}]", "is no message", f"give role ({', '.join(ROLES)}) and content, text")
         else:
             read.append(Message(role, content, more))
     problems.raise_usage()

@@ -108,6 +108,9 @@ def named(data: Mapping[str, object], fields: Fields | None) -> Mapping[str, obj
         "output": fields.output,
         "system": fields.system,
     }
+    for column in filter(None, columns.values()):
+        if data.get(column) is not None:
+            _string(data, column)  # said by the file's own name for it
     return {name: data.get(column) for name, column in columns.items() if column}
 
 

@@ -12,7 +12,7 @@ Yu et al. 2023 (arXiv 2309.12284), section 3. Every path here is right: what its
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Literal
 
@@ -72,11 +72,18 @@ class Problem:
 
 
 def problems(
-    world: World, split: str = "train", count: int | None = None, *, seeds: int = 200, ways: Sequence[Way] = WAYS,
+    world: World,
+    split: str = "train",
+    count: int | None = None,
+    *,
+    seeds: int = 200,
+    ways: Sequence[Way] = WAYS,
+    told: Literal["worked", "bare"] = "worked",
     seed: int = 0,
-) -> list[Item]:  # fmt: skip
+) -> list[Item]:
     """`count` records made from `seeds` questions in these ways, in equal numbers; or, held out, questions of which no
-    numbers occur in tuning, one half asked forward and one half backward, whatever the ways.
+    numbers occur in tuning, one half asked forward and one half backward, whatever the ways. Told "bare", an answer
+    is its last sentence.
 
     Raises UsageError for an unknown split or way, and where the world's numbers do not make so many questions.
     """
@@ -94,7 +101,8 @@ def problems(
         wanted = count or world.size.held_out_items
         return [_held_out(each, place, draw) for place, each in enumerate(_different(world, draw, True, wanted))]
     chosen = _different(world, draw, False, seeds)
-    return list(_augmented(chosen, tuple(ways), count or world.size.train_items, draw))
+    made = list(_augmented(chosen, tuple(ways), count or world.size.train_items, draw))
+    return made if told == "worked" else [replace(item, output=item.ending) for item in made]
 
 
 def _augmented(chosen: Sequence[Problem], ways: tuple[Way, ...], count: int, draw: Random) -> Iterator[Item]:

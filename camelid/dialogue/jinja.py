@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from camelid.dialogue.template import Template
 
 _TEXT = {"\\": "\\\\", "'": "\\'", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_MESSAGE = {"instruction": "message['content']", "input": "message['input']", "reply": "message['content']"}
+_MESSAGE = {"input": "message['input']"} | dict.fromkeys(
+    ("instruction", "reply", "tools", "call", "result"), "message['content']"
+)
 _STRIPPED = {"": "{}", "strip": "{} | trim", "lstrip": "{}.lstrip()", "rstrip": "{}.rstrip()"}
 
 
@@ -32,7 +34,8 @@ def jinja(template: Template, tokenizer: Tokenizer, *, masks: bool = False) -> s
     names = {name: named[id] for name, id in control_ids(template.patterns, tokenizer).items()}
     lines = [*_beginning(template, names), "{%- for message in turns -%}"]
     lines += _refusals(template)
-    lines += ["{%- if message['role'] == 'user' -%}", *_user(template, names), "{%- else -%}"]
+    lines += ["{%- if message['role'] == 'user' -%}", *_user(template, names)]
+    lines += [*_tools(template, names, masks), "{%- else -%}"]
     lines += [*_announced(template, names), *_reply(template, names, masks), "{%- endif -%}", "{%- endfor -%}"]
     if template.cue:
         lines += ["{%- if add_generation_prompt -%}", _said(template.cue, names), "{%- endif -%}"]
@@ -59,8 +62,14 @@ def _beginning(template: Template, names: Mapping[str, str]) -> list[str]:
 
 
 def _refusals(template: Template) -> list[str]:
+    wrong = "message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant')"
+    if template.call:
+        first = "['user', 'tools']" if template.tools else "['user']"
+        replies = "['assistant', 'call']"
+        after = f"{{'user': {replies}, 'ipython': {replies}, 'assistant': ['user'], 'call': ['ipython'], 'tools': ['user']}}"
+        wrong = f"message['role'] not in ({first} if loop.first else {after}[loop.previtem['role']])"
     lines = [
-        "{%- if message['role'] != ('user' if loop.index0 % 2 == 0 else 'assistant') -%}",
+        f"{{%- if {wrong} -%}}",
         _raise("user and assistant must take turns, the user first"),
         "{%- endif -%}",
     ]
@@ -85,6 +94,19 @@ def _user(template: Template, names: Mapping[str, str]) -> list[str]:
         return lines
     folded = ["{%- if message['input'] -%}", no_input, "{%- endif -%}", _said(template.user_with_system, names)]
     return ["{%- if loop.first and system is not none -%}", *folded, "{%- else -%}", *lines, "{%- endif -%}"]
+
+
+def _tools(template: Template, names: Mapping[str, str], masks: bool) -> list[str]:
+    """Turns that only templates with tools have."""
+    if not template.call:
+        return []
+    called = _said(template.call, names)
+    marked = ["{%- generation -%}", called, "{%- endgeneration -%}"] if masks else [called]
+    lines = ["{%- elif message['role'] == 'call' -%}", _said(template.cue, names), *marked]
+    lines += ["{%- elif message['role'] == 'ipython' -%}", _said(template.result, names)]
+    if template.tools:
+        lines += ["{%- elif message['role'] == 'tools' -%}", _said(template.tools, names)]
+    return lines
 
 
 def _announced(template: Template, names: Mapping[str, str]) -> list[str]:

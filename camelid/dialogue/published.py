@@ -30,8 +30,24 @@ LLAMA_3 = Template(
     stops=("{<|end_of_text|>}",),
 )
 
-# code: llama-models/models/llama3/tokenizer.py. 3.1 adds a token for "more steps to come".
-LLAMA_3_1 = replace(LLAMA_3, stops=("{<|end_of_text|>}", "{<|eom_id|>}"))
+# code: llama-models/models/llama3/tokenizer.py and chat_format.py, which strips nothing; models/llama3_1/prompt_format.md,
+# "JSON based tool calling". 3.1 adds a token for "more steps to come", which ends a call, one that begins it, and a role.
+LLAMA_3_1 = replace(
+    LLAMA_3,
+    system="{<|start_header_id|>}system{<|end_header_id|>}\n\n{system}{<|eot_id|>}",
+    user="{<|start_header_id|>}user{<|end_header_id|>}\n\n{instruction}{<|eot_id|>}",
+    assistant="{reply}{<|eot_id|>}",
+    stops=("{<|end_of_text|>}", "{<|eom_id|>}"),
+    tools="{<|start_header_id|>}user{<|end_header_id|>}\n\nAnswer the user's question by making use of the following "
+    "functions if needed.\nIf none of the function can be used, please say so.\nHere is a list of functions in JSON "
+    "format:\n{tools}\n\nReturn function calls in JSON format.{<|eot_id|>}",
+    call="{<|python_tag|>}{call}{<|eom_id|>}",
+    result="{<|start_header_id|>}ipython{<|end_header_id|>}\n\n{result}{<|eot_id|>}",
+)
+
+# code: llama-models/models/llama3_2/text_prompt_format.md. Functions are offered in the system message (tools.offered_3_2);
+# calls are lists as Python writes them, and end the turn.
+LLAMA_3_2 = replace(LLAMA_3_1, tools="", call="{<|python_tag|>}{call}{<|eot_id|>}")
 
 # code: fastchat/conversation.py, conv_vicuna_v1.1 (SeparatorStyle.ADD_COLON_TWO, " " and "</s>").
 VICUNA_1_1 = Template(

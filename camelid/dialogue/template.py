@@ -46,6 +46,9 @@ PATTERNS: Mapping[str, tuple[str, ...]] = {
     "user_with_system": ("instruction", "system"),
     "cue": (),
     "assistant": ("reply",),
+    "tools": ("tools",),
+    "call": ("call",),
+    "result": ("result",),
 }
 
 
@@ -58,6 +61,9 @@ class Template:
 
         opening · system · user · cue · assistant · user · cue · assistant ...
                                         ~~~~~~~~~                ~~~~~~~~~  learned; generation begins after `cue`
+
+    With `call` and `result`, what the assistant says may be a call, which is followed by its result, and that by
+    another turn of the assistant.
 
     Every turn repeats its whole pattern, so a template that was published for single turns, such as Alpaca's, shows
     earlier exchanges in full before the new one (ours: its authors define single turns only).
@@ -78,6 +84,9 @@ class Template:
     stop_texts: tuple[str, ...] = ()  # plain text that ends a reply
     markers: tuple[str, ...] = ()  # plain text by which the template marks structure
     on_markers: Literal["keep", "refuse"] = "keep"  # what to do with untrusted text that contains a marker
+    tools: str = ""  # the turn that offers functions, before the first of the user's
+    call: str = ""  # an assistant turn that calls a function; learned like `assistant`
+    result: str = ""  # what the function answered, before the next turn of the assistant
 
     def __post_init__(self) -> None:
         problems = ProblemList()
@@ -92,6 +101,10 @@ class Template:
         for name in ("user", "assistant"):
             if not getattr(self, name):
                 problems.add(f"template.{name}", "is empty", f"write at least {{{PATTERNS[name][0]}}}")
+        if bool(self.call) != bool(self.result):
+            problems.add("template.call", "and template.result go together", "write both, or neither")
+        if self.tools and not self.call:
+            problems.add("template.tools", "is set without template.call", "write how a tool is called")
         if self.system and self.user_with_system:
             problems.add("template.user_with_system", "is set beside template.system", "keep one of the two")
         if self.default_system and not self.takes_system:
@@ -166,6 +179,14 @@ def _parts(template: Template, messages: Sequence[Message], generate: bool) -> I
             yield from _filled(template.announced(message.mark), {}, index)
             yield from _filled(template.assistant, {"reply": message.content}, index, learned=True)
             continue
+        if message.role == "call":
+            yield from _filled(template.cue, {}, index)
+            yield from _filled(template.call, {"call": message.content}, index, learned=True)
+            continue
+        if message.role in ("tools", "ipython"):
+            pattern, slot = (template.tools, "tools") if message.role == "tools" else (template.result, "result")
+            yield from _filled(pattern, {slot: message.content}, index)
+            continue
         written = template.user_with_input if message.input else template.user
         written = template.user_with_system if template.folds(messages, index) else written
         yield from _filled(written, {"instruction": message.content, "input": message.input, "system": system}, index)
@@ -192,15 +213,25 @@ def _check_messages(template: Template, messages: Sequence[Message], generate: b
         turns = turns[1:]
     if not turns:
         problems.add("messages", "there is no user message", "begin with one")
-    for place, (index, message) in enumerate(turns):
-        due = "user" if place % 2 == 0 else "assistant"
-        if message.role != due:
-            problems.add(f"messages[{index}].role", f"is {message.role!r} where {due!r} is due", "let turns alternate")
-    if generate and turns and turns[-1][1].role != "user":
+    before = "system"
+    for index, message in turns:
+        due = _due(template, before)
+        if message.role not in due:
+            wanted = " or ".join(map(repr, due))
+            problems.add(f"messages[{index}].role", f"is {message.role!r} where {wanted} is due", "let turns alternate")
+        before = message.role if message.role in due else due[0]  # so that one wrong role is one problem
+    if generate and turns and turns[-1][1].role not in ("user", "ipython"):
         problems.add(f"messages[{turns[-1][0]}]", "is not the user's, so there is nothing to answer", "end with one")
     for index, message in enumerate(messages):
         _check_message(template, messages, index, message, problems)
     problems.raise_data()
+
+
+def _due(template: Template, before: str) -> tuple[str, ...]:
+    """The roles that may follow one."""
+    replies = ("assistant", "call") if template.call else ("assistant",)
+    following = {"user": replies, "ipython": replies, "assistant": ("user",), "call": ("ipython",), "tools": ("user",)}
+    return following.get(before, ("user", "tools") if template.tools else ("user",))
 
 
 def _check_message(
@@ -320,5 +351,6 @@ def stop_ids(template: Template, tokenizer: Tokenizer) -> tuple[int, ...]:
 
 def _stops(template: Template, controls: Mapping[str, int]) -> tuple[int, ...]:
     _, _, after = around(template.assistant, "reply")
-    ends = [*after, *(piece for stop in template.stops for piece in pieces(stop))]
+    calls = around(template.call, "call")[2] if template.call else ()
+    ends = [*after, *calls, *(piece for stop in template.stops for piece in pieces(stop))]
     return tuple(dict.fromkeys(controls[piece.name] for piece in ends if isinstance(piece, Control)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from camelid.desk.conversations import Turn
 from camelid.desk.grade import grade
@@ -14,16 +14,24 @@ from camelid.generate.loaded import Loaded
 from camelid.generate.settings import Settings
 
 
-def later_turns(loaded: Loaded, conversations: Sequence[Sequence[Turn]], template: Template) -> float:
+def later_turns(
+    loaded: Loaded,
+    conversations: Sequence[Sequence[Turn]],
+    template: Template,
+    fold: Callable[[list[Message]], list[Message]] | None = None,
+) -> float:
     """Share of the questions after the first that a model answers rightly, the turns before them given as they should
-    have gone. Raises UsageError where no conversation has a second turn."""
+    have gone, each a turn of its own or as `fold` writes them into one.
+
+    Raises UsageError where no conversation has a second turn.
+    """
     asked: list[tuple[list[Message], Turn]] = []
     for turns in conversations:
         said: list[Message] = []
         for turn in turns:
             said.append(Message("user", turn.item.instruction))
             if turn.back:
-                asked.append((list(said), turn))
+                asked.append((list(said) if fold is None else fold(said), turn))
             said.append(Message("assistant", turn.item.output))
     if not asked:
         raise UsageError([Problem("conversations", "none has a later turn", "ask for two turns or more")])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from camelid.experiments import bases, conversing, knowing, teaching
+from camelid.experiments import adapting, bases, conversing, knowing, reading, teaching
 from camelid.experiments.trial import Experiment
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -10,4 +10,6 @@ EXPERIMENTS: dict[str, Experiment] = {
     **teaching.EXPERIMENTS,
     **conversing.EXPERIMENTS,
     **knowing.EXPERIMENTS,
+    **reading.EXPERIMENTS,
+    **adapting.EXPERIMENTS,
 }

@@ -101,6 +101,17 @@ def _llama_3_1(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
     return tuple(tools.bits(side, beyond=short) for side in (scaled, none, linear))
 
 
+def _llama_3_2(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
+    """Cut out of a larger model and taught by it; the same shape from fresh weights; cut out and not taught."""
+    small = seeded(MEMBERS["llama-3.2"].make(size), seed)
+    large = _base("llama-3", size, seed, shorter=4.2)
+    stage = replace(cast(Pretrain, small.last), start=large, teacher=large)
+    taught = _last(small, stage)
+    alone = _last(small, replace(stage, teacher=None))
+    fresh = _last(small, replace(stage, teacher=None, cut=None, start=None))
+    return tuple(tools.bits(side) for side in (taught, fresh, alone))
+
+
 def text_of(recipe: Recipe) -> DeskText:
     """The text that a base of the desk world reads."""
     data = cast(Pretrain, recipe.last).data
@@ -152,5 +163,26 @@ EXPERIMENTS: dict[str, Experiment] = {
         controls=("no scaling", "linear interpolation"),
         better="lower",
         arms=_llama_3_1,
+    ),
+    "llama-3.2": Experiment(
+        statement="A small model cut out of a larger one and taught by it is better than the same shape trained afresh.",
+        published="no control was printed (model card)",
+        experiment="Half a desk Llama 3's weights, equal tokens: cut out and taught by it, trained from fresh weights, cut "
+        "out and trained on the text alone.",
+        measure=BITS,
+        treated="cut out and taught",
+        controls=("fresh weights", "cut out, not taught"),
+        better="lower",
+        arms=_llama_3_2,
+    ),
+    "openllama-v2": Experiment(
+        statement="Other open texts under the same recipe give a better model than the first mixture.",
+        published="mean of 22 scores of the 7B: 0.56, v1 0.55 (README)",
+        experiment="None.",
+        measure=BITS,
+        treated="OpenLLaMA v2",
+        controls=("OpenLLaMA v1",),
+        untestable="the two differ in their texts, and the desk world tells one",
+        arms=lambda size, seed, tools: (0.0, 0.0),
     ),
 }

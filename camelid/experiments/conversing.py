@@ -6,15 +6,26 @@ from dataclasses import replace
 from typing import cast
 
 from camelid.experiments.trial import LATER, Experiment, compared, tuned_on
-from camelid.recipe import DeskConversations, Finetune, Recipe
+from camelid.recipe import Blend, DeskConversations, Finetune, Recipe
 
 TOLD_APART = ("the same exchanges, each a record of its own, as many answers a step",)
 
 
-def _apart(recipe: Recipe) -> Recipe:
+def apart(recipe: Recipe) -> Recipe:
+    """The same exchanges, each a record of its own, as many answers a step."""
     data = cast(Finetune, recipe.last).data
     assert isinstance(data, DeskConversations)
     return tuned_on(recipe, replace(data, told="apart"), batch=data.turns)
+
+
+def _unfolded(recipe: Recipe) -> Recipe:
+    """The same exchanges without what was said before them."""
+    blend = cast(Blend, cast(Finetune, recipe.last).data)
+    portions = tuple(
+        replace(each, data=replace(each.data, told="apart")) if isinstance(each.data, DeskConversations) else each
+        for each in blend.portions
+    )
+    return tuned_on(recipe, replace(blend, portions=portions))
 
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -26,7 +37,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         treated="whole conversations",
         controls=TOLD_APART,
         at_least=0.2,  # facts, official.yaml, vicuna: at least 20 points
-        arms=compared("vicuna", _apart, by="later_turns"),
+        arms=compared("vicuna", apart, by="later_turns"),
     ),
     "ultralm": Experiment(
         statement="Simulated conversations of several turns keep later turns consistent where single turns do not.",
@@ -35,7 +46,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         measure=LATER,
         treated="whole conversations",
         controls=TOLD_APART,
-        arms=compared("ultralm", _apart, by="later_turns"),
+        arms=compared("ultralm", apart, by="later_turns"),
     ),
     "baize": Experiment(
         statement="Adapters tuned on whole dialogues keep hold of a conversation; tuned on its exchanges apart, they do not.",
@@ -44,6 +55,16 @@ EXPERIMENTS: dict[str, Experiment] = {
         measure=LATER,
         treated="whole dialogues",
         controls=TOLD_APART,
-        arms=compared("baize", _apart, by="later_turns"),
+        arms=compared("baize", apart, by="later_turns"),
+    ),
+    "guanaco-dataset": Experiment(
+        statement="What was said before, written into the instruction, is used; left out of training, it is not.",
+        published="no quantitative claim was published",
+        experiment="The same exchanges with their history folded into the instruction, or each on its own; later turns are "
+        "asked with the history folded in.",
+        measure=LATER,
+        treated="history folded in",
+        controls=("the same exchanges, each a record of its own",),
+        arms=compared("guanaco-dataset", _unfolded, by="later_turns"),
     ),
 }

@@ -13,10 +13,12 @@ from camelid.journal import Narrator
 from camelid.machine import Machine
 from camelid.recipe import (
     DeskCalls,
+    DeskConversations,
     DeskRecords,
     DeskText,
     Finetune,
     Instructions,
+    Message,
     Pretrain,
     Recipe,
     Sequences,
@@ -31,7 +33,7 @@ from camelid.request import Request
 from camelid.run import Work
 from camelid.scoring import desk_score
 from camelid.store import Store
-from camelid.supply import HELD_OUT_CALLS, desk_texts
+from camelid.supply import HELD_OUT_CALLS, desk_texts, folded
 
 if TYPE_CHECKING:
     from camelid.evaluate.requests import Called
@@ -94,7 +96,9 @@ class Tools:
         world = desk.world(data.world, data.seed)
         told = conversations(world, "held_out", HELD_OUT_CONVERSATIONS, seed=data.seed)
         loaded = load(self.grown(recipe), device=self.machine.device)
-        return later_turns(loaded, told, last.prompt.within(loaded.tokenizer))
+        written = [each.told for each in portions(last.data) if isinstance(each, DeskConversations)]
+        fold = into_one if "folded" in written else None
+        return later_turns(loaded, told, last.prompt.within(loaded.tokenizer), fold)
 
     def calls(self, recipe: Recipe, prompt_of: Recipe, *, changed: bool, manual: bool) -> Called:
         """How held-out requests are answered, of the library as it was or after every name has changed."""
@@ -124,6 +128,12 @@ class Tools:
         told = replace(data, bytes=UNSEEN_BYTES, draw=UNSEEN + data.seed)
         texts = [text for source in desk_texts(told).values() for text in source]
         return bits_per_byte(loaded, texts, beyond=beyond)
+
+
+def into_one(said: list[Message]) -> list[Message]:
+    """What was said, ending with a question, as the one user message of records whose history is folded in."""
+    pairs = [said[place : place + 2] for place in range(0, len(said), 2)]
+    return folded([*pairs[:-1], [*pairs[-1], Message("assistant", "")]])[:-1]
 
 
 def size_of(recipe: Recipe) -> Size:

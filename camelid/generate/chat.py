@@ -9,10 +9,11 @@ from typing import Literal
 from camelid.dialogue.message import Message
 from camelid.dialogue.published import PLAIN
 from camelid.errors import Problem, UsageError
-from camelid.generate.decode import GREEDY, End, Event, Token, reach
+from camelid.generate.engine import GREEDY, Engine
+from camelid.generate.events import End, Event, Token
+from camelid.generate.limits import reach
 from camelid.generate.loaded import Loaded, Prompt
 from camelid.generate.settings import Settings
-from camelid.models.llama import Cache
 
 Forget = Literal["never", "oldest"]
 SHARE = (
@@ -28,10 +29,11 @@ class Forgot:
 
 
 class Chat:
-    """Messages in order, rendered whole through the model's template at every turn, over one growing cache.
+    """Messages in order, rendered whole through the model's template at every turn, through one engine.
 
-    The cache serves the beginning that the new ids share with those last read; everything after it is read anew. So the
-    answers are those of a fresh session given the same messages, however a reply was tokenised when it was said.
+    The engine keeps the pages that it has read; what the new ids begin with is found there, and everything after it is
+    read anew. So the answers are those of a fresh session given the same messages, however a reply was tokenised when
+    it was said. The model's weights are not to change while the conversation lasts.
     """
 
     def __init__(
@@ -42,8 +44,7 @@ class Chat:
             raise UsageError([Problem("prompt_logprobs", found, "ask for them of a single prompt")])
         self.loaded, self.settings, self.forget = loaded, settings, forget
         self.messages: list[Message] = [Message("system", system)] if system else []
-        self._cache: Cache | None = None
-        self._held: tuple[int, ...] = ()
+        self.engine = Engine(loaded.model, loaded.tokenizer, rows=1)
         self._speaking: Generator[Event | Forgot, None, None] | None = None
 
     def say(self, text: str, *, input: str = "") -> Generator[Event | Forgot, None, None]:
@@ -67,14 +68,12 @@ class Chat:
     def _reply(self, prompt: Prompt, messages: list[Message], dropped: int) -> Generator[Event | Forgot, None, None]:
         if dropped:
             yield Forgot(dropped)
-        cache = self._cache_for(prompt)
-        said: list[int] = []
         text = ""
         kept = False
+        events = self.loaded.generate(prompt, self.settings, engine=self.engine)
         try:
-            for event in self.loaded.generate(prompt, self.settings, cache=cache):
+            for event in events:
                 if isinstance(event, Token):
-                    said.append(event.id)
                     text += event.text
                 if isinstance(event, End):
                     self._keep(messages, text)
@@ -85,7 +84,7 @@ class Chat:
                 self._keep(messages, text)
             raise
         finally:
-            self._held = (*prompt.ids, *said)[: cache.lengths[0]]
+            self.engine.close()
 
     def _keep(self, messages: list[Message], text: str) -> None:
         template = self.loaded.template or PLAIN
@@ -96,18 +95,6 @@ class Chat:
         speaking, self._speaking = self._speaking, None
         if speaking is not None:
             speaking.close()
-
-    def _cache_for(self, prompt: Prompt) -> Cache:
-        """The cache, holding what the prompt shares with what was read, with room for prompt and answer."""
-        model = self.loaded.model
-        room = min(reach(model.shape), len(prompt.ids) + self.settings.max_tokens)
-        if self._cache is None or model.rope.follows_length:  # dynamic NTK: every key depends on the room
-            self._cache, self._held = Cache(model.shape, 1, room, model.dtype, model.device), ()
-        shared = _shared(self._held, prompt.ids[:-1])
-        self._cache.rollback(shared)
-        self._cache.grow(room)
-        self._held = self._held[:shared]
-        return self._cache
 
     def _fitted(self, messages: list[Message]) -> tuple[Prompt, list[Message], int]:
         """The prompt, the messages that it shows, and how many exchanges were dropped for it."""
@@ -126,10 +113,3 @@ class Chat:
             remedy = f"shorten the message{forgets}, or begin a new conversation"
             raise UsageError([Problem("conversation", found, remedy)])
         return prompt, messages, dropped
-
-
-def _shared(held: tuple[int, ...], ids: tuple[int, ...]) -> int:
-    """How many ids both begin with."""
-    return next(
-        (n for n, (old, new) in enumerate(zip(held, ids, strict=False)) if old != new), min(len(held), len(ids))
-    )

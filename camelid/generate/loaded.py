@@ -17,6 +17,7 @@ from camelid.errors import Problem, ProblemList, UsageError
 from camelid.generate import gptq
 from camelid.generate.answer import Completion
 from camelid.generate.decode import GREEDY, ROWS, Event, Model, complete_all, ended, generate
+from camelid.generate.engine import Engine as Runs
 from camelid.generate.gguf import as_stored
 from camelid.generate.settings import Settings
 from camelid.models.shape import LlamaShape
@@ -24,7 +25,6 @@ from camelid.native.build import built, switched_off
 from camelid.native.library import library, state
 from camelid.native.llama import NativeLlama
 from camelid.native.matrix import Kind
-from camelid.nn.cache import KeyValueCache
 from camelid.tokenizers.protocol import Tokenizer
 
 Said = str | Sequence[Message]
@@ -99,12 +99,17 @@ class Loaded:
         *,
         raw: bool = False,
         template: Template | None = None,
-        cache: KeyValueCache | None = None,
+        engine: Runs | None = None,
     ) -> Iterator[Event]:
-        """The answer as a stream of events (see decode.generate); the template's stops are added to the settings'."""
+        """The answer as a stream of events (see decode.generate); the template's stops are added to the settings'.
+
+        `engine` is one that runs other requests as well, or has read the prompt's beginning before.
+        """
         prompt = said if isinstance(said, Prompt) else self.prompt(said, raw=raw, template=template)
         own = prompt.within(settings)
-        return generate(self.model, prompt.ids, own, self.tokenizer, starts=prompt.starts, cache=cache)
+        if engine is not None:
+            return engine.submit(prompt.ids, own, starts=prompt.starts).events()
+        return generate(self.model, prompt.ids, own, self.tokenizer, starts=prompt.starts)
 
     def complete(
         self,

@@ -7,7 +7,7 @@ matter. Everything is computed in float64, in the order of ids: a draw depends o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ Row = NDArray[np.float64]
 Ids = NDArray[np.int64]
 Ranked = tuple[tuple[int, float], ...]  # ids and their log-probabilities, the likeliest first
 
+FEW = 512  # ours: ids that a filter looks at first
 BITS = 52  # a uniform number u = n / 2^52 keeps u * total below total in float64, whatever the total
 
 
@@ -96,7 +97,7 @@ class Sampler:
         found = np.zeros(len(scores))
         if self.settings.draws:
             ids, masses = kept(scores, self.settings)
-            found[ids] = masses / masses.sum()
+            found[slice(None) if ids is None else ids] = masses / masses.sum()
         else:
             found[int(scores.argmax())] = 1
         return found
@@ -125,7 +126,8 @@ class Sampler:
         if not self.settings.draws:
             return int(scores.argmax())
         ids, masses = kept(scores, self.settings)
-        return int(ids[draw(masses, uniform(self.settings.seed, self.position))])
+        place = draw(masses, uniform(self.settings.seed, self.position))
+        return place if ids is None else int(ids[place])
 
     def _reshaped(self, raw: Row) -> Row:
         """The row after biases, penalties and constraint; a new one unless nothing changes it."""
@@ -187,7 +189,9 @@ def row_of(logits: Tensor | NDArray[Any], position: int) -> Row:
 def log_total(row: Row) -> float:
     """log(sum(exp(row)))."""
     most = row.max()
-    return float(most + np.log(np.exp(row - most).sum()))
+    masses = np.subtract(row, most)
+    np.exp(masses, out=masses)
+    return float(most + np.log(masses.sum()))
 
 
 def ranked(logs: Row, count: int) -> Ranked:
@@ -210,27 +214,33 @@ def _down_to(values: Row, border: float, count: int) -> Ids:
     return np.sort(np.concatenate([above, equal[: count - len(above)]]))
 
 
-def kept(scores: Row, own: Settings) -> tuple[Ids, Row]:
-    """The ids that may be drawn, ascending, and their unnormalised probabilities: temperature, then the filters."""
-    with np.errstate(over="ignore", under="ignore"):  # (x - largest) / T at a tiny T: -inf, whose exp is 0
-        scores = (scores - scores.max()) / own.temperature  # the largest is 0: no overflow
-        ids: Ids = largest(scores, own.top_k) if own.top_k else np.arange(len(scores))
-        masses: Row = np.exp(scores[ids])
+def kept(scores: Row, own: Settings) -> tuple[Ids | None, Row]:
+    """The ids that may be drawn, ascending (None: all), and their unnormalised probabilities: temperature, then filters."""
+    ids = largest(scores, own.top_k) if 0 < own.top_k < len(scores) else None
+    most = scores.max()
+    masses: Row = np.subtract(scores if ids is None else scores[ids], most)  # the largest is 0: no overflow
+    with np.errstate(over="ignore", under="ignore"):  # at a tiny temperature: -inf, whose exp is 0
+        masses /= own.temperature
+        np.exp(masses, out=masses)
     for narrow in (_top_p, _min_p, _typical_p):
         keep = narrow(masses, own)
         if keep is not None:
-            ids, masses = ids[keep], masses[keep]
+            ids, masses = keep if ids is None else ids[keep], masses[keep]
     return ids, masses
 
 
 def _top_p(masses: Row, own: Settings) -> Ids | None:
     if own.top_p >= 1:
         return None
-    ordered = np.sort(masses)[::-1]
-    ordered = ordered[ordered > 0]
-    before = ordered.cumsum() - ordered
-    count = max(1, int((before < own.top_p * ordered.sum()).sum()))
-    return _down_to(masses, float(ordered[count - 1]), count)
+    wanted = own.top_p * masses.sum()
+    for count in _growing(len(masses)):  # a few ids hold the mass of most rows, and sorting a few is cheap
+        head = masses if count == len(masses) else np.partition(masses, len(masses) - count)[len(masses) - count :]
+        ordered = np.sort(head)[::-1]
+        needed = max(1, int((ordered.cumsum() - ordered < wanted).sum()))
+        if needed < count or count == len(masses):
+            break
+    ordered = ordered[:needed][ordered[:needed] > 0]
+    return _down_to(masses, float(ordered[-1]), len(ordered))
 
 
 def _min_p(masses: Row, own: Settings) -> Ids | None:
@@ -245,9 +255,24 @@ def _typical_p(masses: Row, own: Settings) -> Ids | None:
         surprise = -np.log(probabilities)
         entropy = np.where(probabilities > 0, probabilities * surprise, 0).sum()
     distance = np.abs(surprise - entropy)
-    order = np.argsort(distance, kind="stable")
-    count = int((probabilities[order].cumsum() < own.typical_p).sum())
-    return np.flatnonzero(distance <= distance[order[min(count, len(order) - 1)]])
+    for count in _growing(len(masses)):
+        whole = count == len(masses)
+        near = distance if whole else np.partition(distance, count - 1)[count - 1]
+        places = np.arange(count) if whole else np.flatnonzero(distance <= near)
+        order = places[np.argsort(distance[places], kind="stable")]
+        needed = int((probabilities[order].cumsum() < own.typical_p).sum())
+        if needed < len(order) or whole:
+            break
+    return np.flatnonzero(distance <= distance[order[min(needed, len(order) - 1)]])
+
+
+def _growing(size: int) -> Iterator[int]:
+    """How many to look at: few first, then more, at last all."""
+    count = FEW
+    while count < size // 2:
+        yield count
+        count *= 8
+    yield size
 
 
 def draw(masses: Row, number: float) -> int:

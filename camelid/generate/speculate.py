@@ -16,14 +16,17 @@ cannot be guessed.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from camelid.errors import ProblemList
+from camelid.errors import CamelidError, ProblemList
 from camelid.generate.answer import Answer
 from camelid.generate.decode import (
     CHUNK,
@@ -32,11 +35,9 @@ from camelid.generate.decode import (
     Event,
     Model,
     Token,
-    _Batch,
-    _check_cache,
-    _check_constraints,
-    _check_single,
+    check_constraints,
     check_prompts,
+    check_single,
     pick,
     quiet,
     reach,
@@ -44,6 +45,7 @@ from camelid.generate.decode import (
 )
 from camelid.generate.sample import Drawn, Sampler
 from camelid.generate.settings import Settings
+from camelid.generate.single import check_cache, opened
 from camelid.models.llama import Cache
 from camelid.native.llama import NativeLlama
 from camelid.nn.cache import KeyValueCache
@@ -54,10 +56,13 @@ RUN, LONGEST = (
     3,
     8,
 )  # ours: ids that must have come before for what followed them to be a guess; more are not told apart
-WEIGHT = 0.1  # ours: of a new observation of how often guesses are right
-UNSEEN = 0.3  # ours: how often a kind of guess is taken to be right before any was seen
+WEIGHT = 0.15  # ours: of a new observation of how often guesses are right
+UNSEEN, HOPED = 0.1, 0.6  # ours: how often guesses are taken to be right before any was seen: those that can be watched
+# without being used, and those that cannot
+KEPT = 5  # ours: passes of each size that are remembered
 MARGIN = 1.1  # ours: what guesses must promise over none, for passes are never measured exactly
-REST = 32  # ours: ids until a draft that was given up is tried again; twice as many each time, up to 512
+REST, LONGEST_REST = 128, 1024  # ours: ids until a draft that was given up is tried again; twice as many each time
+PLAIN = 32  # ours: of so many passes with a draft's guesses, one is made without, to know what that takes
 
 
 @dataclass
@@ -77,8 +82,8 @@ class Guesser(Protocol):
     cost: float  # seconds for one guess, as measured of late
     kind: int  # what the present guess rests on: guesses of a kind are right equally often
 
-    def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int) -> None:
-        """A new text; the answer has at most `room` ids."""
+    def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int, starts: bool) -> None:
+        """A new text; the answer has at most `room` ids, and `starts` as Answer says."""
         ...
 
     def said(self, id: int) -> None:
@@ -110,7 +115,7 @@ class Lookup:
         self._next: dict[tuple[int, ...], int] = {}  # where the latest of each run was followed
         self._place: int | None = None
 
-    def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int) -> None:
+    def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int, starts: bool) -> None:
         self._ids, self._next, self._place = [], {}, None
         for id in prompt_ids:
             self.said(id)
@@ -138,7 +143,10 @@ class Lookup:
 
 
 class Draft:
-    """Guesses what a smaller member of the family would say to the same request, drawn with the same numbers."""
+    """Guesses what a smaller member of the family would say to the same request, drawn with the same numbers.
+
+    It gives up a text with ids that it lacks, or where it fails itself.
+    """
 
     free = False
     kind = 0
@@ -148,30 +156,37 @@ class Draft:
         self.cost = 0.0
         self._training = training(model)
 
-    def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int) -> None:
+    def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int, starts: bool) -> None:
         model, vocab = self._model, self._model.shape.vocab
         biases = tuple(bias for bias in settings.logit_bias if bias[0] < vocab)
         own = replace(settings, logit_bias=biases, top_logprobs=0, prompt_logprobs=False)
         self._ids = list(prompt_ids)
-        self._unknown = any(id >= vocab for id in prompt_ids)
+        self._lost = any(id >= vocab for id in prompt_ids)
         self._limit = min(reach(model.shape), len(prompt_ids) + room)
         self._cache = Cache(model.shape, 1, self._limit, model.dtype, model.device)
-        self._sampler = Sampler(own, prompt_ids, vocab, self._tokenizer)
+        self._sampler = Sampler(own, prompt_ids, vocab, self._tokenizer, starts=starts)
         self._held = 0  # ids of the text that the cache holds for certain; behind them it holds guesses
         self._guessed: list[int] = []
 
     def said(self, id: int) -> None:
         self._ids.append(id)
-        self._unknown = self._unknown or id >= self._model.shape.vocab
-        if not self._unknown:
+        self._lost = self._lost or id >= self._model.shape.vocab
+        if not self._lost:
             self._sampler.take(id)
 
     def guess(self, most: int) -> list[int]:
         most = min(most, self._limit - len(self._ids))
-        if self._unknown or most <= 0:
+        if self._lost or most <= 0:
             return []
-        start = time.perf_counter()
-        fresh = self._fresh()
+        try:
+            return self._drawn(most)
+        except CamelidError:  # what the draft cannot say takes speed from the answer, and nothing else
+            self._lost = True
+            return []
+
+    def _drawn(self, most: int) -> list[int]:
+        fresh, start = self._fresh(), time.perf_counter()
+        behind = catching = len(fresh) > 2
         guesses: list[int] = []
         for _ in range(most):
             (drawn,) = pick(self._model, [self._sampler], rows(self._model, self._cache, fresh, self._training)[-1:])
@@ -180,10 +195,14 @@ class Draft:
                 break
             self._sampler.take(drawn.id)
             fresh = [drawn.id]
+            if catching:  # having read what came meanwhile is not what a guess costs
+                start, catching = time.perf_counter(), False
         self._sampler.undo(self._sampler.position - len(self._ids))
         self._held, self._guessed = len(self._ids), guesses
-        seconds = (time.perf_counter() - start) / len(guesses)
-        self.cost = self.cost + 0.2 * (seconds - self.cost) if self.cost else seconds
+        steps = len(guesses) - behind
+        if steps > 0:
+            seconds = (time.perf_counter() - start) / steps
+            self.cost = self.cost + 0.2 * (seconds - self.cost) if self.cost else seconds
         return guesses
 
     def _fresh(self) -> list[int]:
@@ -215,8 +234,9 @@ def check_draft(target: Tokenizer, draft: Tokenizer) -> None:
 class Odds:
     """How often guesses are right, by their kind, and how long passes of n rows take: from these, how many pay."""
 
+    unseen: float = HOPED
     right: dict[int, float] = field(default_factory=dict)
-    seconds: dict[int, float] = field(default_factory=dict)
+    seconds: dict[int, deque[float]] = field(default_factory=dict)  # of the last passes of so many rows
     _passes: tuple[float, ...] = ()  # seconds of a pass for each of LENGTHS; () when they are to be worked out anew
     _taken: int = 0
     _best: dict[int, tuple[float, float, int]] = field(default_factory=dict)  # by kind: chance, cost, and the answer
@@ -224,20 +244,29 @@ class Odds:
     def saw(self, kind: int, right: int, wrong: int) -> None:
         """So many guesses were right, and so many wrong."""
         for outcome in (*[1.0] * right, *[0.0] * wrong):
-            before = self.right.get(kind, UNSEEN)
+            before = self.chance(kind)
             self.right[kind] = before + WEIGHT * (outcome - before)
 
+    def chance(self, kind: int) -> float:
+        """How often a guess of this kind is right; one never seen as often as the kind below, which rests on less."""
+        known = self.right.get(kind)
+        return known if known is not None else max(self.unseen, self.right.get(kind - 1, self.unseen))
+
     def took(self, rows: int, seconds: float) -> None:
-        """A pass of `rows` rows took so long; what is much longer than before was somebody else's doing."""
-        before = self.seconds.get(rows, seconds)
+        """A pass of `rows` rows took so long."""
+        last = self.seconds.setdefault(rows, deque(maxlen=KEPT))
+        last.append(seconds)
         self._taken += 1
-        if rows not in self.seconds or self._taken % 16 == 0:
+        if len(last) < KEPT or self._taken % 16 == 0:
             self._passes, self._best = (), {}
-        self.seconds[rows] = before + 0.2 * (min(seconds, 2 * before) - before)
+
+    def plain_is_unknown(self, every: int) -> bool:
+        """Whether a pass without guesses was hardly ever timed, or `every` passes ago."""
+        return len(self.seconds.get(1, ())) < 2 or self._taken % every == 0
 
     def best(self, kind: int, cost: float) -> int:
         """How many guesses give the most ids per second."""
-        chance = min(self.right.get(kind, UNSEEN), 0.99)
+        chance = min(self.chance(kind), 0.99)
         known = self._best.get(kind)
         if known is not None and abs(known[0] - chance) < 0.02 and abs(known[1] - cost) <= 0.1 * cost:
             return known[2]
@@ -251,18 +280,26 @@ class Odds:
         return found
 
     def _pass(self, rows: int) -> float:
-        """Seconds of a pass: as measured, else between or beyond the nearest that were."""
-        if rows in self.seconds:
-            return self.seconds[rows]
-        below = [n for n in self.seconds if n < rows]
-        above = [n for n in self.seconds if n > rows]
+        """Seconds of a pass of so many rows: the median of the last; before there are many, what others promise if less.
+
+        So a size whose first passes were slow (others were at work, or the kernels tried numbers of threads) is tried
+        again while it may pay.
+        """
+        if len(self.seconds.get(rows, ())) == KEPT:
+            return float(median(self.seconds[rows]))
+        known: dict[int, float] = {
+            size: median(last) for size, last in self.seconds.items() if len(last) == KEPT or size == 1
+        }
+        below, above = [n for n in known if n < rows], [n for n in known if n > rows]
+        promised = 1.0
         if below and above:
             low, high = max(below), min(above)
-            share = (rows - low) / (high - low)
-            return self.seconds[low] + share * (self.seconds[high] - self.seconds[low])
-        if below:  # ours: a twentieth more for each further row, until it is measured
-            return self.seconds[max(below)] * (1 + (rows - max(below)) / 20)
-        return self.seconds[min(above)] if above else 1.0
+            promised = known[low] + (rows - low) / (high - low) * (known[high] - known[low])
+        elif below:  # ours: a twentieth more for each further row, until it is measured
+            promised = known[max(below)] * (1 + (rows - max(below)) / 20)
+        elif above:
+            promised = known[min(above)]
+        return float(min([promised, *self.seconds.get(rows, ())]))
 
 
 # --- decoding -------------------------------------------------------------------------------------------------------
@@ -281,10 +318,10 @@ def generate(
 ) -> Iterator[Event]:
     """What decode.generate gives, sooner where guesses are right; `tally` counts what came of them."""
     check_prompts(model.shape, [prompt_ids], [settings])
-    _check_single([settings])
-    _check_constraints([settings])
+    check_single([settings])
+    check_constraints([settings])
     if cache is not None:
-        _check_cache(cache, prompt_ids, settings)
+        check_cache(cache, prompt_ids, settings)
     room = reach(model.shape) - len(prompt_ids)
     answer = Answer(prompt_ids, settings, tokenizer, room=room, starts=starts)
     return _stream(model, answer, settings, tokenizer, guesser, cache, tally or Tally())
@@ -299,16 +336,13 @@ def _stream(
     held: KeyValueCache | None,
     tally: Tally,
 ) -> Iterator[Event]:
-    batch = _Batch(model, [answer], [settings], tokenizer, held)
-    logits = batch._open()
-    cache, inner = batch._cache, training(model)
-    assert cache is not None
-    (sampler,) = batch._samplers
+    logits, cache = opened(model, answer, settings, held)
+    inner = training(model)
+    sampler = Sampler(settings, answer.prompt_ids, model.shape.vocab, tokenizer, starts=answer.starts)
     if answer.finish_reason is None:
-        guesser.begin(
-            answer.prompt_ids, settings, min(settings.max_tokens, reach(model.shape) - len(answer.prompt_ids))
-        )
-    turn = _Turn(guesser)
+        left = min(settings.max_tokens, reach(model.shape) - len(answer.prompt_ids))
+        guesser.begin(answer.prompt_ids, settings, left, answer.starts)
+    turn = _Turn(guesser, Odds(UNSEEN if guesser.free else HOPED))
     guesses: list[int] = []
     while answer.finish_reason is None:
         drawn = _agreed(model, sampler, logits, guesses)
@@ -336,9 +370,12 @@ def _stream(
 def _agreed(model: Model, sampler: Sampler, logits: Tensor, guesses: Sequence[int]) -> list[Drawn]:
     """The ids drawn row by row, up to and with the first that is not the guess for its place; they are taken."""
     found: list[Drawn] = []
-    every = pick(model, [sampler] * len(logits), logits) if sampler.plain else None
+    every: list[Drawn] = []
+    if sampler.plain and len(logits) > 1:
+        with suppress(CamelidError):  # a row after a wrong guess may be of no use; whether it counts is seen below
+            every = pick(model, [sampler] * len(logits), logits)
     for place in range(len(logits)):
-        drawn = every[place] if every is not None else sampler.draw(logits[place])
+        drawn = every[place] if every else pick(model, [sampler], logits[place : place + 1])[0]
         found.append(drawn)
         sampler.take(drawn.id)
         if drawn.id in sampler.settings.stop_ids or (place < len(guesses) and drawn.id != guesses[place]):
@@ -351,7 +388,7 @@ class _Turn:
     """Decides before each pass how much is guessed, and learns after it what that was worth."""
 
     guesser: Guesser
-    odds: Odds = field(default_factory=Odds)
+    odds: Odds
     idle: int = 0  # passes since a guess was last wanted
     rest: int = REST
     silent: list[int] = field(default_factory=list)  # a guess that was not read, to see whether it was right
@@ -363,12 +400,14 @@ class _Turn:
             self.silent = self.guesser.guess(1)
             if not self.silent:
                 return []
+        elif self.odds.plain_is_unknown(PLAIN):
+            return []
         wanted = min(most, self.odds.best(self.guesser.kind, self.guesser.cost))
         if wanted <= 0:
             self.idle += 1
             if free or most <= 0 or self.idle < self.rest:
                 return []
-            self.rest, wanted = min(2 * self.rest, 512), min(most, 1)
+            self.rest, wanted = min(2 * self.rest, LONGEST_REST), min(most, 1)
         elif self.idle:
             self.rest = REST
         self.idle, self.silent = 0, []

@@ -85,7 +85,8 @@ def lean(
     draws = Draws()
     maps = dict(_linears(model, None))
     rest = [name for name, _ in model.named_parameters() if name.removesuffix(".weight") not in maps]
-    for name, linear in maps.items():
+    for name in list(maps):
+        linear = maps.pop(name)  # and with it the only hold on its weights
         kept = tensors[f"{name}.weight"]
         wide = torch.promote_types(kept.dtype, dtype)
         linear.weight = nn.Parameter(kept.to(device=device, dtype=wide, copy=True), requires_grad=False)

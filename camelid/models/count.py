@@ -71,6 +71,7 @@ def activation_bytes(
     fused: bool = False,
     inputs: bool = False,
     adapter: Dtype = "float32",
+    apart: bool = False,
 ) -> int:
     """Bytes kept from the forward for the backward pass by `tokens` tokens, without logits; found exact for nn/'s layers.
 
@@ -78,14 +79,18 @@ def activation_bytes(
     fused       a compiler makes norms and the gate's product anew in the backward pass instead of keeping them
     inputs      frozen maps keep their input too, as those of bitsandbytes do
     adapter     what adapters compute in, at least; ours in float32
+    apart       no maps are multiplied side by side, however small: those in few bits are not
     """
     size = BYTES[dtype]
     share = float(recompute)
     layer = _kept_per_token(shape, lora, size, BYTES[adapter], fused, inputs)
+    if apart and not fused:
+        layer -= _joined_per_token(shape, lora) * size
     whole = (1 - share) * shape.layers + (1 if share else 0)
     kept = whole * layer + share * shape.layers * shape.width * size
     ends = 4 * shape.width * size + 2 * shape.head_width * BYTES["float32"]  # last norm, loss; rotations
-    return math.ceil(tokens * (kept + ends)) + math.ceil(whole) * _copied_weights(shape, lora) * size
+    copied = 0 if apart else _copied_weights(shape, lora)
+    return math.ceil(tokens * (kept + ends)) + math.ceil(whole) * copied * size
 
 
 def logit_bytes(shape: LlamaShape, *, rows: int, dtype: Dtype = "float32", copies: float = 1.0) -> int:
@@ -136,6 +141,8 @@ def _kept_per_token(shape: LlamaShape, lora: LoRA | None, size: int, exact: int,
     if lora is None:
         return held + (0 if fused else (2 * shape.width + shape.hidden) * size)
     held += _adapter_inputs(shape, lora, size, exact, inputs)
+    if lora.kind == "dora":  # what its magnitudes multiply
+        held += sum(shape.linears()[target][0] for target in lora.targets) * max(size, exact)
     return held + len(lora.targets) * lora.rank * max(size, exact)
 
 

@@ -21,12 +21,14 @@ from camelid.nn.cache import KeyValueCache
 from camelid.nn.feedforward import FeedForward
 from camelid.nn.lora import Draws, TrainedEmbedding, TrainedLinear
 from camelid.nn.norm import RMSNorm
+from camelid.nn.paged import PAGE, PagedCache, PagedTokens
 from camelid.nn.rope import Rope
 from camelid.randomness import torch_generator
 
 DEVIATION = 0.02  # ours: LLaMA's initialisation is unpublished; this is GPT-2's and transformers' default
 
 Segments = Tensor | NDArray[Any] | Layout
+Held = KeyValueCache | PagedTokens
 
 
 class DecoderLayer(nn.Module):
@@ -41,7 +43,7 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape.width, shape.eps, **place)
 
     def forward(
-        self, x: Tensor, layout: Layout, rotations: Tensor, cache: KeyValueCache | None = None, layer: int = 0
+        self, x: Tensor, layout: Layout, rotations: Tensor, cache: Held | None = None, layer: int = 0
     ) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), layout, rotations, cache, layer)
         return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
@@ -79,6 +81,7 @@ class Llama(nn.Module):
                     parameter.zero_()
         self.adapter: LoRA | None = None  # put on by models/adapt.py
         self.draws: Draws | None = None
+        self.recompute = False  # whether every forward pass under autograd is told to `recompute`
         self.noise: Callable[[Tensor, Layout], Tensor] | None = None  # put on by models/noise.py
         self.rope = Rope(shape.head_width, shape.theta, shape.scaling, shape.context)
 
@@ -96,7 +99,7 @@ class Llama(nn.Module):
         *,
         segments: Segments | None = None,
         positions: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        cache: Held | None = None,
         counts: Sequence[int] | None = None,
         recompute: bool = False,
     ) -> Tensor:
@@ -114,7 +117,7 @@ class Llama(nn.Module):
         *,
         segments: Segments | None = None,
         positions: Tensor | None = None,
-        cache: KeyValueCache | None = None,
+        cache: Held | None = None,
         counts: Sequence[int] | None = None,
         recompute: bool = False,
     ) -> Tensor:
@@ -126,7 +129,7 @@ class Llama(nn.Module):
         positions  [B, T] rotary positions, where they should not count from 0 in every document.
         cache      the rows continue the sequences it holds: only new ids are given. Of row b, `counts[b]` ids are real
                    (all of them when left out), the rest is padding at the end; their states mean nothing. Not under
-                   autograd, and without `segments` and `positions`.
+                   autograd, and without `segments` and `positions`. PagedTokens say where each of `ids` [1, N] stands.
         recompute  keeps only each layer's input for the backward pass and computes the rest again: less memory, about
                    a third more time, the same bits.
         """
@@ -136,11 +139,11 @@ class Llama(nn.Module):
         if self.noise is not None and self.training:
             x = self.noise(x, layout)
         for index, layer in enumerate(self.model.layers):
-            if recompute and torch.is_grad_enabled():
+            if (recompute or self.recompute) and torch.is_grad_enabled():
                 x = checkpoint(layer, x, layout, rotations, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = layer(x, layout, rotations, cache, index)
-        if cache is not None and layout.counts is not None:
+        if isinstance(cache, KeyValueCache) and layout.counts is not None:
             cache.advance(layout.counts)
         return layout.restore(self.model.norm(x))
 
@@ -159,13 +162,15 @@ class Llama(nn.Module):
         ids: Tensor,
         segments: Segments | None,
         positions: Tensor | None,
-        cache: KeyValueCache | None,
+        cache: Held | None,
         counts: Sequence[int] | None,
     ) -> Layout:
         if cache is not None:
             if segments is not None or positions is not None:
                 found = "given together with a cache"
                 raise UsageError([Problem("segments, positions", found, "a cache knows the positions: leave them out")])
+            if isinstance(cache, PagedTokens):
+                return Layout.paged(cache)
             if len(ids) != cache.batch:
                 found = f"{cache.batch} sequences for {len(ids)} rows of ids"
                 raise UsageError([Problem("cache", found, "make them equal")])
@@ -234,4 +239,19 @@ class Cache(KeyValueCache):
         )
 
 
-__all__ = ["Cache", "Decoder", "DecoderLayer", "Llama", "initialise"]
+def paged_cache(
+    shape: LlamaShape, pages: int, dtype: torch.dtype, device: torch.device | str = "cpu", *, page: int = PAGE
+) -> PagedCache:
+    """Room for `pages` pages of keys and values of a model of `shape`."""
+    return PagedCache(
+        layers=shape.layers,
+        kv_heads=shape.kv_heads,
+        head_width=shape.head_width,
+        pages=pages,
+        page=page,
+        dtype=dtype,
+        device=device,
+    )
+
+
+__all__ = ["Cache", "Decoder", "DecoderLayer", "Llama", "initialise", "paged_cache"]

@@ -47,8 +47,9 @@ INLINE void mixed(const float *values, Pages pages, int64_t column, int64_t widt
                   V scale, float *out, int vectors, int ways, int last) {
   V acc[4][4];
   for (int way = 0; way < ways; way++) for (int i = 0; i < vectors; i++) acc[way][i] = zero();
+  const int32_t *number = pages.table;
   for (int64_t first = 0; first < seen; first += pages.page) {
-    const float *page = values + place_of(pages, first, width) + column, *w = weights + first;
+    const float *page = values + pages.start + *number++ * pages.stride + column, *w = weights + first;
     const int64_t n = seen - first < pages.page ? seen - first : pages.page;
     for (int64_t s = 0; s < n; s += ways) {
       for (int way = 0; way < ways && s + way < n; way++) {
@@ -94,8 +95,11 @@ INLINE void compare(const float *q, const float *keys, int64_t n, int64_t width,
 static void attend(const float *q, const float *keys, const float *values, Pages pages, int64_t seen, int64_t width,
                    float *scores, float *out) {
   float scale = 1.0f / sqrtf((float)width);
-  for (int64_t s = 0; s < seen; s += pages.page)
-    compare(q, keys + place_of(pages, s, width), seen - s < pages.page ? seen - s : pages.page, width, scale, scores + s);
+  const int32_t *number = pages.table;
+  for (int64_t s = 0; s < seen; s += pages.page) {
+    const float *page = keys + pages.start + *number++ * pages.stride;
+    compare(q, page, seen - s < pages.page ? seen - s : pages.page, width, scale, scores + s);
+  }
   V w = all(1.0f / soften(scores, seen));
   int64_t k = 0;
   for (; k + 64 <= width; k += 64) mixed(values, pages, k, width, seen, scores, w, out + k, 4, 1, PANEL);

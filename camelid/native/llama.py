@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from ctypes import addressof, c_int32, c_int64
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from camelid.native.library import BatchStruct, LayerStruct, ModelStruct, librar
 from camelid.native.matrix import KINDS, Kind, Matrix, Room, size_of
 from camelid.native.pace import Pace
 from camelid.nn.cache import KeyValueCache
+from camelid.nn.paged import PagedTokens
 from camelid.nn.rope import Rope
 
 CHUNK = 512  # ours: tokens of one call; bounds its scratch memory
@@ -158,7 +160,7 @@ class NativeLlama:
         if not self.rope.follows_length and (table := self.rope.table(max(places))) is not None:
             turns: Sequence[int] = places
         else:
-            table, found = self._rotations(np.asarray(places, dtype=np.int32), cache)
+            table, found = self._rotations(np.asarray(places, dtype=np.int32), np.full(count, cache.length))
             turns = found.tolist()
         # plain arrays: NumPy's and PyTorch's take longer to make than a small model takes to compute
         small = c_int32 * count
@@ -188,7 +190,7 @@ class NativeLlama:
         self._check_ids(int(ids.min()), int(ids.max()))
         starts = np.asarray(cache.lengths, dtype=np.int32)
         places = starts[slots] + np.concatenate([np.arange(count, dtype=np.int32) for count in counts if count])
-        table, turns = self._rotations(places, cache)
+        table, turns = self._rotations(places, np.full(tokens, cache.length))
         ids = ids.contiguous()
         for first in range(0, tokens, CHUNK):
             parts = [ids[first:].data_ptr(), *(part[first:].ctypes.data for part in (slots, places, turns)), 0]
@@ -202,29 +204,56 @@ class NativeLlama:
         """One step of `count` tokens, all of which want logits where there is a place for them; `parts` are the
         addresses of ids, slots, places, rows of `table`, and of the tokens that want logits."""
         assert cache.keys.dtype == torch.float32 and cache.keys.is_contiguous()
-        pace = self._pace(count)
-        threads = pace.threads()
         batch = BatchStruct(
-            *(count, cache.batch, cache.length, count if logits else 0, threads),
+            *(count, cache.batch, cache.length, count if logits else 0, 1),
             *parts,
             *(table[0].data_ptr(), table[1].data_ptr(), cache.keys.data_ptr(), cache.values.data_ptr()),
             *(states, logits),
         )
-        start = time.perf_counter()
-        self._done(self._library.camelid_step(self._struct, batch))
-        pace.took(threads, time.perf_counter() - start)
+        self._run(batch)
 
     def _check_ids(self, least: int, most: int) -> None:
         if least < 0 or most >= self.shape.vocab:
             raise IndexError(f"ids from {least} to {most} for a vocabulary of {self.shape.vocab}")
 
-    def _rotations(self, places: NDArray[np.int32], cache: KeyValueCache) -> tuple[Tensor, NDArray[np.int32]]:
+    def read(self, ids: NDArray[np.int64], new: PagedTokens, want: NDArray[np.int32]) -> tuple[Tensor, Tensor]:
+        """States [N, D] of new tokens, whose keys and values go into pages, and logits [n, V] of the tokens `want`.
+
+        A call's scratch memory grows with N: read long texts in pieces, which changes no bit.
+        """
+        tokens, cache = len(ids), new.cache
+        self._check_ids(int(ids.min(initial=0)), int(ids.max(initial=0)))
+        states, found = torch.empty(tokens, self.shape.width), torch.empty(len(want), self.shape.vocab)
+        if not tokens:
+            return states, found
+        rotations, turns = self._rotations(new.places, new.rooms)
+        assert cache.keys.dtype == torch.float32 and new.real is None
+        batch = BatchStruct(
+            *(tokens, cache.pages, cache.page, len(want), 1),
+            *(_address(part) for part in (ids, new.slots, new.places, turns, want)),
+            *(part.data_ptr() for part in (rotations[0], rotations[1], cache.keys, cache.values, states, found)),
+            _address(new.tables),
+            new.tables.shape[1],
+            int(new.places.max()) + 1,
+        )
+        self._run(batch)
+        return states, found
+
+    def _run(self, batch: BatchStruct) -> None:
+        """The call, on as many threads as served calls of its size best."""
+        pace = self._pace(batch.tokens)
+        batch.threads = threads = pace.threads()
+        start = time.perf_counter()
+        self._done(self._library.camelid_step(self._struct, batch))
+        pace.took(threads, time.perf_counter() - start)
+
+    def _rotations(
+        self, places: NDArray[np.int32], rooms: NDArray[np.int64] | None
+    ) -> tuple[Tensor, NDArray[np.int32]]:
         """Cosines and sines [2, R, 1, E], and the row of each token."""
         if not self.rope.follows_length and (table := self.rope.table(int(places.max()))) is not None:
             return table, places
-        lengths = np.full(len(places), cache.length)
-        positions = places.astype(np.int64)
-        found = self.rope.rotations(positions, lengths=lengths, dtype=torch.float32, device=self.device)
+        found = self.rope.rotations(places.astype(np.int64), lengths=rooms, dtype=torch.float32, device=self.device)
         return found, np.arange(len(places), dtype=np.int32)
 
     def _pace(self, tokens: int) -> Pace:
@@ -253,6 +282,12 @@ class NativeLlama:
     def _done(self, error: int) -> None:
         if error:
             raise CamelidError("native kernels: no memory for the numbers of one call; close other programs")
+
+
+def _address(array: NDArray[Any]) -> int:
+    """Where an array's numbers begin; a third of the time of `array.ctypes.data`."""
+    found: int = array.__array_interface__["data"][0]
+    return found
 
 
 def refusal(model: Llama) -> str | None:

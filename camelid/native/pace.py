@@ -9,6 +9,7 @@ from __future__ import annotations
 SOONEST, LATEST = 32, 512  # ours: calls between two trials; the pause doubles after each one that was in vain
 CALLS, SECONDS = 8, 0.05  # ours: a trial ends after so many calls or so much time; one call alone is mostly chance
 COST = 1 / 20  # ours: trials in vain take no more than this share of the time
+MARGIN = 0.9  # ours: fewer threads than `most` must take less than this share of its time, for a moment proves little
 SHARE = 1 / 16  # ours: how much of a call's time goes into what is remembered
 
 
@@ -50,16 +51,21 @@ class Pace:
                 self._calls = 0
                 self._turn += 1
                 others = [number for number in self._numbers if number != threads]
-                self._trial = others[self._turn % len(others)]
+                self._trial = others[(self._turn - 1) % len(others)]  # `most` before all others
 
     def _best(self) -> int:
-        return min(self._seconds, key=self._seconds.__getitem__) if self._seconds else self.most
+        if not self._seconds:
+            return self.most
+        fastest = min(self._seconds, key=self._seconds.__getitem__)
+        whole = self._seconds.get(self.most)
+        return self.most if whole is not None and self._seconds[fastest] > MARGIN * whole else fastest
 
     def _judge(self) -> None:
         """Ends a trial; where some numbers were never tried, the next begins."""
         assert self._trial is not None
         before = self._best() if self._seconds else None
-        self._seconds[self._trial] = sum(self._spent) / len(self._spent)
+        counted = sorted(self._spent[1:] or self._spent)  # the first call fills other caches than the one before
+        self._seconds[self._trial] = counted[len(counted) // 2]
         self._rest = sum(self._spent) / COST
         self._spent = []
         left = [number for number in self._numbers if number not in self._seconds]

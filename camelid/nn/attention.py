@@ -29,6 +29,7 @@ from camelid.errors import Problem, UsageError
 from camelid.nn.cache import KeyValueCache, Placement
 from camelid.nn.linear import beside, joined
 from camelid.nn.once import once
+from camelid.nn.paged import PagedTokens
 from camelid.nn.rope import rotate
 
 Ints = NDArray[np.int64]
@@ -145,6 +146,13 @@ class Layout:
             seen=seen,
             visible=None if alone or not any(held) else _visible(held, tokens, seen).to(cache.keys.device),
         )
+
+    @staticmethod
+    def paged(new: PagedTokens) -> Layout:
+        """Tokens [1, N] laid end to end, each of them continuing its own sequence."""
+        positions = new.places.astype(np.int64)
+        rooms = new.rooms if new.rooms is not None else positions + 1
+        return Layout(1, len(positions), (), positions, rooms)
 
     def lay(self, x: Tensor) -> Tensor:
         """Tokens [B, T] as places [P]."""
@@ -281,11 +289,19 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(heads * head_width, width, bias=False, dtype=dtype, device=device)
 
     def forward(
-        self, x: Tensor, layout: Layout, rotations: Tensor, cache: KeyValueCache | None = None, layer: int = 0
+        self,
+        x: Tensor,
+        layout: Layout,
+        rotations: Tensor,
+        cache: KeyValueCache | PagedTokens | None = None,
+        layer: int = 0,
     ) -> Tensor:
         """`rotations` [2, P, 1, E] for the places of `layout`; with a cache, `layer` is the one it writes."""
         q, k, v = self._project(x, rotations)
-        out = attend(q, k, v, layout.groups) if cache is None else self._attend_cache(q, k, v, layout, cache, layer)
+        if isinstance(cache, PagedTokens):
+            out = cache.attend(layer, q, k, v)
+        else:
+            out = attend(q, k, v, layout.groups) if cache is None else self._attend_cache(q, k, v, layout, cache, layer)
         return cast(Tensor, self.o_proj(out.flatten(1)))
 
     def _project(self, x: Tensor, rotations: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from camelid.errors import CamelidError, Problem, UsageError
 from camelid.nn.frozen import Bits, FrozenLinear
+from camelid.nn.lowrank import adapted
 from camelid.randomness import torch_generator
 
 
@@ -137,6 +138,8 @@ class LoRALinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if self.instead is not None:
             return F.linear(x, self.instead)
+        if self._in_one(x):
+            return adapted(x, self.weight, self.a, self.b, self.factor)
         out: Tensor = F.linear(x, self.weight) if self.frozen is None else self.frozen(x)
         if self.merged:
             return out
@@ -150,6 +153,15 @@ class LoRALinear(nn.Linear):
 
     def _low(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
         return F.linear(F.linear(x.to(a.dtype), a), b) * self.factor
+
+    def _in_one(self, x: Tensor) -> bool:
+        """Whether one operation may stand for all: plain low-rank sums on a CPU, nothing merged, dropped, divided among
+        ranks, in few bits, or of another dtype."""
+        if self.frozen is not None or self.lora_magnitude_vector is not None or type(self.weight) is not nn.Parameter:
+            return False
+        drops = self.training and self.dropout > 0
+        plain = self.active and not self.merged and x.ndim == 2 and x.is_cpu and not drops
+        return plain and x.dtype == self.weight.dtype == self.a.dtype
 
     def _dropped(self, x: Tensor) -> Tensor:
         if not (self.training and self.dropout):

@@ -17,8 +17,18 @@ from camelid.machine import GIB
 from camelid.models.count import BYTES, Dtype, cache_bytes, parameters, trainable
 from camelid.models.shape import LlamaShape, LoRA
 from camelid.plan.machines import DEVICES, Machines
-from camelid.plan.training import Layout, Memory, Training, flops_per_token, memory, ours, tokens_per_second
+from camelid.plan.training import (
+    Layout,
+    Memory,
+    Training,
+    flops_per_token,
+    memory,
+    ours,
+    paged_bytes,
+    tokens_per_second,
+)
 from camelid.recipe import (
+    AnyStage,
     Epochs,
     Finetune,
     Mixture,
@@ -148,6 +158,8 @@ def _stage(recipe: Recipe, stage: Finetune | Pretrain, machines: Machines, choic
     shape, lora = shape_of(stage, choices.start), adapter_of(stage)
     steps, tokens, exact, notes = _work(stage)
     work = training_of(stage, machines, choices)
+    if stage.optim.paged:
+        notes.append(f"moments: {paged_bytes(shape, lora, stage.optim) / GIB:.1f} GiB in a file, not counted as memory")
     held = memory(work, choices.layout or Layout(shard=machines.count))
     each = flops_per_token(shape, length=stage.length, lora=lora)
     peak = machines.device.flops
@@ -191,6 +203,8 @@ def training_of(stage: Finetune | Pretrain, machines: Machines, choices: Choices
         tokens=micro,
         dtype=cast(Dtype, machines.dtype),
         lora=adapter_of(stage),
+        base=stage.base if isinstance(stage, Finetune) else None,
+        optim=stage.optim,
         micro_batches=math.ceil(step / (layout.data * layout.shard) / micro),
         recompute=float(choices.recompute),
         workers=choices.workers,
@@ -221,7 +235,8 @@ def shape_of(stage: Finetune | Pretrain, start: LlamaShape | None = None) -> Lla
 def _work(stage: Finetune | Pretrain) -> tuple[int, int, bool, list[str]]:
     """Optimizer steps, tokens, whether the tokens are exact, and what was assumed."""
     if isinstance(stage, Pretrain):
-        return math.ceil(stage.train.count / stage.batch.count), stage.train.count, True, []
+        notes = ["the teacher's weights and its forward pass come on top"] if stage.teacher else []
+        return math.ceil(stage.train.count / stage.batch.count), stage.train.count, True, notes
     if isinstance(stage.train, Steps):
         sequences = stage.train.count * stage.batch.count
         return stage.train.count, sequences * stage.length, False, ["tokens: at most length per sequence"]
@@ -235,27 +250,29 @@ def _work(stage: Finetune | Pretrain) -> tuple[int, int, bool, list[str]]:
 
 
 def _missing(recipe: Recipe) -> list[str]:
-    missing: list[str] = []
-    for ancestor in recipe.lineage():
-        for stage in ancestor.stages:
-            data = getattr(stage, "data", None)
-            if isinstance(data, SelfInstruct) and ancestor is recipe:
-                missing.append(
-                    f"{data.target:,} records: the teacher {data.teacher} is retired; name a file with --data"
-                )
-            for each in portions(data) if ancestor is recipe else ():
-                if isinstance(each, Released):
-                    missing.append(f"{each.rows:,} records of {each.name} ({each.licence}): name a file with --data")
-                if isinstance(each, Table | Trees) and not _is_file(each.path):
-                    missing.append(f"the file {each.path}")
-            if isinstance(data, Mixture) and isinstance(stage, Pretrain):
-                where = (
-                    "name a folder with --start" if ancestor is not recipe else "name texts with --data, or --size desk"
-                )
-                missing.append(f"the weights of {ancestor.title}: its texts are not published as assembled; {where}")
-            if isinstance(data, Table) and ancestor is not recipe and not _is_file(data.path):
-                missing.append(f"the file {data.path}")
-    return missing
+    """What a person must bring before the recipe's own stages can run, and the weights of its parent."""
+    return [*_parent_missing(recipe), *(words for stage in recipe.stages for words in _data_missing(recipe, stage))]
+
+
+def _parent_missing(recipe: Recipe) -> Iterator[str]:
+    """The nearest ancestor, where something that it was made of cannot be had."""
+    ancestors = [ancestor for ancestor in recipe.lineage() if ancestor is not recipe]
+    if any(True for ancestor in ancestors for stage in ancestor.stages for _ in _data_missing(ancestor, stage)):
+        why = "what it was trained on is not part of this package"
+        yield f"the weights of {ancestors[-1].title}: {why}; name a folder with --start"
+
+
+def _data_missing(recipe: Recipe, stage: AnyStage) -> Iterator[str]:
+    option = "--data" if stage is recipe.last else f"--data {stage.name}=FILE"
+    for each in portions(getattr(stage, "data", None)):
+        if isinstance(each, SelfInstruct):
+            yield f"{each.target:,} records: the teacher {each.teacher} is retired; name a file with {option}"
+        elif isinstance(each, Released):
+            yield f"{each.amount} of {each.name} ({each.licence}): name a file with {option}"
+        elif isinstance(each, Table | Trees) and not _is_file(each.path):
+            yield f"the file {each.path}"
+        elif isinstance(each, Mixture) and isinstance(stage, Pretrain):
+            yield f"the texts of {recipe.title}, not published as assembled: name some with {option}, or --size desk"
 
 
 def _is_file(path: str) -> bool:

@@ -27,9 +27,11 @@ from camelid.models.count import (
     weight_bytes,
 )
 from camelid.models.shape import LlamaShape, LoRA
+from camelid.train.settings import AdamW, AdamW8bit, GaLore
 
 # train/loss.py: rows whose logits exist at once, more where so few logits fit a processor's cache
 ROWS, LOGITS = 256, 1 << 19
+LEAST = 4096  # train/eight_bit.py: smaller weights keep exact moments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +71,7 @@ class Training:
     gradient    bytes per trained weight; 0 where each is applied as soon as it is made
     fresh       bytes per trained weight that one backward pass leaves beside the sum, before they are added to it
     moments     bytes per trained weight; 0 where they are paged out
+    decoded     bytes of the largest matrix as it is decoded for a product, where the base lies in few bits
     summed      whether gradients of earlier micro-batches are there during the forward pass
     early_head  whether the head's float32 gradient is made in the forward pass, as this package does
     adapter     what adapters lie and compute in; ours in float32
@@ -88,6 +91,7 @@ class Training:
     gradient: float = 4.0
     fresh: float = 0.0
     moments: float = 8.0
+    decoded: int = 0
     summed: bool = True
     early_head: bool = False
     adapter: Dtype = "float32"
@@ -134,7 +138,7 @@ def memory(training: Training, layout: Layout | None = None) -> Memory:
     gathered = _gathered(training, layout) if layout.shard > 1 else 0.0
     held = gradients if training.summed else 0.0
     fresh = trained * training.fresh / divided if training.fresh else (head * 4 / divided if training.summed else 0.0)
-    forward = held + activations + logits + early
+    forward = held + activations + max(logits + early, training.decoded / layout.tensor)
     backward = max(held + (fresh if training.lora is None else 0.0), gradients)
     peak = weights + optimizer + gathered + max(forward, backward)
     if training.workers > 1:
@@ -153,6 +157,7 @@ def _activations(training: Training) -> int:
         fused=training.fused,
         inputs=training.inputs,
         adapter=training.adapter,
+        apart=training.decoded > 0,
     )
 
 
@@ -178,12 +183,16 @@ def ours(
     tokens: int,
     dtype: Dtype = "float32",
     lora: LoRA | None = None,
+    base: Literal["int8", "nf4"] | None = None,
+    optim: AdamW | None = None,
     micro_batches: int = 2,
     recompute: float = 0.0,
     workers: int = 1,
     shares: int = 1,
 ) -> Training:
     """Training as camelid/train does it: `tokens` tokens at once, `micro_batches` of them a step.
+
+    `base` is what frozen weights lie in; `optim` says how large moments are (by default those of AdamW).
 
     In less than float32 the trained weights have an exact copy, in whose precision gradients are summed; the backward
     pass leaves them in the model's own precision first.
@@ -199,7 +208,9 @@ def ours(
         master=4 if half and full else 0,
         gradient=float(exact),
         fresh=float(BYTES[dtype]) if half and full else 0.0,
-        moments=2.0 * exact,
+        moments=2.0 * exact if optim is None else moment_bytes(shape, lora, optim, exact) / trainable(shape, lora),
+        store=None if base is None else ("nf4-double" if base == "nf4" else base),
+        decoded=0 if base is None else _largest(shape) * (4 + (BYTES[dtype] if half else 0)),
         summed=micro_batches > 1,
         early_head=True,
         recompute=recompute,
@@ -208,6 +219,36 @@ def ours(
         rows=max(ROWS, LOGITS // shape.vocab),
         copies=2.5 if half else 2.0,  # the rows before are let go only once the next are there
     )
+
+
+def _largest(shape: LlamaShape) -> int:
+    return max(outputs * inputs for outputs, inputs in shape.linears().values())
+
+
+def moment_bytes(shape: LlamaShape, lora: LoRA | None, optim: AdamW, exact: int = 4) -> float:
+    """Bytes of memory that the moments of all trained weights take (train/eight_bit.py, galore.py); paged ones take none,
+    but as much of a disk: see `paged_bytes`."""
+    return 0.0 if optim.paged else paged_bytes(shape, lora, optim, exact)
+
+
+def paged_bytes(shape: LlamaShape, lora: LoRA | None, optim: AdamW, exact: int = 4) -> float:
+    """The same, wherever they lie."""
+    matrices = shape.layers * [size for _, size in sorted(shape.linears().items())]
+    whole = 2.0 * exact * trainable(shape, lora)
+    if isinstance(optim, AdamW8bit):
+        if lora is not None:
+            sizes = [shape.linears()[name] for name in lora.targets]
+            matrices = shape.layers * [(lora.rank, side) for size in sizes for side in size]
+        head = shape.vocab * shape.width
+        heads = (lora is None and not shape.tied) or (lora is not None and "lm_head" in lora.trained)
+        coded = sum(a * b for a, b in matrices if a * b >= LEAST) + head * heads
+        return whole - coded * (2.0 * exact - 2.0 - 8.0 / optim.block)
+    if isinstance(optim, GaLore) and lora is None:
+        for outputs, inputs in matrices:
+            if min(outputs, inputs) > optim.rank:
+                few = optim.rank * (min(outputs, inputs) + 2 * max(outputs, inputs))
+                whole -= exact * (2.0 * outputs * inputs - few)
+    return whole
 
 
 def flops_per_token(

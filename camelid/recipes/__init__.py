@@ -13,30 +13,57 @@ from dataclasses import dataclass, field, replace
 
 from camelid.errors import ProblemList, did_you_mean
 from camelid.recipe import Recipe, Size
+from camelid.recipes.airoboros import airoboros
 from camelid.recipes.alpaca import alpaca
+from camelid.recipes.alpaca_cot import alpaca_cot
 from camelid.recipes.alpaca_lora import alpaca_lora
 from camelid.recipes.alpagasus import alpagasus
+from camelid.recipes.anima import anima
+from camelid.recipes.atom import atom
 from camelid.recipes.baize import baize
 from camelid.recipes.belle import belle
+from camelid.recipes.camel import camel
+from camelid.recipes.chinese_llama2 import chinese_llama2
+from camelid.recipes.chinese_llama2 import released as chinese_llama2_released
+from camelid.recipes.chinese_llama_2 import chinese_llama_2
+from camelid.recipes.chinese_llama_2 import full as chinese_llama_2_full
+from camelid.recipes.chinese_vicuna import chinese_vicuna
+from camelid.recipes.chinese_vicuna_4bit import chinese_vicuna_4bit
+from camelid.recipes.chinese_vicuna_chat import chinese_vicuna_chat
+from camelid.recipes.dolly import dolly
 from camelid.recipes.expertllama import expertllama
+from camelid.recipes.gogpt import gogpt
 from camelid.recipes.gorilla import gorilla
 from camelid.recipes.gpt4_x_alpaca import gpt4_x_alpaca
 from camelid.recipes.gpt_4_llm import gpt_4_llm
+from camelid.recipes.guanaco import guanaco
+from camelid.recipes.guanaco_dataset import guanaco_dataset
 from camelid.recipes.huatuo import huatuo
+from camelid.recipes.knowlm import knowlm
 from camelid.recipes.koala import koala_distill
 from camelid.recipes.koala_all import koala_all
 from camelid.recipes.lima import lima
 from camelid.recipes.llama import llama
+from camelid.recipes.llama2_chinese import llama2_chinese
 from camelid.recipes.llama_2 import llama_2
 from camelid.recipes.llama_3 import llama_3
 from camelid.recipes.llama_3_1 import llama_3_1
+from camelid.recipes.llama_3_2 import llama_3_2
+from camelid.recipes.meditron import base as meditron_base
+from camelid.recipes.meditron import meditron
+from camelid.recipes.meditron import readme as meditron_readme
+from camelid.recipes.metamath import metamath
 from camelid.recipes.openassistant import openassistant
+from camelid.recipes.openbuddy import openbuddy
 from camelid.recipes.openllama import openllama
 from camelid.recipes.openllama_v2 import openllama_v2
+from camelid.recipes.platypus import platypus
 from camelid.recipes.ultralm import ultralm
 from camelid.recipes.vicuna import vicuna
 from camelid.recipes.vicuna_1_5 import vicuna_1_5
 from camelid.recipes.vicuna_1_5_16k import vicuna_1_5_16k
+from camelid.recipes.yulan_chat import shuffled as yulan_chat_shuffled
+from camelid.recipes.yulan_chat import yulan_chat
 
 
 @dataclass(frozen=True)
@@ -82,6 +109,9 @@ MEMBERS: dict[str, Member] = {
     "llama-3": Member("llama-3", llama_3, ("8B", "70B", "405B", "desk", "tiny"), "8B", None, "pre-training"),
     "llama-3.1": Member(
         "llama-3.1", llama_3_1, ("8B", "70B", "405B", "desk", "tiny"), "8B", "llama-3", "longer context"
+    ),
+    "llama-3.2": Member(
+        "llama-3.2", llama_3_2, ("1B", "3B", "desk", "tiny"), "1B", "llama-3.1", "pruning, then distillation"
     ),
     "openllama": Member("openllama", openllama, ("3B", "7B", "13B", "desk", "tiny"), "7B", None, "pre-training"),
     "openllama-v2": Member("openllama-v2", openllama_v2, ("3B", "7B", "desk", "tiny"), "7B", None, "pre-training"),
@@ -135,6 +165,117 @@ MEMBERS: dict[str, Member] = {
     "gorilla": Member("gorilla", gorilla, ("7B", "desk", "tiny"), "7B", "llama", "tuning on calls of APIs"),
     "gpt4-x-alpaca": Member(
         "gpt4-x-alpaca", gpt4_x_alpaca, ("13B", "desk", "tiny"), "13B", "alpaca", "a second tuning by a better teacher"
+    ),
+    "meditron": Member(
+        "meditron",
+        meditron,
+        ("7B", "70B", "desk", "tiny"),
+        "7B",
+        "llama-2",
+        "reading on in medicine with replay, then tuning on exams",
+        {"base": meditron_base, "readme": meditron_readme},
+    ),
+    "metamath": Member(
+        "metamath", metamath, ("7B", "13B", "70B", "desk", "tiny"), "7B", "llama-2", "tuning on bootstrapped questions"
+    ),
+    "llama2-chinese": Member(
+        "llama2-chinese", llama2_chinese, ("7B", "13B", "desk", "tiny"), "7B", "llama-2", "tuning in Chinese by LoRA"
+    ),
+    "atom": Member("atom", atom, ("7B", "desk", "tiny"), "7B", "llama-2", "a Chinese vocabulary and reading on"),
+    "chinese-llama2": Member(
+        "chinese-llama2",
+        chinese_llama2,
+        ("7B", "13B", "desk", "tiny"),
+        "7B",
+        "llama-2",
+        "a Chinese vocabulary, reading on and tuning by LoRA",
+        {"released": chinese_llama2_released},
+    ),
+    "chinese-llama-2": Member(
+        "chinese-llama-2",
+        chinese_llama_2,
+        ("7B", "desk", "tiny"),
+        "7B",
+        "llama-2",
+        "tuning in Chinese by LoRA or whole",
+        {"full": chinese_llama_2_full},
+    ),
+    "dolly": Member("dolly", dolly, ("7B", "desk", "tiny"), "7B", "llama", "tuning on instructions that people wrote"),
+    "airoboros": Member(
+        "airoboros",
+        airoboros,
+        ("7B", "13B", "33B", "65B", "desk", "tiny"),
+        "65B",
+        "llama",
+        "tuning on a teacher's own instructions by LoRA",
+    ),
+    "alpaca-cot": Member(
+        "alpaca-cot",
+        alpaca_cot,
+        ("7B", "13B", "33B", "desk", "tiny"),
+        "7B",
+        "llama",
+        "instruction tuning with chains of thought by LoRA",
+    ),
+    "knowlm": Member(
+        "knowlm", knowlm, ("13B", "desk", "tiny"), "13B", "llama", "reading on, then extraction of knowledge by LoRA"
+    ),
+    "camel": Member(
+        "camel", camel, ("7B", "desk", "tiny"), "7B", "llama", "reading on in clinical notes, then tuning on them"
+    ),
+    "gogpt": Member(
+        "gogpt", gogpt, ("7B", "13B", "desk", "tiny"), "7B", "llama-2", "a Chinese vocabulary, reading on and tuning"
+    ),
+    "yulan-chat": Member(
+        "yulan-chat",
+        yulan_chat,
+        ("13B", "65B", "desk", "tiny"),
+        "13B",
+        "llama",
+        "tuning in two languages, easy before hard",
+        {"shuffled": yulan_chat_shuffled},
+    ),
+    "openbuddy": Member(
+        "openbuddy",
+        openbuddy,
+        ("7B", "13B", "33B", "65B", "desk", "tiny"),
+        "33B",
+        "llama",
+        "new characters, tuning on conversations",
+    ),
+    "guanaco": Member(
+        "guanaco", guanaco, ("7B", "13B", "33B", "65B", "desk", "tiny"), "65B", "llama", "adapters on a 4-bit base"
+    ),
+    "guanaco-dataset": Member(
+        "guanaco-dataset",
+        guanaco_dataset,
+        ("7B", "desk", "tiny"),
+        "7B",
+        "llama",
+        "tuning with the history in the prompt",
+    ),
+    "anima": Member("anima", anima, ("33B", "desk", "tiny"), "33B", "guanaco", "a second tuning on a 4-bit base"),
+    "chinese-vicuna": Member(
+        "chinese-vicuna", chinese_vicuna, ("7B", "13B", "desk", "tiny"), "7B", "llama", "adapters on an 8-bit base"
+    ),
+    "chinese-vicuna-4bit": Member(
+        "chinese-vicuna-4bit", chinese_vicuna_4bit, ("7B", "13B", "desk", "tiny"), "7B", "llama", "the same on 4 bits"
+    ),
+    "chinese-vicuna-chat": Member(
+        "chinese-vicuna-chat",
+        chinese_vicuna_chat,
+        ("7B", "13B", "desk", "tiny"),
+        "7B",
+        "llama",
+        "the last turn learned",
+    ),
+    "platypus": Member(
+        "platypus",
+        platypus,
+        ("7B", "13B", "33B", "70B", "desk", "tiny"),
+        "70B",
+        "llama-2",
+        "adapters on curated records",
     ),
 }
 

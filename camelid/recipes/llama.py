@@ -94,13 +94,17 @@ DEVIATION: dict[Size, float] = {
 }
 
 
-def llama(size: Size = "7B") -> Recipe:
-    pieces = TrainTokenizer(
+def vocabulary(size: Size) -> TrainTokenizer:
+    return TrainTokenizer(
         name="pieces",
         kind="sentencepiece",  # section 2.1: byte-pair encoding, digits split, byte fallback
         data=DATA[size],
         vocab=SHAPES[size].vocab,
     )
+
+
+def llama(size: Size = "7B") -> Recipe:
+    pieces = vocabulary(size)
     pretrained = Pretrain(
         name="pretrained",
         shape=SHAPES[size],

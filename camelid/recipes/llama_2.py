@@ -83,13 +83,17 @@ WARMUP: dict[Size, Steps] = {
 NORMAL: dict[Size, float] = DEVIATION | {"34B": 0.02, "70B": 0.02}  # ours: unpublished; the habit of transformers
 
 
-def llama_2(size: Size = "7B") -> Recipe:
-    pieces = TrainTokenizer(
+def vocabulary(size: Size) -> TrainTokenizer:
+    return TrainTokenizer(
         name="pieces",
         kind="sentencepiece",  # as LLaMA's: paper, section 2
         data=DATA[size],
         vocab=SHAPES[size].vocab,  # as LLaMA's: 32k
     )
+
+
+def llama_2(size: Size = "7B") -> Recipe:
+    pieces = vocabulary(size)
     pretrained = Pretrain(
         name="pretrained",
         shape=SHAPES[size],

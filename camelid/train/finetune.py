@@ -141,6 +141,7 @@ def finetune(
     )
     model = _prepared(parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed, conduct=conduct)
     add_residual_dropout(model, dropout)
+    model.recompute = conduct.machine.recompute
     add_noise(model, noise)
     optimizer, placement = optimizer_for(model, optim, clip, conduct, run, adapted=adapter is not None)
     trained = train(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from camelid.errors import BadData, Problem
 
@@ -46,6 +47,45 @@ class NextToken:
         places = numpy.flatnonzero(batch.learned)
         learned = hidden.flatten(0, 1).index_select(0, _tensor(places, weight))  # [M, D]
         return cross_entropy(learned, weight, _tensor(batch.targets.reshape(-1)[places], weight))
+
+
+class Distilled:
+    """Cross-entropy in nats against a teacher's distribution of each learned target, summed; the count is as NextToken's.
+
+    Its smallest value is not 0 but the entropy of the teacher.
+    """
+
+    def __init__(self, teacher: Llama) -> None:
+        self.teacher = teacher
+
+    def count(self, batch: Batch) -> int:
+        return int(numpy.count_nonzero(batch.learned))
+
+    def __call__(self, model: Llama, batch: Batch) -> Tensor:
+        weight = model.head_weight()  # [V, D]
+        ids = _tensor(batch.ids, weight)
+        places = _tensor(numpy.flatnonzero(batch.learned), weight)
+        with torch.no_grad():
+            known = self.teacher.hidden(ids, segments=batch.segments).flatten(0, 1).index_select(0, places)
+        learned = model.hidden(ids, segments=batch.segments).flatten(0, 1).index_select(0, places)
+        return distilled(learned, weight, known, self.teacher.head_weight())
+
+
+def distilled(hidden: Tensor, weight: Tensor, known: Tensor, teacher: Tensor) -> Tensor:
+    """The sum over rows of -sum_v p_v log q_v, in float64, of the student's distribution q and the teacher's p:
+    [M, D], [V, D], [M, D'], [V, D'] -> scalar. Logits exist for a few rows at a time."""
+    rows, total = max(ROWS, LOGITS // weight.shape[0]), hidden.new_zeros((), dtype=torch.float64)
+    for start in range(0, len(hidden), rows):
+        part = checkpoint(_soft, hidden[start : start + rows], weight, known[start : start + rows], teacher,
+                          use_reentrant=False)  # fmt: skip
+        total = total + part
+    return total
+
+
+def _soft(hidden: Tensor, weight: Tensor, known: Tensor, teacher: Tensor) -> Tensor:
+    exact = torch.promote_types(hidden.dtype, torch.float32)
+    wanted = torch.softmax(known @ teacher.T, dim=-1, dtype=exact)
+    return -(wanted * torch.log_softmax(hidden @ weight.T, dim=-1, dtype=exact)).sum(dtype=torch.float64)
 
 
 def _tensor(array: numpy.ndarray[Any, Any], like: Tensor) -> Tensor:

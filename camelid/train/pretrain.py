@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -17,6 +17,7 @@ from camelid.errors import Problem, UsageError
 from camelid.frozen import diff
 from camelid.models.adapt import add_lora, fold, set_randomness
 from camelid.models.llama import DEVIATION, Llama, initialise
+from camelid.models.prune import pruned
 from camelid.models.shape import LlamaShape, LoRA
 from camelid.stage import Tokens
 from camelid.tokenizers.protocol import Tokenizer
@@ -33,7 +34,7 @@ from camelid.train.assemble import (
     weights_of,
 )
 from camelid.train.loop import Conduct, Trained, train
-from camelid.train.loss import NextToken
+from camelid.train.loss import Distilled, NextToken
 from camelid.train.settings import AdamW, Schedule
 from camelid.train.vocabulary import NewRows, old_pieces, with_rows
 
@@ -54,6 +55,8 @@ def pretrain(
     deviation: float = DEVIATION,
     new_rows: NewRows = "mean",
     adapter: LoRA | None = None,
+    cut: Literal["weights"] | None = None,
+    teacher: Path | None = None,
     seed: int = 0,
     conduct: Conduct,
     provenance: Mapping[str, Any] | None = None,
@@ -66,6 +69,8 @@ def pretrain(
              Without it weights are drawn from `seed`, with this standard deviation
     new_rows how rows begin that the tokenizer has beyond the parent's (camelid/train/vocabulary.py)
     adapter  train low-rank adapters and the matrices they name whole, then merge them
+    cut      "weights": the parent is pruned to `shape` first (camelid/models/prune.py)
+    teacher  folder of a model with the same vocabulary, whose distribution of each next token is learned (distillation)
 
     Raises what `train` raises, and UsageError or StoreError before any work where it could not be finished.
     """
@@ -103,19 +108,26 @@ def pretrain(
         deviation=deviation,
         **({"new rows": new_rows} if new_rows != "mean" else {}),
         **({"adapter": adapter} if adapter else {}),
+        **({"cut": cut} if cut else {}),
+        **({"teacher": directory.load(teacher).digest} if teacher else {}),
     )
     if parent is None:
         model = _fresh(shape, seed, deviation, conduct.machine.device)
     else:
         check_vocabulary(parent, tokenizer)
-        model = _begun(parent, tokenizer, shape, new_rows, seed, conduct)
+        model = (
+            _begun(parent, tokenizer, shape, new_rows, seed, conduct)
+            if cut is None
+            else pruned(directory.build(parent, torch.float32, conduct.machine.device), shape)
+        )
     if adapter is not None:
         model = add_lora(model.to(dtype_of(conduct)), adapter, seed=seed)
+    model.recompute = conduct.machine.recompute
     optimizer, placement = optimizer_for(model, optim, clip, conduct, run, adapted=adapter is not None)
     trained = train(
         model,
         batches,
-        NextToken(),
+        NextToken() if teacher is None else Distilled(_taught_by(teacher, tokenizer, conduct)),
         optimizer,
         schedule,
         directory=run,
@@ -144,6 +156,18 @@ def _fresh(shape: LlamaShape, seed: int, deviation: float, device: str) -> Llama
     model = Llama(shape, dtype=torch.float32, device=device)
     initialise(model, seed, deviation=deviation)
     return model
+
+
+def _taught_by(path: Path, tokenizer: Tokenizer, conduct: Conduct) -> Llama:
+    """The teacher, frozen, in the machine's dtype. Raises UsageError for one of another vocabulary."""
+    teacher = directory.load(path)
+    if teacher.tokenizer.digest() != tokenizer.digest():
+        found = f"{path} has another vocabulary than the model"
+        raise UsageError(
+            [Problem("teacher", found, "its tokens must be the student's: take a parent of the same line")]
+        )
+    model = directory.build(teacher, dtype_of(conduct), conduct.machine.device)
+    return model.eval().requires_grad_(False)
 
 
 def check_vocabulary(parent: directory.Checkpoint, tokenizer: Tokenizer) -> None:

@@ -92,6 +92,27 @@ def test_a_base_tells_what_each_source_gave_and_the_runs_are_listed(store: Path)
     )
 
 
+def test_a_file_of_prompts_is_answered_as_each_prompt_alone(store: Path, tmp_path: Path) -> None:
+    source, out = tmp_path / "prompts.jsonl", tmp_path / "answers.jsonl"
+    source.write_text("".join(json.dumps({"id": n, "prompt": f"Name {n}.", "max_tokens": 6}) + "\n" for n in range(5)))
+    words = ("generate", "alpaca", "--file", str(source), "--out", str(out))
+    command(store, *words, "--rows", "2")
+    answers = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [answer["id"] for answer in answers] == list(range(5))
+    alone = as_json(store, "generate", "alpaca", "--prompt", "Name 3.", "--max-tokens", "6")
+    assert answers[3]["answers"][0]["text"] == alone["text"]
+    before = out.read_bytes()
+    command(store, *words)
+    assert out.read_bytes() == before
+    told = command(store, *words[:4], "--raw", "--json", code=2)
+    assert all(name in told for name in ("--out: is missing", "--raw: goes with one prompt", "--json: goes with"))
+    told = command(store, "generate", "alpaca", "--prompt", "x", "--rows", "2", "--truncate", code=2)
+    assert "--rows: goes with --file" in told and "--truncate: goes with --file" in told
+    source.write_text('{"prompt": "x"}\n{"prompt": 3}\n')
+    told = command(store, *words[:4], "--out", str(tmp_path / "other.jsonl"), code=1)
+    assert "1 of 2 rows cannot be answered" in told and "line 2: " in told
+
+
 def test_generate_gives_the_tokens_and_logprobs_of_transformers(store: Path) -> None:
     transformers = pytest.importorskip("transformers")
     prompt = "Kedo lives in"

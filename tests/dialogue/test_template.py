@@ -129,10 +129,10 @@ def test_vicuna_has_the_ids_of_fastchats_string(llama_2):
 def test_llama_3_1_stops_at_more_steps_to_come(byte_level):
     from camelid.tokenizers.extend import with_controls
 
-    tokenizer = with_controls(byte_level, ["<|eom_id|>"])
+    tokenizer = with_controls(byte_level, ["<|eom_id|>", "<|python_tag|>"])
     names = {id: name for name, id in tokenizer.controls.items()}
     stops = render(LLAMA_3_1, [USER], tokenizer, generate=True).stop_ids
-    assert [names[id] for id in stops] == ["<|eot_id|>", "<|end_of_text|>", "<|eom_id|>"]
+    assert [names[id] for id in stops] == ["<|eot_id|>", "<|eom_id|>", "<|end_of_text|>"]
 
 
 # --- no control id from text (D1), whole formats and masks (D6) -------------------------------------------------------

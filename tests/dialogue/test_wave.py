@@ -14,14 +14,17 @@ from camelid.tokenizers.extend import with_controls
 from tests.conftest import size
 from tests.dialogue.chats import benign
 from tests.dialogue.test_jinja import as_objects
-from tests.dialogue.wave import CONTROLS, WAVE, turns
+from tests.dialogue.wave import WAVE, controls, turns
 
-SPELLED = re.compile("(" + "|".join(map(re.escape, ("<s>", "</s>", *CONTROLS))) + ")")
+OTHERS = ("<EOT>", "<|prompter|>", "<|assistant|>", "<|system|>")  # of no template at hand, and in its vocabulary
 
 
-@pytest.fixture(scope="module")
-def tokenizer(llama_2):
-    return with_controls(llama_2, CONTROLS)
+@pytest.fixture
+def tokenizer(llama_2, request):
+    """A vocabulary with the control tokens of the template that a test is about, and a few more."""
+    name = getattr(request.node, "callspec", None) and request.node.callspec.params.get("name")
+    own = controls(WAVE[name][0]) if name else []
+    return with_controls(llama_2, [*OTHERS, *own])
 
 
 def spelled(rendered, tokenizer) -> str:
@@ -52,12 +55,13 @@ def test_the_prompt_has_the_ids_of_the_published_string(name, tokenizer):
 
     library = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
     template, written = WAVE[name]
+    spelled_out = re.compile("(" + "|".join(map(re.escape, ("<s>", "</s>", *controls(template)))) + ")")
     for (user, _), *_ in (turns(m) for m in benign(52, size(60), system=False, input=False)):
         whole = written([(user, "\x00")]).partition("\x00")[0]
         if template.assistant.startswith(" "):  # the space before the answer belongs to the answer's run
             whole = whole.removesuffix(" ")
         ids: list[int] = []
-        for stretch in SPELLED.split(whole):
+        for stretch in spelled_out.split(whole):
             if stretch in tokenizer.controls:
                 ids.append(tokenizer.controls[stretch])
             elif stretch:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from camelid.generate.loaded import Loaded
 from camelid.models.llama import Llama, initialise
 from camelid.models.shape import LlamaShape
 from camelid.nn.cache import KeyValueCache
+from camelid.nn.paged import PagedTokens
 from camelid.tokenizers.sentencepiece import SentencePieceTokenizer, train
 
 
@@ -93,26 +95,36 @@ class ForcedModel(nn.Module):
     def logits(self, states: Tensor) -> Tensor:
         return states @ self._head
 
-    def hidden(self, ids: Tensor, *, cache: KeyValueCache, counts: Sequence[int] | None = None) -> Tensor:
-        """States that say the next id of each row's script; the keys carry which script the row follows, and where."""
-        counts = counts or [ids.shape[1]] * len(ids)
+    def hidden(self, ids: Tensor, *, cache: PagedTokens | KeyValueCache) -> Tensor:
+        """States that say the next id of each text's script; the keys carry which script a text follows, and where.
+
+        Prompts are taken to be read at once, and not to share a page.
+        """
         states = torch.zeros(*ids.shape, self.shape.vocab)
-        for row, count in enumerate(counts):
-            if not count:
-                continue
-            if not cache.lengths[row]:
-                cache.keys[0, row, 0, 0, 0] = int(ids[row, count - 1])
-                cache.keys[0, row, 0, 0, 1] = count
-            number, prompt = (int(value) for value in cache.keys[0, row, 0, 0])
-            script = self.scripts[number]
-            for place in range(count):
-                said = cache.lengths[row] + place + 1 - prompt
-                states[row, place, script[said] if 0 <= said < len(script) else 0] = 1
-        cache.advance(counts)
+        if isinstance(cache, KeyValueCache):
+            for row, start in enumerate(cache.lengths):
+                self._say(ids[row], cache.keys[0, row, 0], start, states[row])
+            cache.advance([ids.shape[1]] * len(ids))
+            return states
+        for slot in np.unique(cache.slots):
+            rows = np.flatnonzero(cache.slots == slot)
+            keys = cache.cache.keys[0, cache.tables[slot, 0], 0]
+            said = torch.zeros(len(rows), self.shape.vocab)
+            self._say(ids[0, rows], keys, int(cache.places[rows[0]]), said)
+            states[0, rows] = said
         return states
 
-    def forward(self, ids: Tensor, *, cache: KeyValueCache, counts: Sequence[int] | None = None) -> Tensor:
-        return self.hidden(ids, cache=cache, counts=counts) @ self._head
+    def _say(self, ids: Tensor, keys: Tensor, start: int, states: Tensor) -> None:
+        if not start:
+            keys[0, 0], keys[0, 1] = int(ids[-1]), len(ids)
+        number, prompt = (int(value) for value in keys[0])
+        script = self.scripts[number]
+        for row in range(len(ids)):
+            said = start + row + 1 - prompt
+            states[row, script[said] if 0 <= said < len(script) else 0] = 1
+
+    def forward(self, ids: Tensor, *, cache: PagedTokens | KeyValueCache) -> Tensor:
+        return self.hidden(ids, cache=cache) @ self._head
 
 
 @cache

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,8 @@ import torch
 from camelid.errors import UsageError
 from camelid.generate.beams import search
 from camelid.generate.choices import best, branches, complete_choices, mean
-from camelid.generate.decode import complete, generate
+from camelid.generate.decode import complete, complete_all, generate
+from camelid.generate.loaded import Prompt
 from camelid.generate.settings import Settings
 from camelid.native.library import library
 from camelid.native.llama import NativeLlama
@@ -100,3 +102,30 @@ def test_a_stream_of_one_answer_refuses_settings_that_ask_for_several() -> None:
         generate(grown(), [1, 2], Settings(n=2, temperature=1.0))
     with pytest.raises(UsageError, match=r"beams: 3 answers"):
         complete(grown(), [1, 2], Settings(beams=3))
+
+
+@pytest.mark.parametrize("settings", [Settings(), Settings(temperature=1.5, seed=4, repetition_penalty=1.3)])
+def test_top_logprobs_of_answer_and_prompt_are_the_likeliest_of_a_full_forward(settings: Settings) -> None:
+    model, prompt = grown(5, dtype=torch.float64, spread=4), prompts_of(5, 1, 30)[0]
+    own = replace(settings, max_tokens=9, top_logprobs=4, prompt_logprobs=True)
+    beside = Settings(max_tokens=5, temperature=0.5)
+    for done in (complete(model, prompt, own), complete_all(model, [[3, 4], prompt], [beside, own])[1]):
+        with torch.inference_mode():
+            logs = torch.log_softmax(model(torch.tensor([[*prompt, *done.token_ids]]))[0, :-1], -1)
+        values, ids = logs.topk(4)
+        assert done.top_logprobs is not None and done.prompt_top_logprobs is not None
+        tops = (*done.prompt_top_logprobs[1:], *done.top_logprobs)
+        assert done.prompt_top_logprobs[0] == () and len(tops) == len(logs)
+        for place, top in enumerate(tops):
+            assert [id for id, _ in top] == ids[place].tolist()
+            assert [logprob for _, logprob in top] == pytest.approx(values[place].tolist(), abs=1e-9)
+        chosen = logs[len(prompt) - 1 :].gather(1, torch.tensor(done.token_ids)[:, None])[:, 0]
+        assert done.logprobs == pytest.approx(chosen.tolist(), abs=1e-9)
+    assert complete(model, prompt, replace(own, top_logprobs=0)).token_ids == done.token_ids
+
+
+def test_ignoring_the_end_leaves_only_the_stops_that_were_given() -> None:
+    prompt = Prompt((1,), stop_ids=(2, 9), stop_texts=("USER:",), starts=False)
+    assert prompt.within(Settings(stop_ids=(5,))).stop_ids == (5, 2, 9)
+    ignoring = prompt.within(Settings(stop_ids=(5,), ignore_eos=True))
+    assert ignoring.stop_ids == (5,) and ignoring.stop_texts == ("USER:",)

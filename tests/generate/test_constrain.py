@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
 from typing import Any
 
 import numpy as np
@@ -276,3 +277,9 @@ def test_a_constraint_needs_a_tokenizer_and_an_end() -> None:
         complete(grown(), [1], Settings(constraint=Constraint("regex", "a"), stop_ids=(1,)))
     with pytest.raises(UsageError, match="constraint: no id is given that ends an answer"):
         complete(grown(), [1], Settings(constraint=Constraint("regex", "a")), BYTES)
+
+
+def test_without_llguidance_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    with pytest.raises(UsageError, match=r"llguidance, which is not installed; pip install camelid\[constraints\]"):
+        constrain.check(Constraint("regex", "never compiled before"))

@@ -102,6 +102,29 @@ def test_ties_at_the_border_of_a_filter_go_to_the_lower_ids() -> None:
     assert largest(np.array([1.0, 2, 2, 3, 2]), 3).tolist() == [1, 2, 3]
 
 
+@given(st.integers(0, 2**32), st.floats(0.01, 0.999), st.floats(0.1, 9), st.sampled_from(["top_p", "typical_p"]))
+@settings(max_examples=size(60), deadline=None)
+def test_filters_keep_in_a_large_vocabulary_what_they_keep_by_the_plain_definition(
+    seed: int, mass: float, temperature: float, filter: str
+) -> None:
+    """Many ids, of which a filter looks at few first; many equal ones."""
+    logits = torch.randn(9000, generator=torch_generator("large", seed)).double().mul(4).round(decimals=1)
+    probabilities = torch.softmax(logits / temperature, -1)
+    surprise = -torch.log(probabilities)
+    rank = -probabilities if filter == "top_p" else (surprise - (probabilities * surprise).sum()).abs()
+    order = rank.argsort(stable=True)
+    reached = probabilities[order].cumsum(0)
+    if filter == "top_p":
+        expected = set(order[(reached - probabilities[order] < mass)].tolist())
+    else:
+        last = min(int((reached < mass).sum()), 8999)
+        expected = set((rank <= rank[order[last]]).nonzero().flatten().tolist())
+    found = set(
+        sampler(Settings(temperature=temperature, **{filter: mass}), vocab=9000).probabilities(logits).nonzero()[0]
+    )
+    assert len(found ^ expected) <= 1, "rounding at the border may move one id"
+
+
 def test_top_logprobs_are_the_likeliest_of_the_models_own_distribution() -> None:
     logits = logits_of("top")[0]
     drawn = sampler(Settings(top_logprobs=5, temperature=0.3, logit_bias=((7, 50.0),))).draw(logits)

@@ -3,13 +3,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
 
 from camelid.errors import UsageError
-from camelid.generate import decode, speculate
+from camelid.generate import speculate
 from camelid.generate.decode import End, complete, ended
 from camelid.generate.settings import Constraint, Settings
 from camelid.generate.speculate import Draft, Lookup, Odds, Tally, check_draft
@@ -32,7 +33,7 @@ class Wild:
     def __init__(self, seed: int, told: Sequence[int] = (), vocab: int = 61) -> None:
         self._chance, self._told, self._vocab = random.Random(seed), list(told), vocab
 
-    def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int) -> None:
+    def begin(self, prompt_ids: Sequence[int], settings: Settings, room: int, starts: bool) -> None:
         self._count = 0
 
     def said(self, id: int) -> None:
@@ -42,6 +43,19 @@ class Wild:
         count = self._chance.randint(0, most) if most > 1 else most
         right = self._told[self._count : self._count + self._chance.randint(0, count)]
         return [*right, *(self._chance.randrange(self._vocab) for _ in range(count - len(right)))]
+
+
+class Always(Wild):
+    """Guesses one id, always, and is believed."""
+
+    kind = 99
+
+    def __init__(self, id: int) -> None:
+        self._id = id
+
+    def guess(self, most: int) -> list[int]:
+        self.kind += 1  # a kind never seen
+        return [self._id] * most
 
 
 def any_settings(chance: random.Random) -> Settings:
@@ -92,6 +106,7 @@ def test_what_is_sampled_has_exactly_the_distribution_of_the_model() -> None:
         logs = torch.log_softmax(model(every).double(), -1)
         exact = logs[:, 1:4].gather(-1, every[:, 2:, None]).sum((1, 2)).exp().tolist()
     guesser, tally, counts = Draft(draft), Tally(), Counter[tuple[int, ...]]()
+    guesser.free = True  # so that it guesses from the first id on
     for seed in range(draws):
         own = Settings(max_tokens=3, temperature=1.0, seed=seed)
         counts[ended(speculate.generate(model, [1, 2], own, None, guesser, tally=tally)).token_ids] += 1
@@ -130,7 +145,8 @@ def test_a_cache_left_in_the_middle_holds_a_beginning_of_the_text() -> None:
         cache.rollback(min(cache.lengths[0], 3 + left))
         held = cache.lengths[0]
         again = complete(model, whole[: held + 1], Settings(max_tokens=5))
-        on = ended(decode.generate(model, whole[: held + 1], Settings(max_tokens=5), cache=cache))
+        more = Settings(max_tokens=5)
+        on = ended(speculate.generate(model, whole[: held + 1], more, None, Lookup(), cache=cache))
         assert on.token_ids == again.token_ids
 
 
@@ -141,27 +157,50 @@ def test_constrained_answers_are_guessed_within_their_constraint() -> None:
         max_tokens=60, temperature=1.0, seed=2, stop_ids=(loaded.tokenizer.eos,),
         constraint=Constraint("regex", "(to be or not|Mila lives){2,6}[.]"),
     )  # fmt: skip
-    plain = complete(loaded.model, [1, 9], own, loaded.tokenizer)
-    for guesser in (Lookup(), Draft(small(seed=5).model, loaded.tokenizer), Wild(3, plain.token_ids)):
-        near(ended(speculate.generate(loaded.model, [1, 9], own, loaded.tokenizer, guesser)), plain, 1e-10)
+    tally = Tally()
+    for starts in (False, True):
+        plain = complete(loaded.model, [1, 9], own, loaded.tokenizer, starts=starts)
+        for guesser in (Lookup(), Draft(small(seed=5).model, loaded.tokenizer), Wild(3, plain.token_ids)):
+            guesser.free = True
+            ask = (loaded.model, [1, 9], own, loaded.tokenizer, guesser)
+            near(ended(speculate.generate(*ask, starts=starts, tally=tally)), plain, 1e-10)
+    assert tally.right > 20
+
+
+@NATIVE
+def test_what_fails_in_a_draft_or_behind_a_wrong_guess_does_not_touch_the_answer() -> None:
+    model, own = grown(3, spread=5), Settings(max_tokens=20)
+    plain = complete(NativeLlama.of(model), [1, 2, 3], own)
+    damaged = grown(3)
+    with torch.no_grad():
+        damaged.model.norm.weight[0] = float("nan")
+        wrong = next(id for id in range(61) if id not in plain.token_ids)
+        model.model.embed_tokens.weight[wrong] = float("nan")  # only a wrong guess ever reads it
+    for guesser in (Draft(damaged), Draft(grown(4, replace(SHAPE, vocab=4))), Always(wrong)):
+        guesser.free = True
+        tally = Tally()
+        found = ended(speculate.generate(NativeLlama.of(model), [1, 2, 3], own, None, guesser, tally=tally))
+        assert found == plain
+        assert tally.right == 0 and (tally.guessed > 0) == isinstance(guesser, Always)
 
 
 def test_a_lookup_guesses_what_followed_the_last_ids_before_and_goes_round_in_loops() -> None:
     lookup = Lookup()
-    lookup.begin([1, 2, 3, 9, 5, 1, 2, 3, 7, 8, 4, 1, 2, 3], Settings(), 9)
+    lookup.begin([1, 2, 3, 9, 5, 1, 2, 3, 7, 8, 4, 1, 2, 3], Settings(), 9, False)
     assert lookup.guess(3) == [7, 8, 4] and lookup.kind == 3
-    lookup.begin([4, 5, 6, 4, 5, 6, 4, 5], Settings(), 9)
+    lookup.begin([4, 5, 6, 4, 5, 6, 4, 5], Settings(), 9, False)
     assert lookup.guess(7) == [6, 4, 5, 6, 4, 5, 6] and lookup.kind == 5
-    lookup.begin([1, 2, 3, 2, 3], Settings(), 9)
+    lookup.begin([1, 2, 3, 2, 3], Settings(), 9, False)
     assert lookup.guess(3) == []
-    lookup.begin([7] * 40, Settings(), 9)
+    lookup.begin([7] * 40, Settings(), 9, False)
     assert lookup.guess(4) == [7] * 4 and lookup.kind == 8
 
 
 def test_odds_guess_more_the_more_often_guesses_are_right_and_nothing_that_does_not_pay() -> None:
     odds = Odds()
     for rows in range(1, 20):
-        odds.took(rows, 1.0 + 0.05 * (rows - 1))
+        for _ in range(5):
+            odds.took(rows, 1.0 + 0.05 * (rows - 1))
     lengths = []
     for right in (0.0, 0.2, 0.5, 0.8, 0.95):
         odds.right[0] = right

@@ -12,7 +12,8 @@ from camelid.errors import CamelidError, UsageError
 from camelid.evaluate.likelihood import continuations
 from camelid.generate import loaded as loaded_module
 from camelid.generate.chat import Chat
-from camelid.generate.decode import complete, complete_all, ended, generate
+from camelid.generate.decode import complete, complete_all
+from camelid.generate.engine import Engine
 from camelid.generate.loaded import load
 from camelid.generate.settings import Settings
 from camelid.models.adapt import add_lora
@@ -138,15 +139,14 @@ def test_any_schedule_of_chunks_and_rollbacks_gives_the_bits_of_a_full_forward(s
             cache.grow(cache.length + chance.randint(0, 3))
 
 
-def test_a_cache_held_beginning_and_a_conversation_change_no_bit() -> None:
+def test_what_was_read_before_and_a_conversation_change_no_bit() -> None:
     shape = LlamaShape(2, 32, 4, 2, 8, 48, small_tokenizer().size, 256)
     model = NativeLlama.of(grown(1, shape), "q8_0")
     prompt, own = [3, 1, 4, 1, 5, 9, 2, 6], Settings(max_tokens=10)
     expected = complete(model, prompt, own)
-    cache = Cache(shape, 1, 64)
-    assert ended(generate(model, prompt, own, cache=cache)) == expected
-    cache.rollback(5)
-    assert ended(generate(model, prompt, own, cache=cache)) == expected
+    engine = Engine(model)
+    for _ in range(2):
+        assert engine.submit(prompt, own).result() == expected
     loaded = loaded_module.Loaded(model, small_tokenizer(), None, shape, Path("small"))
     talk = Chat(loaded, own)
     list(talk.say("Who lives here?"))

@@ -12,7 +12,7 @@ from camelid.data.trees import conversations
 from camelid.dialogue.message import Message
 from camelid.dialogue.template import render
 from camelid.errors import BadData
-from camelid.recipe import Finetune, Table, Trees
+from camelid.recipe import Fields, Finetune, Table, Trees
 from camelid.recipes import MEMBERS
 from camelid.supply import supplied
 from camelid.tokenizers.extend import with_controls
@@ -33,7 +33,29 @@ FILES = {
     "belle": "alpaca_zh_1k.json",
     "huatuo": "huatuo_8k.json",
     "openassistant": "oasst_en_100_trees.jsonl",
+    "vicuna-v1.5": "vicuna_dummy_conversation.json",
+    "vicuna-v1.5-16k": "vicuna_dummy_conversation.json",
+    "yulan-chat": "vicuna_dummy_conversation.json",
+    "gogpt": "vicuna_dummy_conversation.json",
+    "chinese-llama2": "vicuna_dummy_conversation.json",
+    "openbuddy": "vicuna_dummy_conversation.json",
+    "dolly": "alpaca_random_9k.json",
+    "alpaca-cot": "alpaca_random_9k.json",
+    "knowlm": "alpaca_zh_1k.json",
+    "chinese-llama-2": "alpaca_zh_1k.json",
+    "llama2-chinese": "alpaca_zh_1k.json",
+    "camel": "huatuo_8k.json",
+    "meditron": "huatuo_8k.json",
+    "metamath": "../eval/gsm8k_train.jsonl",
+    "guanaco": "oasst_en_100_trees.jsonl",
+    "guanaco-dataset": "alpaca_zh_1k.json",
+    "anima": "alpaca_zh_1k.json",
+    "chinese-vicuna": "alpaca_zh_1k.json",
+    "chinese-vicuna-4bit": "alpaca_random_9k.json",
+    "chinese-vicuna-chat": "vicuna_dummy_conversation.json",
+    "platypus": "alpaca_random_9k.json",
 }
+GSM8K = Fields(instruction="question", output="answer")  # the columns of that file, where MetaMathQA has others
 
 
 def rows(path: Path) -> int:
@@ -48,7 +70,8 @@ def test_a_published_file_is_rendered_whole_with_exact_masks(name: str, file: st
     tokenizer = with_controls(llama_2, stage.controls) if stage.controls else llama_2
     path = shared / "instruct" / file
     trees = file.endswith("trees.jsonl")
-    told = supplied(Trees(path=str(path)) if trees else Table(path=str(path)), stage.prompt, "tuned", [])
+    fields = GSM8K if name == "metamath" else stage.fields
+    told = supplied(Trees(path=str(path)) if trees else Table(path=str(path)), stage.prompt, "tuned", [], fields)
     assert len(told) == (len(list(conversations(path))) if trees else rows(path))
     told = told[: size(400)]
     corpus, report = render_all(
@@ -62,8 +85,10 @@ def test_a_published_file_is_rendered_whole_with_exact_masks(name: str, file: st
         assert corpus.sequence(number).tolist() == whole.ids[: stage.length]
         assert corpus.marks(number).tolist() == [int(mark) for mark in whole.supervised[: stage.length]]
         replies = [message.content for message in dialogue if message.role == "assistant"]
+        taught = whole.replies[-1:] if stage.learn == "last" else whole.replies
         assert [bool(mark) for mark in whole.supervised] == [
-            any(reply.start <= place < reply.end for reply in whole.replies) for place in range(len(whole.ids))
+            place > 0 if stage.learn == "everything" else any(reply.start <= place < reply.end for reply in taught)
+            for place in range(len(whole.ids))
         ]
         for reply, wanted in zip(whole.replies, replies, strict=True):
             ids = [id for id in whole.ids[reply.start : reply.end] if id not in names]
@@ -76,6 +101,28 @@ def test_a_record_that_a_template_has_no_place_for_names_row_and_field(shared: P
     told = supplied(Table(path=str(shared / "instruct" / "alpaca_zh_1k.json")), stage.prompt, "adapted", [])
     with pytest.raises(BadData, match=r"alpaca_zh_1k.json, row \d+: messages\[0\].input: has no place"):
         render_all(told, stage.prompt, llama_2, learn="response", length=256, over_length="cut")
+
+
+def test_the_columns_of_a_released_table_are_read_by_the_recipe_that_names_them(tmp_path: Path) -> None:
+    path = tmp_path / "dolly.jsonl"
+    row = {
+        "instruction": "Sum it up.",
+        "context": "Rivers flow.",
+        "response": "They flow.",
+        "category": "summarization",
+    }
+    path.write_text(json.dumps(row) + "\n")
+    stage = MEMBERS["dolly"].make("7B").last
+    assert isinstance(stage, Finetune)
+    (dialogue,) = supplied(Table(path=str(path)), stage.prompt, "tuned", [], stage.fields)
+    assert list(dialogue) == [Message("user", "Sum it up.", "Rivers flow."), Message("assistant", "They flow.")]
+    for wrong in ({"response": 3}, {"context": ["a"]}):
+        path.write_text(json.dumps(row) + "\n" + json.dumps(row | wrong) + "\n")
+        with pytest.raises(BadData, match=r"line 2: '(response|context)' is (a number|a list), not text"):
+            supplied(Table(path=str(path)), stage.prompt, "tuned", [], stage.fields)
+    path.write_text(json.dumps({"prompt": "a", "completion": "b"}) + "\n")
+    with pytest.raises(BadData, match="or a table with the columns instruction, context, response"):
+        supplied(Table(path=str(path)), stage.prompt, "tuned", [], stage.fields)
 
 
 def test_a_mask_moved_by_one_token_is_found(llama_2) -> None:  # noqa: F811

@@ -37,6 +37,27 @@ def module_text(name: str) -> str:
     return Path(found.origin).read_text()
 
 
+VARIANTS = [(f"{name}+{variant}", size) for name, m in MEMBERS.items() for variant in m.variants for size in m.sizes]
+
+
+@pytest.mark.parametrize(("name", "size"), VARIANTS)
+def test_a_variant_is_the_member_with_settings_of_its_own_and_says_where_they_come_from(name: str, size: str) -> None:
+    problems = ProblemList()
+    found = find(name, size, problems)
+    assert found is not None and not problems.problems
+    member, recipe = found
+    plain = MEMBERS[name.partition("+")[0]]
+    assert recipe.title != plain.make(size).title and recipe.parent == plain.make(size).parent  # type: ignore[arg-type]
+    assert (member.make.__doc__ or "").strip(), "a variant says in a sentence what it is"
+    told = sources(member.module, size, member.others)
+    assert not [path for path, source in told.items() if source.numeric and not source.words]
+    whole = text(recipe, name_of=lambda value: None if value is recipe else reference(value)) + "\n"
+    path = GOLDEN / f"{name}-{size}.txt"
+    if os.environ.get("CAMELID_GOLDEN") == "write":
+        path.write_text(whole)
+    assert path.read_text() == whole
+
+
 @pytest.mark.parametrize("name", MEMBERS)
 def test_a_recipe_is_data(name: str) -> None:
     tree = ast.parse(module_text(name))
@@ -85,3 +106,6 @@ def test_a_misspelt_member_or_size_gets_a_suggestion() -> None:
     problems = ProblemList()
     assert find("alpacca", None, problems) is None and find("alpaca", "14B", problems) is None
     assert "did you mean 'alpaca'?" in str(problems.problems[0]) and "13B" in str(problems.problems[1])
+    assert find("meditron+bsae", None, problems) is None and find("alpaca+released", None, problems) is None
+    assert "did you mean 'base'?" in str(problems.problems[2]) and "alpaca has none" in str(problems.problems[3])
+    assert find("alpaca", "71B", problems) is None and "there are 7B, 13B, desk, tiny" in str(problems.problems[4])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from camelid.errors import UsageError
-from camelid.tokenizers import load
-from camelid.tokenizers.extend import with_controls, with_pad
+from camelid.tokenizers import load, sentencepiece
+from camelid.tokenizers.extend import with_controls, with_pad, with_pieces
 
 
 def test_alpacas_pad_is_id_32000(llama_2):
@@ -40,3 +40,44 @@ def test_a_name_that_is_text_already_is_refused(pieces, byte_level):
             with_controls(tokenizer, ["a"])
         with pytest.raises(UsageError, match="'' is no name"):
             with_pad(tokenizer, "")
+
+
+CHINESE = "人工智能是计算机科学、心理学、哲学等学科融合的交叉学科。"
+
+
+def test_chinese_llamas_vocabulary_has_its_published_size_and_a_third_of_the_ids(shared, llama_2):
+    """facts: chinese-llama-alpaca, tokenizer: 17,953 pieces follow LLaMA's 32,000."""
+    from sentencepiece import SentencePieceProcessor
+
+    chinese = load(shared / "tokenizers" / "chinese_sp.model")
+    merged = with_pieces(llama_2, chinese)
+    assert merged.size == 49_953 and (merged.bos, merged.eos) == (llama_2.bos, llama_2.eos)
+    assert [merged.piece(id) for id in range(32_000)] == [llama_2.piece(id) for id in range(32_000)]
+    library = SentencePieceProcessor(model_proto=merged.model)
+    ids = merged.encode(CHINESE)
+    assert ids == library.encode(CHINESE) and merged.decode(ids) == CHINESE
+    assert 2 * len(ids) < len(llama_2.encode(CHINESE)), "about half or less of what LLaMA needs"
+    assert with_pieces(llama_2, chinese, 40_000).size == 40_000
+    single = with_pieces(llama_2, chinese, only="characters")
+    assert all(len(single.piece(id).removeprefix("▁")) == 1 for id in range(32_000, single.size))
+
+
+def test_a_merged_vocabulary_survives_writing_and_reading(pieces, tmp_path):
+    merged = with_pieces(pieces, sentencepiece.train(["камень на камень, верблюд за верблюдом\n" * 9], vocab=300))
+    for name, content in merged.files().items():
+        (tmp_path / name).write_bytes(content)
+    back = load(tmp_path)
+    text = "верблюд на камень, The camel walked"
+    assert back.encode(text) == merged.encode(text) and back.digest() == merged.digest()
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.encode(text, add_special_tokens=False) == merged.encode(text)
+
+
+def test_what_cannot_be_extended_says_why(pieces, byte_level):
+    with pytest.raises(UsageError, match="no SentencePiece vocabulary"):
+        with_pieces(byte_level, pieces)
+    with pytest.raises(UsageError, match="stand after its pieces"):
+        with_pieces(with_pad(pieces), pieces, 500)
+    with pytest.raises(UsageError, match="0 new pieces learned, 430 rows wanted; choose no size"):
+        with_pieces(pieces, pieces, 430)

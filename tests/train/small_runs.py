@@ -86,9 +86,15 @@ def ground(path: Path) -> None:
 
 
 def conduct(
-    *, micro_tokens: int = 8192, dtype: Any = "float32", workers: int = 1, steps: int | None = 3, **words: Any
+    *,
+    micro_tokens: int = 8192,
+    dtype: Any = "float32",
+    workers: int = 1,
+    recompute: bool = False,
+    steps: int | None = 3,
+    **words: Any,
 ) -> Conduct:
-    machine = Machine(threads=1, micro_tokens=micro_tokens, dtype=dtype, workers=workers)
+    machine = Machine(threads=1, micro_tokens=micro_tokens, dtype=dtype, workers=workers, recompute=recompute)
     return Conduct(machine=machine, cadence=Cadence(steps=steps, seconds=None), **words)
 
 
@@ -174,6 +180,8 @@ JOBS = {
         Job("lora", partial(tuning, adapter=LORA)),
         Job("lora-accumulated", partial(tuning, adapter=EVERY, accumulation=4)),
         Job("lora-bfloat16", partial(tuning, adapter=LORA, accumulation=4, dtype="bfloat16")),
+        Job("pretrain-recomputed", partial(pretraining, recompute=True), like="pretrain"),
+        Job("lora-recomputed", partial(tuning, adapter=EVERY, accumulation=4, recompute=True), like="lora-accumulated"),
         Job("pretrain-workers", partial(pretraining, accumulation=4, workers=3), like="pretrain-accumulated"),
         Job("qlora", partial(tuning, **QLORA)),
         Job("qlora-workers", partial(tuning, **QLORA, workers=3), like="qlora"),

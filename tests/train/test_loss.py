@@ -6,7 +6,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from camelid.errors import BadData
-from camelid.train.loss import NextToken, cross_entropy, held_out_loss
+from camelid.train.loss import NextToken, cross_entropy, distilled, held_out_loss
 from tests.conftest import size
 from tests.train import tiny
 
@@ -110,3 +110,19 @@ def test_the_held_out_loss_is_the_mean_over_all_learned_tokens_not_a_mean_of_mea
     assert made.training and all(weight.grad is None for weight in made.parameters())
     with pytest.raises(BadData, match="no learned token"):
         held_out_loss(made, [nothing])
+
+
+def test_distillation_is_the_cross_entropy_of_two_distributions_and_so_is_its_gradient() -> None:
+    generator = torch.Generator().manual_seed(3)
+    hidden, weight, known, teacher = (
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in ((700, 8), (900, 8), (700, 5), (900, 5))
+    )
+    hidden.requires_grad_(), weight.requires_grad_()
+    found = distilled(hidden, weight, known, teacher)
+    wanted = torch.nn.functional.cross_entropy(hidden @ weight.T, (known @ teacher.T).softmax(-1), reduction="sum")
+    torch.testing.assert_close(found, wanted)
+    for one, two in zip(
+        torch.autograd.grad(found, (hidden, weight)), torch.autograd.grad(wanted, (hidden, weight)), strict=True
+    ):
+        torch.testing.assert_close(one, two)

@@ -13,7 +13,7 @@ from camelid.durable import verify
 from camelid.errors import BadData, StoreError, UsageError
 from camelid.stage import Steps
 from camelid.train.finetune import check_learned
-from camelid.train.settings import AdamW
+from camelid.train.settings import AdamW, GaLore
 from camelid.train.state import steps_of
 from tests.train import small_runs
 from tests.train.small_runs import EVERY, LORA, pretraining, tuning
@@ -82,6 +82,45 @@ def test_the_merged_model_is_the_base_with_its_adapter_as_peft_puts_it_on(ground
         merged = directory.load_model(tmp_path / "model")(ids)
     torch.testing.assert_close(merged, worn, rtol=1e-5, atol=1e-5)
     assert (worn - plain).abs().max() > 1e-4
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is deprecated:FutureWarning")  # PEFT asks for it
+@pytest.mark.parametrize("bits", ["int8", "nf4"])
+def test_the_adapter_of_a_quantised_base_opens_in_peft_beside_what_its_codes_stand_for(ground, tmp_path, bits):
+    from peft import PeftModel
+    from transformers import LlamaForCausalLM
+
+    from camelid.nn.frozen import FrozenLinear
+
+    tuning(ground, tmp_path, **{**small_runs.QLORA, "base": bits}, amount=Steps(5))
+    parent = directory.load(ground / "model")
+    state = {
+        name: FrozenLinear.of(tensor, bits).dense() if "_proj" in name else tensor
+        for name, tensor in parent.tensors().items()
+    }
+    directory.save(tmp_path / "decoded", state, shape=parent.shape)
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        base = LlamaForCausalLM.from_pretrained(tmp_path / "decoded")
+        plain = base(ids).logits
+        worn = PeftModel.from_pretrained(base, tmp_path / "run" / "adapter").eval()(ids).logits
+        merged = directory.load_model(tmp_path / "model")(ids)
+    torch.testing.assert_close(merged, worn, rtol=1e-5, atol=1e-5)
+    assert (worn - plain).abs().max() > 1e-4
+    told = directory.load(tmp_path / "model").provenance["training"]["merged"]
+    assert told["largest difference"] < 1e-5 < told["largest difference to the unquantised base"]
+
+
+def test_economies_that_do_not_go_together_are_refused_before_any_work(ground, tmp_path):
+    with pytest.raises(UsageError, match="base: nf4 weights are frozen, and nothing else would learn"):
+        tuning(ground, tmp_path / "a", base="nf4")
+    with pytest.raises(UsageError, match=r"optim\.ratio: 16 is for an adapter's B"):
+        tuning(ground, tmp_path / "b", optim=AdamW(lr=1e-3, ratio=16))
+    with pytest.raises(UsageError, match="optim: GaLore projects the gradients of whole matrices"):
+        tuning(ground, tmp_path / "c", optim=GaLore(lr=1e-3), adapter=LORA)
+    with pytest.raises(UsageError, match=r"noise: -1\.0 is no size"):
+        tuning(ground, tmp_path / "d", noise=-1.0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_steps_with_nothing_to_learn_are_counted_before_the_first_one():

@@ -1,0 +1,65 @@
+"""What --start and --data make of a recipe of several stages, and which parents are refused, before anything runs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from camelid.checkpoints import directory
+from camelid.cli.asked import Asked
+from camelid.cli.growing import asked_recipe
+from camelid.dialogue.published import VICUNA_1_1
+from camelid.models.llama import Llama, initialise
+from camelid.models.shape import LlamaShape
+from camelid.recipe import ExtendTokenizer, Finetune, Folder, Pretrain, Recipe, Table
+from camelid.request import Request
+from camelid.tokenizers import byte_bpe, sentencepiece
+from tests.tokenizers.conftest import TALE
+
+SHAPE = LlamaShape(layers=1, width=16, heads=2, kv_heads=1, head_width=8, hidden=24, vocab=420, context=64)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A base with LLaMA's kind of vocabulary, one with Llama 3's, and one that was tuned in a template."""
+    root = tmp_path_factory.mktemp("parents")
+    pieces, ranks = sentencepiece.train([TALE * 20], vocab=420), byte_bpe.train([TALE * 20], vocab=420)
+    for name, tokenizer, template in (("base", pieces, None), ("ranks", ranks, None), ("chat", pieces, VICUNA_1_1)):
+        model = Llama(replace(SHAPE, vocab=tokenizer.size))
+        initialise(model, 0)
+        directory.save(root / name, model.state_dict(), shape=model.shape, tokenizer=tokenizer, template=template)
+    return {path.name: path for path in root.iterdir()}
+
+
+def asked(member: str, start: Path, size: str = "7B", **more: object) -> tuple[Recipe | None, str]:
+    found = Asked()
+    recipe = asked_recipe(found, Request(member, size, start=str(start), **more))  # type: ignore[arg-type]
+    return recipe, "\n".join(map(str, found.problems.problems))
+
+
+def test_a_folder_takes_the_parents_place_in_every_stage(folders: dict[str, Path], tmp_path: Path) -> None:
+    texts, records = tmp_path / "texts.txt", tmp_path / "records.json"
+    texts.write_text("One.\n")
+    records.write_text("[]")
+    recipe, problems = asked("gogpt", folders["base"], texts=(f"read={texts}", f"pieces={texts}"), data=str(records))
+    assert recipe and not problems
+    pieces, read, tuned = recipe.stages
+    assert isinstance(pieces, ExtendTokenizer) and isinstance(read, Pretrain) and isinstance(tuned, Finetune)
+    assert isinstance(pieces.start, Folder) and read.start == pieces.start and tuned.start == read
+    assert read.tokenizer == pieces and read.shape == replace(SHAPE, vocab=68_420), "widened as the recipe widens"
+    assert all(isinstance(stage.data, Table) for stage in (pieces, read, tuned)) and recipe.parent == read.start
+
+
+def test_what_a_recipe_of_several_stages_needs_is_told_stage_by_stage(folders: dict[str, Path]) -> None:
+    _, problems = asked("gogpt", folders["base"], texts=("raed=x",))
+    for part in ("--data pieces=FILE", "--data read=FILE", "--data: GoGPT2 7B needs 1,200,000", "did you mean 'read'?"):
+        assert part in problems
+
+
+def test_a_parent_of_another_line_or_template_is_refused(folders: dict[str, Path]) -> None:
+    assert "byte-level one, as Llama 3's, Llama 2 7B has a SentencePiece" in asked("metamath", folders["ranks"])[1]
+    assert "byte-level" in asked("llama-3.1", folders["base"], "8B")[1]
+    assert "talks in another template than Alpaca 13B" in asked("gpt4-x-alpaca", folders["chat"], "13B")[1]
+    assert "template" not in asked("metamath", folders["base"])[1]
