@@ -27,7 +27,7 @@ def gallery(cards: Mapping[str, ClaimCard]) -> str:
     words = [card.verdict for card in cards.values()]
     tally = ", ".join(f"{words.count(word)} {word}" for word in COLOURS if word in words)
     derived = sum(member.parent is not None for member in MEMBERS.values())
-    summary = f"{len(MEMBERS)} members, {derived} of them derived; {len(cards)} claims tried at desk scale: {tally or 'none'}."
+    summary = f"{len(MEMBERS)} members, {derived} of them derived; {len(cards)} claims judged at desk scale: {tally or 'none'}."
     tree = "".join(_branch(member, cards) for member in MEMBERS.values() if member.parent is None)
     rows = "".join(_row(member, cards) for member in MEMBERS.values())
     head = "<th>member</th><th>operation</th><th>sizes</th><th>published</th><th>at desk scale</th>"
