@@ -18,7 +18,7 @@ ul.tree { padding-left: 0; border: 0 } ul.tree li { padding: .12rem 0 } ul.tree 
 .badge { font-size: .78rem; padding: .05rem .5rem; border-radius: 99px; border: 1px solid currentColor; white-space: nowrap }
 .arm { display: grid; grid-template-columns: minmax(9rem, 17rem) 1fr 9rem; gap: .8rem; align-items: center; margin: .3rem 0 }
 .arm svg { height: 20px } .wide { max-width: none } h3 { margin: 0 0 .3rem; font-size: 1.05rem }
-.card + .card { margin-top: .8rem }
+.card + .card { margin-top: .8rem } tr[id] code { white-space: nowrap; overflow-wrap: normal }
 """
 
 
@@ -27,7 +27,12 @@ def gallery(cards: Mapping[str, ClaimCard]) -> str:
     words = [card.verdict for card in cards.values()]
     tally = ", ".join(f"{words.count(word)} {word}" for word in COLOURS if word in words)
     derived = sum(member.parent is not None for member in MEMBERS.values())
-    summary = f"{len(MEMBERS)} members, {derived} of them derived; {len(cards)} claims judged at desk scale: {tally or 'none'}."
+    tried = (
+        f"{len(cards)} claim{'s' * (len(cards) != 1)} judged at desk scale: {tally}"
+        if cards
+        else "no claim was tried yet"
+    )
+    summary = f"{len(MEMBERS)} members, {derived} of them derived; {tried}."
     tree = "".join(_branch(member, cards) for member in MEMBERS.values() if member.parent is None)
     rows = "".join(_row(member, cards) for member in MEMBERS.values())
     head = "<th>member</th><th>operation</th><th>sizes</th><th>published</th><th>at desk scale</th>"

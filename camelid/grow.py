@@ -8,11 +8,12 @@ from camelid.fit import check_fit
 from camelid.journal import Narrator
 from camelid.machine import Machine
 from camelid.ranks import joined
-from camelid.recipe import Recipe
+from camelid.recipe import AnyStage, Finetune, Recipe, Table, Trees, portions
 from camelid.request import Request
 from camelid.run import Outcome, Work
 from camelid.scoring import commands, score_line, write_page
 from camelid.store import Store
+from camelid.supply import supplied
 
 
 def grow(
@@ -45,6 +46,8 @@ def _grow(work: Work, anyway: bool) -> Outcome | None:
     store.root.mkdir(parents=True, exist_ok=True)
     missing = [(owner, stage) for owner, stage in work.stages() if not work.is_made(stage)]
     check_fit(missing, work.machine, work.narrator, anyway)
+    for _, stage in missing[1:]:  # the first reads its own at once
+        check_records(stage)
     made = tuple(work.make(owner, stage) for owner, stage in work.stages())
     if not work.ranks.leads:
         return None
@@ -52,3 +55,12 @@ def _grow(work: Work, anyway: bool) -> Outcome | None:
     told = commands(work, made)
     page, tokens = write_page(work, made, scores, samples, told, time.monotonic() - began)
     return Outcome(request, recipe, made, scores, samples, told, page, tokens, time.monotonic() - began)
+
+
+def check_records(stage: AnyStage) -> None:
+    """Reads the files of records that a stage learns from, before stages that come earlier have cost their time.
+
+    Raises BadData and BadFile as their readers do.
+    """
+    if isinstance(stage, Finetune) and any(isinstance(each, Table | Trees) for each in portions(stage.data)):
+        supplied(stage.data, stage.prompt, stage.name, [], stage.fields)

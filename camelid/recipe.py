@@ -12,8 +12,10 @@ from typing import Literal
 from camelid.data.formats import Fields
 from camelid.dialogue.message import Message
 from camelid.dialogue.template import Template
+from camelid.errors import ProblemList
 from camelid.models.shape import LINEARS, SIZES, LlamaShape, LoRA, RopeScaling
 from camelid.stage import Epochs, Sequences, Stage, Steps, Tokens
+from camelid.train.schedule import check_shares
 from camelid.train.settings import AdamW, AdamW8bit, Constant, Cosine, GaLore, Linear
 
 __all__ = [
@@ -516,6 +518,21 @@ class Recipe:
         if isinstance(self.parent, Recipe):
             yield from self.parent.lineage()
         yield self
+
+
+def check(stage: AnyStage, problems: ProblemList) -> None:
+    """Adds the amounts of a stage that no training can have to `problems`, each under its path, such as tuned.length."""
+    if not isinstance(stage, Finetune | Pretrain):
+        return
+    least = 2 if isinstance(stage, Finetune) else 1  # a dialogue's first token has nothing before it to be told from
+    if stage.length < least:
+        problems.add(f"{stage.name}.length", f"{stage.length} tokens", f"use a whole number of {least} or more")
+    for name, amount in (("batch", stage.batch), ("train", stage.train)):
+        unit = type(amount).__name__.lower()
+        if not amount.count > 0:
+            problems.add(f"{stage.name}.{name}.count", f"{amount.count:g} {unit}", "use a number above zero")
+    stage.optim.check(f"{stage.name}.optim", problems)
+    check_shares(stage.schedule, f"{stage.name}.schedule", problems)
 
 
 def reference(value: object) -> str | None:

@@ -174,7 +174,7 @@ def _chart(
     height: int = 260,
 ) -> str:
     """Values against tokens with axes; every point drawn, a running mean over it."""
-    left, right, top, bottom = 52, 14, 30, 34
+    left, right, top, bottom = 64, 14, 30, 34
     floor, ceiling = _steps_around(min(values), max(values))
     end = places[-1]
 

@@ -107,6 +107,13 @@ class Asked:
             )
         return path
 
+    def gguf(self, option: str, text: str) -> None:
+        """A GGUF file to write: by its ending alone it is known again when it is named."""
+        if Path(text).suffix != ".gguf":
+            self.problems.add(
+                option, f"{text} does not end in .gguf, by which such a file is known", f"say {text}.gguf"
+            )
+
     def folder(self, option: str, text: str | None) -> Path | None:
         """A folder that is there."""
         if text is None:

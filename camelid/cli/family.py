@@ -9,10 +9,10 @@ from typing import Any
 import click
 
 from camelid.cli.asked import Asked, Command, json_option
-from camelid.errors import did_you_mean
+from camelid.errors import ProblemList, did_you_mean
 from camelid.frozen import Change, is_frozen, stated, text, to_data
 from camelid.frozen import diff as differences
-from camelid.recipe import Finetune, Pretrain, Recipe, Stage, reference
+from camelid.recipe import Finetune, Pretrain, Recipe, Stage, check, reference
 from camelid.recipes import MEMBERS, Member
 from camelid.recipes.sources import Source, sources
 
@@ -165,6 +165,12 @@ def override_recipe(recipe: Recipe, changes: dict[str, str], asked: Asked) -> Re
             asked.problems.add(f"--set {path}", f"there is no stage {stage!r}", did_you_mean(stage, sorted(names)))
         else:
             recipe = _override_in(recipe, stage, path, written, asked)
+    for ancestor in recipe.lineage() if changes else ():
+        for own in ancestor.stages:
+            wrong = ProblemList()
+            check(own, wrong)
+            for problem in wrong.problems:
+                asked.problems.add(f"--set {problem.where}", problem.found, problem.remedy)
     return recipe if not names else replace(recipe, stages=override(recipe.stages, {}, asked.problems))
 
 
@@ -282,7 +288,7 @@ def plan(asked: Asked, /, member: str | None, size: str | None, as_json: bool, *
     micro = asked.whole("--micro-tokens", options["micro_tokens"], None)
     rest = tensor * pipeline * replicas
     if number % rest:
-        asked.problems.add("--count", f"{number} devices are not shared by {rest}", f"use a multiple of {rest}")
+        asked.problems.add("--count", f"{number} cannot be divided by {rest}", f"use a multiple of {rest}")
     asked.settle()
     assert recipe and machine and share
     from camelid.plan.plan import plan as planned

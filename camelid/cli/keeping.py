@@ -48,6 +48,8 @@ def convert(asked: Asked, /, source: str | None, target: str | None, store: str 
     folder = asked.model(source, asked.store(store))
     if target is not None and Path(target).expanduser().exists():
         asked.problems.add("DST", f"{target} exists", "name something that does not exist yet")
+    if target is not None and options["form"] == "gguf":
+        asked.gguf("DST", target)
     asked.settle()
     assert target is not None
     from camelid.checkpoints import directory
@@ -173,7 +175,8 @@ def _torch(facts: dict[str, str]) -> list[str]:
     try:
         import torch
 
-        facts["arithmetic"] = f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+        threads = torch.get_num_threads()
+        facts["arithmetic"] = f"{threads} thread{'s' * (threads != 1)}, {torch.backends.cpu.get_cpu_capability()}"
         facts["gpu"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "none"
         if float(torch.ones(3) @ torch.ones(3)) != 3.0:
             return ["PyTorch multiplies wrongly: install it again with make clean setup"]

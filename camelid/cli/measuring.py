@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -66,6 +67,8 @@ def quantize(asked: Asked, /, as_json: bool, **options: Any) -> None:
     damping = asked.number("--damping", options["damping"], 0.01, least=1e-6, most=10.0)
     if out is not None and Path(out).expanduser().exists():
         asked.problems.add("--out", f"{out} exists", "name something that does not exist yet")
+    if out is not None and form in IN_GGUF:
+        asked.gguf("--out", out)
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
     asked.settle()
     assert group is not None and damping is not None
@@ -384,7 +387,9 @@ def differences(found: Parity) -> list[str]:
     lines = [
         f"token ids  {found.texts_equal} of {found.texts} texts equal{first_text}",
         f"chats      {found.chats_equal} of {found.chats} equal{first_chat}",
-        f"logits     largest difference {found.largest_difference:.3g}, relative {found.relative:.3g}",
+        f"logits     largest difference {found.largest_difference:.3g}, relative {found.relative:.3g}"
+        if math.isfinite(found.largest_difference)
+        else "logits     not comparable: the vocabularies differ in size, or a logit is no finite number",
     ]
     if found.first_position is not None and found.ids_there is not None:
         prompt, place = found.first_position

@@ -31,7 +31,7 @@ def family(asked: Asked, /, folder: str | None, target: str | None, store: str |
     """The family as a page in Markdown, or with --page as a web page that shows every card whole."""
     place = asked.store(store).root / "claims" if folder is None else Path(folder).expanduser()
     if folder is not None and not place.is_dir():
-        asked.problems.add("--cards", f"{folder} is not a folder", "name one that holds cards, such as docs/cards")
+        asked.problems.add("--cards", f"{folder} is not a folder", "name the one that holds the cards")
     asked.settle()
     from camelid.claims import cards
 

@@ -235,9 +235,9 @@ def rendered_pairs(
             yield kept
     tally.bad.merge(refused)
     if refused.count and (bad_rows == "stop" or not tally.counts["kept"]):
-        raise refused.error("data", tally.counts["rows"], remedy='correct them, or leave them out with bad_rows="skip"')
+        raise refused.error("data", tally.counts["rows"], remedy="correct them, or leave them out with --bad-rows skip")
     if tally.long.count:
-        remedy = f'allow more than {length} tokens, or say over_length="cut" or "drop"'
+        remedy = f'allow more than {length} tokens, or set over_length to "cut" or "drop"'
         raise tally.long.error("data", tally.counts["rows"], remedy=remedy)
 
 

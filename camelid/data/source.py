@@ -184,7 +184,7 @@ def _stream(
     if here.count and good == 0:
         raise here.error(str(path), seen, remedy=known)
     if here.count and bad_rows == "stop":
-        raise here.error(str(path), seen, remedy='correct them, or leave them out with bad_rows="skip"')
+        raise here.error(str(path), seen, remedy="correct them, or leave them out with --bad-rows skip")
     if seen == 0:
         raise _empty(path)
 

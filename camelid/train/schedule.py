@@ -32,9 +32,18 @@ def warmup_steps(schedule: Schedule, steps: int) -> int:
 
 def check(schedule: Schedule, steps: int, where: str, problems: ProblemList) -> None:
     """Adds to `problems` a warm-up that never ends or a floor above the peak."""
-    if not isinstance(schedule.warmup, Steps) and not 0 <= schedule.warmup <= 1:
-        problems.add(f"{where}.warmup", f"a share of {schedule.warmup}", "use a share in [0, 1], or Steps(n)")
-    elif not 0 <= (warmup := warmup_steps(schedule, steps)) <= steps:
+    found = len(problems.problems)
+    check_shares(schedule, where, problems)
+    if len(problems.problems) == found and (warmup := warmup_steps(schedule, steps)) > steps:
         problems.add(f"{where}.warmup", f"{warmup} steps in a run of {steps}", "warm up for less, or train longer")
+
+
+def check_shares(schedule: Schedule, where: str, problems: ProblemList) -> None:
+    """Adds to `problems` what is wrong however long the run: a warm-up that is no share, a floor above the peak."""
+    if isinstance(schedule.warmup, Steps):
+        if schedule.warmup.count < 0:
+            problems.add(f"{where}.warmup", f"{schedule.warmup.count} steps", "use 0 or more")
+    elif not 0 <= schedule.warmup <= 1:
+        problems.add(f"{where}.warmup", f"a share of {schedule.warmup}", "use a share in [0, 1], or Steps(n)")
     if isinstance(schedule, Linear | Cosine) and not 0 <= schedule.floor <= 1:
         problems.add(f"{where}.floor", f"{schedule.floor}", "the floor is a share of the peak, in [0, 1]")
