@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,6 +16,9 @@ from camelid.ranks import launched
 from camelid.recipe import Recipe
 from camelid.recipes import Member, find
 from camelid.store import Store, find_model, open_store
+
+if TYPE_CHECKING:
+    from camelid.train.scalars import Log
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -179,6 +182,18 @@ class Asked:
         found = replace(machine, count=world, data=data, shard=shard, tensor=tensor, shares=shares)
         return replace(found, sums="fast" if sums == "fast" else "ordered")
 
+    def log(self, text: str | None) -> Log | None:
+        """Who else is told a run's scalars."""
+        if text is None:
+            return None
+        from camelid.train.scalars import LOGS, check
+
+        if text not in LOGS:
+            self.problems.add("--log", f"found {text!r}", did_you_mean(text, LOGS))
+            return None
+        check(text, self.problems)
+        return text
+
     def store(self, path: str | None) -> Store:
         """The store."""
         store = open_store(path)
@@ -206,8 +221,13 @@ def machine_options(function: F) -> F:
 
 
 def training_options(function: F) -> F:
-    """--micro-tokens, --recompute, --anyway, and how ranks share the work; what changes a run, changes its last bits only."""
+    """--micro-tokens, --recompute, --anyway, --log, how ranks share the work; what changes a run, changes its last bits only."""
     for option in (
+        click.option(
+            "--log",
+            metavar="WORD",
+            help="tensorboard or trackio: scalars of each step for these, from the run's journal (extras of those names).",
+        ),
         click.option(
             "--spikes",
             metavar="N",

@@ -91,6 +91,7 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
     machine = asked.ranks(found, options)
     seconds = asked.number("--save-every", options.get("save_every"), 60.0)
     spikes = asked.whole("--spikes", options["spikes"], least=0)
+    log = asked.log(options["log"])
     asked.settle()
     assert recipe and seconds is not None
     from camelid.grow import grow as grown
@@ -106,6 +107,7 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
         seconds=seconds,
         anyway=options["anyway"],
         spikes=spikes,
+        log=log,
     )
     if outcome is None:
         return  # rank 0 tells
