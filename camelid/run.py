@@ -208,7 +208,7 @@ class Work:
         if isinstance(value, Folder):
             return {"folder": self.folder_digest(value.path)}
         if isinstance(value, Table):
-            return {"table": file_digest(Path(value.path)), "first": value.first, "bad_rows": value.bad_rows}
+            return {"table": table_digest(Path(value.path)), "first": value.first, "bad_rows": value.bad_rows}
         if isinstance(value, Trees):
             return {"trees": file_digest(Path(value.path)), "best": value.best, "languages": list(value.languages)}
         if isinstance(value, Blend):
@@ -408,6 +408,13 @@ class Work:
                     if make(size).title == owner.title:
                         return f"{name}+{variant}", size
         return "", ""
+
+
+def table_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, or of those of a saved data set."""
+    from camelid.data import saved
+
+    return saved.digest(path) if saved.is_saved(path) else file_digest(path)
 
 
 def file_digest(path: Path) -> str:

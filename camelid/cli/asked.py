@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from camelid.errors import ProblemList, did_you_mean
+from camelid.errors import ProblemList, UsageError, did_you_mean
 from camelid.frozen import read_setting
 from camelid.machine import DTYPES, SUMS, Machine, Sums, detect
 from camelid.ranks import launched
@@ -108,6 +108,20 @@ class Asked:
             self.problems.add(
                 option, f"{text} is a folder" if path.is_dir() else f"there is no file {text}{_near(path)}"
             )
+        return path
+
+    def records(self, option: str, text: str | None) -> Path | None:
+        """A file of records or texts, or a folder that Hugging Face's datasets saved, one split of it."""
+        from camelid.data import saved
+
+        path = None if text is None else Path(text).expanduser()
+        if path is None or not saved.is_saved(path):
+            return self.file(option, text)
+        try:
+            saved.check(path)
+        except UsageError as error:
+            for problem in error.problems:
+                self.problems.add(f"{option} {problem.where}", problem.found, problem.remedy)
         return path
 
     def folder(self, option: str, text: str | None) -> Path | None:

@@ -22,7 +22,7 @@ from camelid.cli.asked import Asked, Command, json_option
 @click.pass_obj
 def dedup(asked: Asked, /, file: str | None, out: str | None, as_json: bool, **options: Any) -> None:
     """Remove repetitions: of texts that are equal, or nearly, the first is kept. OUT.removed.jsonl names what went."""
-    path, target = asked.file("FILE", file), new_file(asked, out)
+    path, target = asked.records("FILE", file), new_file(asked, out)
     similarity = asked.number("--similarity", options["similarity"], 0.8, least=0.3, most=1.0)
     run = asked.whole("--run", options["run"], 5)
     if options["only_exact"] and (options["similarity"] or options["run"]):
@@ -56,8 +56,8 @@ def decontaminate(
     asked: Asked, /, file: str | None, against: tuple[str, ...], out: str | None, run: str | None, as_json: bool
 ) -> None:
     """Remove what shares a run of words with held-out items. OUT.removed.jsonl names what went, and why."""
-    path, target = asked.file("FILE", file), new_file(asked, out)
-    held_out = [asked.file("--against", name) for name in against]
+    path, target = asked.records("FILE", file), new_file(asked, out)
+    held_out = [asked.records("--against", name) for name in against]
     count = asked.whole("--run", run, 13)
     if not against:
         asked.problems.add("--against", "is missing", "name a file of held-out items")

@@ -189,7 +189,9 @@ def follower(log: Log, run: Path) -> Follower:
 
 def shown_by(log: Log, run: Path) -> str:
     """The command that shows what was written."""
-    return f"tensorboard --logdir {run / 'tensorboard'}" if log == "tensorboard" else f"trackio show --project {PROJECT}"
+    return (
+        f"tensorboard --logdir {run / 'tensorboard'}" if log == "tensorboard" else f"trackio show --project {PROJECT}"
+    )
 
 
 def check(log: str, problems: ProblemList) -> None:
