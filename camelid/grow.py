@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from camelid.fit import check_fit
 from camelid.journal import Narrator
@@ -15,6 +16,9 @@ from camelid.scoring import commands, score_line, write_page
 from camelid.store import Store
 from camelid.supply import supplied
 
+if TYPE_CHECKING:
+    from camelid.train.scalars import Log
+
 
 def grow(
     request: Request,
@@ -26,10 +30,12 @@ def grow(
     seconds: float = 60.0,
     anyway: bool = False,
     spikes: int | None = None,
+    log: Log | None = None,
 ) -> Outcome | None:
     """Make every stage of the recipe and of its ancestors, score what can be scored, and write the report.
 
-    With `spikes` a run goes back where its loss leaps, up to so many times (train/spikes.py).
+    With `spikes` a run goes back where its loss leaps, up to so many times (train/spikes.py). With
+    `log` the scalars of each step go to TensorBoard or trackio too (train/scalars.py).
 
     Under torchrun all ranks train together and rank 0 does the rest; what comes back is None on the others.
 
@@ -38,7 +44,7 @@ def grow(
     """
     with joined(machine.device) as ranks:
         narrator = narrator if ranks.leads else Narrator(quiet=True, warns=False)
-        return _grow(Work(request, recipe, store, machine, narrator, seconds, ranks, spikes), anyway)
+        return _grow(Work(request, recipe, store, machine, narrator, seconds, ranks, spikes, log), anyway)
 
 
 def _grow(work: Work, anyway: bool) -> Outcome | None:

@@ -106,7 +106,7 @@ class Mixture:
 
 @dataclass(frozen=True)
 class Table:
-    """A file of records: JSON, JSONL, Parquet or text; its format is recognised from the records."""
+    """A file of records: JSON, JSONL, Parquet, text or a saved data set; its format is recognised from the records."""
 
     path: str
     first: int | None = None

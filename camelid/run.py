@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from camelid.report import Sample, Score
     from camelid.tokenizers.protocol import Tokenizer
     from camelid.train.loop import Conduct
+    from camelid.train.scalars import Follower, Log
 
 MARK = "camelid stage 1"  # changes when a stage function changes what the same text means
 DESK = 2  # changes when the desk world tells other texts: tests/test_run.py knows their digest
@@ -121,9 +122,11 @@ class Work:
         seconds: float,
         ranks: Ranks = ALONE,
         spikes: int | None = None,
+        log: Log | None = None,
     ) -> None:
         self.request, self.recipe, self.store, self.machine = request, recipe, store, machine
         self.narrator, self.seconds, self.ranks, self.spikes = narrator, seconds, ranks, spikes
+        self.log = log
 
     @property
     def grown_as_declared(self) -> bool:
@@ -205,7 +208,7 @@ class Work:
         if isinstance(value, Folder):
             return {"folder": self.folder_digest(value.path)}
         if isinstance(value, Table):
-            return {"table": file_digest(Path(value.path)), "first": value.first, "bad_rows": value.bad_rows}
+            return {"table": table_digest(Path(value.path)), "first": value.first, "bad_rows": value.bad_rows}
         if isinstance(value, Trees):
             return {"trees": file_digest(Path(value.path)), "best": value.best, "languages": list(value.languages)}
         if isinstance(value, Blend):
@@ -342,12 +345,17 @@ class Work:
         lora = stage.adapter if isinstance(stage, Finetune) else None
         share = training_flops(shape, seen=seen, lora=lora) / (rate(self.machine) * self.machine.ranks)
         self.narrator.say(f"[dim]{weights:,} weights, trained on {hands(machine)}[/]")
-        with self.narrator.progress(f"{owner.title} {stage.name}", 100, "%") as report:
+        with (
+            self.narrator.progress(f"{owner.title} {stage.name}", 100, "%") as report,
+            self.followed(self.store.run(stage.name, self.mark(stage))) as follower,
+        ):
 
             def progress(step: int, steps: int, loss: float, speed: float) -> None:
                 fast = f"{speed:,.0f} tokens/s, {speed * share:.0%} of this machine's products"
                 held = f"{resident() / GIB:.1f} GiB"
                 report(100 * step / steps, f"step {step} of {steps}, loss {loss:.3f}, {fast}, {held}")
+                if follower is not None:
+                    follower.follow()
 
             cadence = Cadence(seconds=self.seconds)
             yield Conduct(
@@ -359,6 +367,18 @@ class Work:
                 note=self.narrator.warn,
                 ranks=self.ranks,
             )
+
+    @contextmanager
+    def followed(self, run: Path) -> Iterator[Follower | None]:
+        """What hands the run's scalars on, on rank 0 where somebody asked for it; the last of them at the end."""
+        if self.log is None or not self.ranks.leads:
+            yield None
+            return
+        from camelid.train.scalars import follower, shown_by
+
+        self.narrator.say(f"[dim]shown by  {shown_by(self.log, run)}[/]")
+        with closing(follower(self.log, run)) as found:
+            yield found
 
     # --- provenance --------------------------------------------------------------------------------------------------
 
@@ -388,6 +408,13 @@ class Work:
                     if make(size).title == owner.title:
                         return f"{name}+{variant}", size
         return "", ""
+
+
+def table_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, or of those of a saved data set."""
+    from camelid.data import saved
+
+    return saved.digest(path) if saved.is_saved(path) else file_digest(path)
 
 
 def file_digest(path: Path) -> str:

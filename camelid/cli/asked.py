@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from camelid.errors import ProblemList, did_you_mean
+from camelid.errors import ProblemList, UsageError, did_you_mean
 from camelid.frozen import read_setting
 from camelid.machine import DTYPES, SUMS, Machine, Sums, detect
 from camelid.ranks import launched
 from camelid.recipe import Recipe
 from camelid.recipes import Member, find
 from camelid.store import Store, find_model, open_store
+
+if TYPE_CHECKING:
+    from camelid.train.scalars import Log
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -114,6 +117,20 @@ class Asked:
                 option, f"{text} does not end in .gguf, by which such a file is known", f"say {text}.gguf"
             )
 
+    def records(self, option: str, text: str | None) -> Path | None:
+        """A file of records or texts, or a folder that Hugging Face's datasets saved, one split of it."""
+        from camelid.data import saved
+
+        path = None if text is None else Path(text).expanduser()
+        if path is None or not saved.is_saved(path):
+            return self.file(option, text)
+        try:
+            saved.check(path)
+        except UsageError as error:
+            for problem in error.problems:
+                self.problems.add(f"{option} {problem.where}", problem.found, problem.remedy)
+        return path
+
     def folder(self, option: str, text: str | None) -> Path | None:
         """A folder that is there."""
         if text is None:
@@ -186,6 +203,18 @@ class Asked:
         found = replace(machine, count=world, data=data, shard=shard, tensor=tensor, shares=shares)
         return replace(found, sums="fast" if sums == "fast" else "ordered")
 
+    def log(self, text: str | None) -> Log | None:
+        """Who else is told a run's scalars."""
+        if text is None:
+            return None
+        from camelid.train.scalars import LOGS, check
+
+        if text not in LOGS:
+            self.problems.add("--log", f"found {text!r}", did_you_mean(text, LOGS))
+            return None
+        check(text, self.problems)
+        return text
+
     def store(self, path: str | None) -> Store:
         """The store."""
         store = open_store(path)
@@ -213,8 +242,13 @@ def machine_options(function: F) -> F:
 
 
 def training_options(function: F) -> F:
-    """--micro-tokens, --recompute, --anyway, and how ranks share the work; what changes a run, changes its last bits only."""
+    """--micro-tokens, --recompute, --anyway, --log, how ranks share the work; what changes a run, changes its last bits only."""
     for option in (
+        click.option(
+            "--log",
+            metavar="WORD",
+            help="tensorboard or trackio: scalars of each step for these, from the run's journal (extras of those names).",
+        ),
         click.option(
             "--spikes",
             metavar="N",

@@ -18,17 +18,34 @@ from camelid.cli.asked import Asked, Command, json_option
 @click.option("--similarity", metavar="S", help="How near is too near, as a share of common word runs (default: 0.8).")
 @click.option("--run", metavar="N", help="Words in a run (default: 5).")
 @click.option("--exact", "only_exact", is_flag=True, help="Remove only texts that are equal to the byte.")
+@click.option(
+    "--datatrove",
+    metavar="SCRIPT",
+    help="Do nothing but write a datatrove script that does nearly the same on a cluster; OUT is then its folder.",
+)
 @json_option
 @click.pass_obj
 def dedup(asked: Asked, /, file: str | None, out: str | None, as_json: bool, **options: Any) -> None:
     """Remove repetitions: of texts that are equal, or nearly, the first is kept. OUT.removed.jsonl names what went."""
-    path, target = asked.file("FILE", file), new_file(asked, out)
+    path, target = asked.records("FILE", file), new_file(asked, out)
     similarity = asked.number("--similarity", options["similarity"], 0.8, least=0.3, most=1.0)
     run = asked.whole("--run", options["run"], 5)
     if options["only_exact"] and (options["similarity"] or options["run"]):
         asked.problems.add("--exact", "compares bytes", "leave out --similarity and --run")
+    script = options["datatrove"]
+    if script and options["only_exact"]:
+        asked.problems.add("--datatrove", "is written for near repetitions", "leave out --exact")
+    if script and Path(script).expanduser().exists():
+        asked.problems.add("--datatrove", f"{script} exists", "name another, or remove it first")
+    if script and not Path(script).expanduser().absolute().parent.is_dir():
+        asked.problems.add("--datatrove", f"there is no folder {Path(script).expanduser().absolute().parent}")
+    if script and path and path.is_dir():
+        asked.problems.add("--datatrove", f"{path} is a folder", "name a file of JSON lines or Parquet")
     asked.settle()
     assert path and target and similarity and run
+    if script:
+        hand_over(path, target, Path(script).expanduser(), similarity, run)
+        return
     from camelid.data import duplicates
 
     texts = texts_of(path)
@@ -41,6 +58,27 @@ def dedup(asked: Asked, /, file: str | None, out: str | None, as_json: bool, **o
         for r in found.removed
     ]
     written(path, target, found.kept, removed, found.lines(), as_json)
+
+
+def hand_over(path: Path, target: Path, script: Path, similarity: float, run: int) -> None:
+    """Write the script. Raises BadData for records that are no texts, which datatrove does not read."""
+    from camelid.data import source
+    from camelid.data.handover import dedup_script
+    from camelid.durable import replace_file
+    from camelid.errors import BadData, Problem
+
+    found = source.recognise(path)
+    with open(path, "rb") as file:
+        head = file.read(4).lstrip()
+    if found != "text" or not (head == b"PAR1" or head.startswith((b"{", b"\x1f\x8b", b"\x28\xb5"))):
+        remedy = "write its texts as JSON lines with a field 'text'"
+        raise BadData(
+            [Problem(str(path), "is not JSON lines or Parquet with a field 'text', which datatrove reads", remedy)]
+        )
+    folder, parquet = str(path.absolute().parent), head == b"PAR1"
+    told = dedup_script(folder, path.name, str(target.absolute()), parquet=parquet, similarity=similarity, run=run)
+    replace_file(script, told.encode("utf-8", "surrogateescape"))
+    click.echo(f"script  {script}\nstart   pip install 'datatrove[processing]' && python {script}")
 
 
 @click.command(cls=Command)
@@ -56,8 +94,8 @@ def decontaminate(
     asked: Asked, /, file: str | None, against: tuple[str, ...], out: str | None, run: str | None, as_json: bool
 ) -> None:
     """Remove what shares a run of words with held-out items. OUT.removed.jsonl names what went, and why."""
-    path, target = asked.file("FILE", file), new_file(asked, out)
-    held_out = [asked.file("--against", name) for name in against]
+    path, target = asked.records("FILE", file), new_file(asked, out)
+    held_out = [asked.records("--against", name) for name in against]
     count = asked.whole("--run", run, 13)
     if not against:
         asked.problems.add("--against", "is missing", "name a file of held-out items")

@@ -47,7 +47,8 @@ WIDER = ("vocab", "context", "theta", "scaling")  # what a stage of plain text m
     "--data",
     multiple=True,
     metavar="[STAGE=]FILE",
-    help="Your records (alpaca, sharegpt or messages format) or texts, in place of the last stage's or the one named.",
+    help="Your records (alpaca, sharegpt or messages format) or texts, or a folder saved by Hugging Face's datasets, "
+    "in place of the last stage's or the one named.",
 )
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change one setting: tuned.length=1024.")
 @click.option("--bad-rows", metavar="stop|skip", help="What to do with rows that cannot be used (default: stop).")
@@ -91,6 +92,7 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
     machine = asked.ranks(found, options)
     seconds = asked.number("--save-every", options.get("save_every"), 60.0)
     spikes = asked.whole("--spikes", options["spikes"], least=0)
+    log = asked.log(options["log"])
     asked.settle()
     assert recipe and seconds is not None
     from camelid.grow import grow as grown
@@ -106,6 +108,7 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
         seconds=seconds,
         anyway=options["anyway"],
         spikes=spikes,
+        log=log,
     )
     if outcome is None:
         return  # rank 0 tells
@@ -125,7 +128,7 @@ def asked_recipe(asked: Asked, /, request: Request) -> Recipe | None:
             f"{request.start} holds no config.json",
             "name a Hugging Face model folder, or first: camelid convert",
         )
-    data = asked.file("--data", request.data)
+    data = asked.records("--data", request.data)
     changes = asked.settings(request.settings)
     bad_rows = asked.choice("--bad-rows", request.bad_rows, ("stop", "skip"), "stop")
     if found is None:
@@ -136,7 +139,7 @@ def asked_recipe(asked: Asked, /, request: Request) -> Recipe | None:
         stage, _, file = text.partition("=")
         if stage not in names:
             asked.problems.add(f"--data {text}", f"there is no stage {stage!r}", did_you_mean(stage, names))
-        elif (path := asked.file("--data", file)) is not None:
+        elif (path := asked.records("--data", file)) is not None:
             files[stage] = path
     if data is not None:
         files[recipe.last.name] = data

@@ -92,7 +92,7 @@ data.add_command(decontaminate)
 @click.pass_obj
 def inspect(asked: Asked, /, file: str | None, as_json: bool, **options: Any) -> None:
     """Render samples of FILE through a member's template and count tokens, truncations and the supervised share."""
-    path = asked.file("FILE", file)
+    path = asked.records("FILE", file)
     found = asked.member(options["member"] or "alpaca", None)
     length = asked.whole("--length", options["length"], None, least=2)
     count = asked.whole("--show", options["count"], 3, least=0)

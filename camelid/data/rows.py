@@ -1,4 +1,5 @@
 """Rows out of files, a few at a time: JSON lines, a JSON array, Parquet, plain text; packed with gzip or Zstandard too.
+Folders that Hugging Face's datasets saved are read in saved.py.
 
 What a file is, its first bytes say, held against what its name claims. Everything is bounded: the bytes of a record,
 the depth of its brackets, the rows in memory. What is wrong with one row is a `BadRow`, and the rows after it can be
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 
 from camelid.data.formats import kind
 from camelid.data.json_array import Broken, elements
+from camelid.data.saved import is_saved, mappings
 from camelid.durable import parse_json
 from camelid.errors import BadFile, CamelidError
 
@@ -39,7 +41,7 @@ PARQUET_GROUP = 8 << 30  # bytes that a row group may claim to unpack to
 
 @dataclass(frozen=True)
 class Row:
-    """One record and where it stands: its line, or its number in a JSON array or a Parquet file, counted from 1."""
+    """One record and where it stands: its line, or its number in an array, a table or a saved data set, counted from 1."""
 
     line: int
     data: Mapping[str, object]
@@ -56,6 +58,8 @@ class BadRow:
 
 def rows(path: Path, text: TextUnit | None) -> Iterator[Row | BadRow]:
     """Every row in the file's order. `text` says that it is plain text, cut into lines or not at all; None: see."""
+    if is_saved(path):
+        return _saved_rows(path)
     container = "text" if text is not None else _container(path)
     if container == "parquet":
         return _parquet_rows(path)
@@ -64,6 +68,11 @@ def rows(path: Path, text: TextUnit | None) -> Iterator[Row | BadRow]:
     if container == "jsonl":
         return _json_lines(path)
     return _whole_text(path) if text == "file" else _text_lines(path)
+
+
+def _saved_rows(path: Path) -> Iterator[Row]:
+    for number, data in enumerate(mappings(path), 1):
+        yield Row(number, data, f"row {number}")
 
 
 def _container(path: Path) -> Container:

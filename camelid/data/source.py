@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
+from camelid.data import saved
 from camelid.data.formats import DIALOGUES, KNOWN, Fields, Format, OneFormat, Unfit, formats
 from camelid.data.rows import BadRow, Row, TextUnit, opened, rows
 from camelid.dialogue.message import Message
@@ -62,6 +63,8 @@ class Dialogue(list[Message]):
 
 def digest(path: Path | str) -> str:
     """SHA-256 of a file's bytes: with it caches are named, so that a changed file is a different one."""
+    if saved.is_saved(Path(path)):
+        return saved.digest(Path(path))
     with opened(Path(path)) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

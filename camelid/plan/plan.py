@@ -278,7 +278,10 @@ def _data_missing(recipe: Recipe, stage: AnyStage) -> Iterator[str]:
 def _is_file(path: str) -> bool:
     from pathlib import Path
 
-    return Path(path).expanduser().is_file()
+    from camelid.data.saved import is_saved
+
+    found = Path(path).expanduser()
+    return found.is_file() or is_saved(found)
 
 
 def remedies(recipe: Recipe, machines: Machines, choices: Choices) -> list[str]:
