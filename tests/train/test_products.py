@@ -33,11 +33,12 @@ def test_only_float32_on_a_cpu_has_the_choice():
 
 
 @onednn
-def test_amd_processors_get_onednn_others_mkl(monkeypatch):
+def test_threads_of_amd_processors_get_onednn_one_alone_and_others_mkl(monkeypatch):
     monkeypatch.delenv(products.WISH, raising=False)
     for vendor, expected in {"AuthenticAMD": "oneDNN", "GenuineIntel": "MKL", "": "MKL"}.items():
         monkeypatch.setattr(products, "processor_vendor", lambda vendor=vendor: vendor)
-        assert products.library(Machine()) == expected
+        assert products.library(Machine(threads=4)) == expected
+        assert products.library(Machine(threads=1)) == "MKL"
 
 
 def test_products_that_round_to_bfloat16_are_found_out(monkeypatch):
