@@ -8,16 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
-from camelid.experiments.trial import LATER, RIGHT, Experiment, Tools, seeded
+from camelid.experiments.trial import LATER, RIGHT, Experiment, Tools, seeded, tuned_with
 from camelid.recipe import AdamW, Distinct, Finetune, Recipe, Size, Steps
 from camelid.recipes import MEMBERS
 
 FULL_RATE = 1e-3  # ours: the desk OpenAssistant's, which tunes every weight on such conversations
-
-
-def _changed(recipe: Recipe, **settings: object) -> Recipe:
-    last = replace(cast(Finetune, recipe.last), **settings)  # type: ignore[arg-type]
-    return replace(recipe, stages=(*recipe.stages[:-1], last))
 
 
 def _guanaco(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
@@ -25,8 +20,8 @@ def _guanaco(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
     adapted, base = seeded(MEMBERS["guanaco"].make(size), seed), seeded(MEMBERS["llama"].make(size), seed)
     lora = cast(Finetune, adapted.last).adapter
     assert lora is not None
-    full = _changed(adapted, adapter=None, base=None, optim=AdamW(lr=FULL_RATE))
-    few = _changed(adapted, adapter=replace(lora, targets=("q_proj", "v_proj")))
+    full = tuned_with(adapted, adapter=None, base=None, optim=AdamW(lr=FULL_RATE))
+    few = tuned_with(adapted, adapter=replace(lora, targets=("q_proj", "v_proj")))
     whole = max(tools.later_turns(full, adapted), 1e-9)
     return tuple(tools.later_turns(side, adapted) / whole for side in (adapted, base, few))
 
@@ -35,7 +30,7 @@ def _platypus(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
     """Sieved records, as many steps of records not sieved, and the base."""
     sieved = seeded(MEMBERS["platypus"].make(size), seed)
     data = cast(Distinct, cast(Finetune, sieved.last).data)
-    whole = _changed(sieved, data=data.data, train=Steps(_steps(tools.grown(sieved))))
+    whole = tuned_with(sieved, data=data.data, train=Steps(_steps(tools.grown(sieved))))
     base = seeded(MEMBERS["llama-2"].make(size), seed)
     return tuple(tools.score(side, sieved) for side in (sieved, whole, base))
 
@@ -50,7 +45,7 @@ def _share_of_whole(member: str) -> Callable[[Size, int, Tools], tuple[float, ..
 
     def arms(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
         lean, base = seeded(MEMBERS[member].make(size), seed), seeded(MEMBERS["llama"].make(size), seed)
-        whole = max(tools.score(_changed(lean, base=None), lean), 1e-9)
+        whole = max(tools.score(tuned_with(lean, base=None), lean), 1e-9)
         return tools.score(lean, lean) / whole, tools.score(base, lean) / whole
 
     return arms
@@ -59,14 +54,14 @@ def _share_of_whole(member: str) -> Callable[[Size, int, Tools], tuple[float, ..
 def _last_turn(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
     """The last answer alone learned, as a share of what every answer learned reaches; then the base."""
     last, base = seeded(MEMBERS["chinese-vicuna-chat"].make(size), seed), seeded(MEMBERS["llama"].make(size), seed)
-    every = max(tools.later_turns(_changed(last, learn="assistant"), last), 1e-9)
+    every = max(tools.later_turns(tuned_with(last, learn="assistant"), last), 1e-9)
     return tools.later_turns(last, last) / every, tools.later_turns(base, last) / every
 
 
 def _anima(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
     """A second adapter on the first; the first alone; the second straight on the base."""
     again = seeded(MEMBERS["anima"].make(size), seed)
-    straight = _changed(again, start=seeded(MEMBERS["llama"].make(size), seed))
+    straight = tuned_with(again, start=seeded(MEMBERS["llama"].make(size), seed))
     return tuple(tools.score(side, again) for side in (again, cast(Recipe, again.parent), straight))
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
-from camelid.experiments.trial import LATER, Experiment, compared, tuned_on
-from camelid.recipe import Blend, DeskConversations, Finetune, Recipe
+from camelid.experiments.trial import LATER, Experiment, blended_with, compared, tuned_on
+from camelid.recipe import DeskConversations, Finetune, Recipe
 
 TOLD_APART = ("the same exchanges, each a record of its own, as many answers a step",)
 
@@ -20,12 +20,7 @@ def apart(recipe: Recipe) -> Recipe:
 
 def _unfolded(recipe: Recipe) -> Recipe:
     """The same exchanges without what was said before them."""
-    blend = cast(Blend, cast(Finetune, recipe.last).data)
-    portions = tuple(
-        replace(each, data=replace(each.data, told="apart")) if isinstance(each.data, DeskConversations) else each
-        for each in blend.portions
-    )
-    return tuned_on(recipe, replace(blend, portions=portions))
+    return blended_with(recipe, DeskConversations, told="apart")
 
 
 EXPERIMENTS: dict[str, Experiment] = {

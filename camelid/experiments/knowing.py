@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
-from camelid.experiments.trial import RIGHT, Experiment, Tools, compared, seeded, tuned_on
+from camelid.experiments.trial import RIGHT, Experiment, Tools, compared, seeded, tuned_on, tuned_with
 from camelid.recipe import DeskCalls, DeskInstructions, Finetune, LoRA, Recipe, Size
 from camelid.recipes import MEMBERS
 
@@ -25,15 +25,9 @@ def _huatuo(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
 
 
 def _by_lora(recipe: Recipe, faster: float) -> Recipe:
-    last = cast(Finetune, recipe.last)
+    optim = cast(Finetune, recipe.last).optim
     adapter = LoRA(rank=8, alpha=16, dropout=0.05, targets=("q_proj", "v_proj"))  # facts, derived_a_to_k.yaml, belle
-    return replace(
-        recipe,
-        stages=(
-            *recipe.stages[:-1],
-            replace(last, adapter=adapter, optim=replace(last.optim, lr=last.optim.lr * faster)),
-        ),
-    )
+    return tuned_with(recipe, adapter=adapter, optim=replace(optim, lr=optim.lr * faster))
 
 
 def with_manual(recipe: Recipe) -> Recipe:

@@ -8,9 +8,20 @@ from statistics import fmean
 from typing import Literal, cast
 
 from camelid.experiments.conversing import TOLD_APART, apart
-from camelid.experiments.trial import LATER, RIGHT, UNSEEN, Experiment, Tools, compared, seeded, tuned_on
+from camelid.experiments.trial import (
+    LATER,
+    RIGHT,
+    UNSEEN,
+    Experiment,
+    Tools,
+    blended_with,
+    compared,
+    never,
+    seeded,
+    tuned_on,
+    tuned_with,
+)
 from camelid.recipe import (
-    Blend,
     DeskInstructions,
     DeskLines,
     DeskRecords,
@@ -61,8 +72,7 @@ def unseen(text: DeskText) -> list[str]:
 
 
 def _shuffled(recipe: Recipe) -> Recipe:
-    last = replace(cast(Finetune, recipe.last), order="shuffled")
-    return replace(recipe, stages=(*recipe.stages[:-1], last))
+    return tuned_with(recipe, order="shuffled")
 
 
 def _own(recipe: Recipe, name: str) -> Pretrain:
@@ -85,8 +95,7 @@ def _read_alone(recipe: Recipe) -> Recipe:
 
 
 def _unscaled(recipe: Recipe) -> Recipe:
-    last = replace(cast(Finetune, recipe.last), scaling=None)
-    return replace(recipe, title=f"{recipe.title}, unscaled", stages=(*recipe.stages[:-1], last))
+    return replace(tuned_with(recipe, scaling=None), title=f"{recipe.title}, unscaled")
 
 
 def _far_lines(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
@@ -123,13 +132,7 @@ def _augmented(*ways: Literal["answers", "rephrased", "verified", "fobar"]) -> C
 
 def _bare(recipe: Recipe) -> Recipe:
     """The same problems, answered without a word on the way."""
-    blend = cast(Blend, cast(Finetune, recipe.last).data)
-    changed = [
-        replace(each, data=replace(each.data, told="bare")) if isinstance(each.data, DeskSums) else each
-        for each in blend.portions
-    ]
-    last = replace(cast(Finetune, recipe.last), data=replace(blend, portions=tuple(changed)))
-    return replace(recipe, stages=(*recipe.stages[:-1], last))
+    return blended_with(recipe, DeskSums, told="bare")
 
 
 def _alpaca_cot(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
@@ -159,11 +162,6 @@ def _full_and_lora(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
 def _adapted_and_base(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
     treated = seeded(MEMBERS["llama2-chinese"].make(size), seed)
     return tools.score(treated, treated), tools.score(cast(Recipe, treated.parent), treated)
-
-
-def never(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
-    """The arms of a claim that is not tried."""
-    raise AssertionError("an untestable claim is not tried")
 
 
 EXPERIMENTS: dict[str, Experiment] = {

@@ -9,13 +9,15 @@ from camelid.experiments.trial import (
     RIGHT,
     Experiment,
     Tools,
+    blended_with,
     compared,
+    never,
     read_more,
     seeded,
     size_of,
     tuned_on,
 )
-from camelid.recipe import Blend, DeskInstructions, DeskTaught, DeskTrees, Finetune, Recipe, Size
+from camelid.recipe import DeskInstructions, DeskTaught, DeskTrees, Finetune, Recipe, Size
 from camelid.recipes import MEMBERS
 
 
@@ -65,12 +67,7 @@ def _koala_all(recipe: Recipe) -> Recipe:
 
 
 def _unmarked(recipe: Recipe) -> Recipe:
-    blend = cast(Blend, cast(Finetune, recipe.last).data)
-    portions = tuple(
-        replace(each, data=replace(each.data, marked=False)) if isinstance(each.data, DeskTaught) else each
-        for each in blend.portions
-    )
-    return tuned_on(recipe, replace(blend, portions=portions))
+    return blended_with(recipe, DeskTaught, marked=False)
 
 
 def _every_reply(recipe: Recipe) -> Recipe:
@@ -198,6 +195,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         controls=("taught by nobody in particular",),
         untestable="the desk world's teacher is a program: that a description of an expert made its answers better would be "
         "built in, not found. That better answers make a better student is GPT-4-LLM's card.",
-        arms=lambda size, seed, tools: (0.0, 0.0),
+        arms=never,
     ),
 }

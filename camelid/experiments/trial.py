@@ -12,6 +12,7 @@ from camelid.evaluate.claim import Better
 from camelid.journal import Narrator
 from camelid.machine import Machine
 from camelid.recipe import (
+    Blend,
     DeskCalls,
     DeskConversations,
     DeskRecords,
@@ -202,3 +203,24 @@ def tuned_on(recipe: Recipe, data: Instructions, *, equal_steps: bool = False, b
         steps = epochs.count if isinstance(epochs, Steps) else -(-records // last.batch.count) * epochs.count
         changed = replace(changed, train=Steps(int(steps)))
     return replace(recipe, stages=(*recipe.stages[:-1], changed))
+
+
+def tuned_with(recipe: Recipe, **settings: object) -> Recipe:
+    """The recipe with other settings of its tuning."""
+    last = replace(cast(Finetune, recipe.last), **settings)  # type: ignore[arg-type]
+    return replace(recipe, stages=(*recipe.stages[:-1], last))
+
+
+def blended_with(recipe: Recipe, kind: type, **fields: object) -> Recipe:
+    """The recipe with other fields in each portion of its blend that is of a kind."""
+    blend = cast(Blend, cast(Finetune, recipe.last).data)
+    changed = tuple(
+        replace(each, data=replace(each.data, **fields)) if isinstance(each.data, kind) else each  # type: ignore[arg-type]
+        for each in blend.portions
+    )
+    return tuned_on(recipe, replace(blend, portions=changed))
+
+
+def never(size: Size, seed: int, tools: Tools) -> tuple[float, ...]:
+    """The arms of a claim that is not tried."""
+    raise AssertionError("an untestable claim is not tried")
