@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from camelid.errors import Problem, UsageError
 from camelid.generate.answer import Completion
 from camelid.generate.beams import search
 from camelid.generate.decode import GREEDY, Model, complete_all
 from camelid.generate.settings import Settings
+from camelid.nn.paged import CacheKind
 from camelid.randomness import key
 from camelid.tokenizers.protocol import Tokenizer
 
@@ -49,9 +51,18 @@ def complete_choices(
     tokenizer: Tokenizer | None = None,
     *,
     starts: bool = False,
+    cache: CacheKind = "float",
 ) -> tuple[Completion, ...]:
-    """The `n` answers that the settings ask for; arguments and faults are those of decode.generate."""
+    """The `n` answers that the settings ask for; arguments and faults are those of decode.generate.
+
+    Raises UsageError for beams over a cache in int8.
+    """
     if settings.beams > 1:
+        if cache != "float":
+            remedy = 'leave out beams, or load the model with cache="float"'
+            raise UsageError([Problem("beams", f"over a cache in {cache}, where they keep floats", remedy)])
         return tuple(beam.completion for beam in search(model, prompt_ids, settings, tokenizer, starts=starts))
     wanted = branches(settings)
-    return best(settings, complete_all(model, [prompt_ids] * len(wanted), wanted, tokenizer, starts=starts))
+    return best(
+        settings, complete_all(model, [prompt_ids] * len(wanted), wanted, tokenizer, starts=starts, cache=cache)
+    )

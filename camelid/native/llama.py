@@ -1,8 +1,8 @@
 """A LLaMA that decodes through the kernels: what `Llama` does with a cache, in one call for a whole step.
 
 Activations and cache are float32; weights are float32, bf16, q8_0 or q4_0. With quantised weights the activations are
-rounded to int8 in groups of 32 as well. A token's numbers depend on its own sequence alone: the same bits alone and in
-company, in one chunk and in many, on one thread and on eight.
+rounded to int8 in groups of 32 as well, and with an Int8PagedCache queries, keys and values are. A token's numbers depend
+on its own sequence alone: the same bits alone and in company, in one chunk and in many, on one thread and on eight.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor, nn
 from camelid.errors import CamelidError, Problem, UsageError
 from camelid.models.llama import Cache, Llama
 from camelid.models.shape import LlamaShape
-from camelid.native.library import BatchStruct, LayerStruct, ModelStruct, library, state
+from camelid.native.library import INTS, BatchStruct, LayerStruct, ModelStruct, library, state
 from camelid.native.matrix import KINDS, Kind, Matrix, Room, size_of
 from camelid.native.pace import Pace
 from camelid.nn.cache import KeyValueCache
-from camelid.nn.paged import PagedTokens
+from camelid.nn.paged import Int8PagedCache, PagedCache, PagedTokens
 from camelid.nn.rope import Rope
 
 CHUNK = 512  # ours: tokens of one call; bounds its scratch memory
@@ -227,7 +227,7 @@ class NativeLlama:
         if not tokens:
             return states, found
         rotations, turns = self._rotations(new.places, new.rooms)
-        assert cache.keys.dtype == torch.float32 and new.real is None
+        assert cache.dtype == torch.float32 and new.real is None
         batch = BatchStruct(
             *(tokens, cache.pages, cache.page, len(want), 1),
             *(_address(part) for part in (ids, new.slots, new.places, turns, want)),
@@ -235,6 +235,7 @@ class NativeLlama:
             _address(new.tables),
             new.tables.shape[1],
             int(new.places.max()) + 1,
+            *_scales(cache),
         )
         self._run(batch)
         return states, found
@@ -282,6 +283,13 @@ class NativeLlama:
     def _done(self, error: int) -> None:
         if error:
             raise CamelidError("native kernels: no memory for the numbers of one call; close other programs")
+
+
+def _scales(cache: PagedCache) -> tuple[int, ...]:
+    """Kind and scales of an int8 cache; nothing for one of floats."""
+    if not isinstance(cache, Int8PagedCache):
+        return ()
+    return INTS, cache.key_scales.data_ptr(), cache.value_scales.data_ptr()
 
 
 def _address(array: NDArray[Any]) -> int:
