@@ -30,6 +30,7 @@ from camelid.nn.rope import Rope
 
 CHUNK = 512  # ours: tokens of one call; bounds its scratch memory
 TOGETHER = 4  # ours: rows of logits from which several threads choose ids; for fewer, meeting takes longer
+FEW = 16  # ours: calls of so few tokens begin with the number of threads that serves yet smaller ones
 LONG = 1 << 31  # ours: weight bytes times tokens of a call that is too long for trying numbers of threads
 
 
@@ -148,15 +149,26 @@ class NativeLlama:
 
     def step(self, slots: Sequence[int], ids: Sequence[int], cache: KeyValueCache) -> Tensor:
         """Logits [n, V] after one more id for each of these cache rows; the others stay as they are."""
-        lengths, counts, count = cache.lengths, [0] * cache.batch, len(ids)
+        lengths, counts = cache.lengths, [0] * cache.batch
         for slot in slots:
             counts[slot] = 1
+        return self._steps(slots, [lengths[slot] for slot in slots], ids, counts, cache)
+
+    def follow(self, ids: Sequence[int], cache: KeyValueCache) -> Tensor:
+        """Logits [n, V] after each of n further ids of the one text that the cache holds."""
+        start, count = cache.lengths[0], len(ids)
+        return self._steps([0] * count, list(range(start, start + count)), ids, [count], cache)
+
+    def _steps(
+        self, slots: Sequence[int], places: list[int], ids: Sequence[int], counts: list[int], cache: KeyValueCache
+    ) -> Tensor:
+        """One call that wants the logits of all its ids."""
+        count = len(ids)
         cache.check_room(counts)
         logits, states = torch.empty(count, self.shape.vocab), torch.empty(count, self.shape.width)
         if not count:
             return logits
         self._check_ids(min(ids), max(ids))
-        places = [lengths[slot] for slot in slots]
         if not self.rope.follows_length and (table := self.rope.table(max(places))) is not None:
             turns: Sequence[int] = places
         else:
@@ -264,7 +276,9 @@ class NativeLlama:
             return Pace(most, tries=False)
         size = tokens.bit_length()
         if size not in self._paces or self._paces[size].most != most:
-            self._paces[size] = Pace(most)
+            fits = range(size if tokens <= FEW else 0)
+            smaller = [own for own in fits if own in self._paces and self._paces[own].most == most]
+            self._paces[size] = Pace(most, known=self._paces[max(smaller)].best if smaller else None)
         return self._paces[size]
 
     def _layer(self, index: int) -> LayerStruct:
