@@ -84,7 +84,7 @@ def engine(asked: Asked, options: dict[str, Any]) -> dict[str, Any]:
 
 def check_cache(asked: Asked, options: dict[str, Any]) -> None:
     """Collects what cannot be had with a rounded cache: what walks back and forth in one of its own."""
-    for name in ("draft", "lookup", "beams"):
+    for name in ("draft", "lookup"):
         if options["cache"] == "int8" and options[name]:
             remedy = f"leave out --{name}, or the option --cache"
             asked.problems.add("--cache int8", f"beside --{name}, which keeps floats", remedy)

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from camelid.errors import Problem, UsageError
 from camelid.generate.answer import Completion
 from camelid.generate.beams import search
 from camelid.generate.decode import GREEDY, Model, complete_all
@@ -53,15 +52,10 @@ def complete_choices(
     starts: bool = False,
     cache: CacheKind = "float",
 ) -> tuple[Completion, ...]:
-    """The `n` answers that the settings ask for; arguments and faults are those of decode.generate.
-
-    Raises UsageError for beams over a cache in int8.
-    """
+    """The `n` answers that the settings ask for; arguments and faults are those of decode.generate."""
     if settings.beams > 1:
-        if cache != "float":
-            remedy = 'leave out beams, or load the model with cache="float"'
-            raise UsageError([Problem("beams", f"over a cache in {cache}, where they keep floats", remedy)])
-        return tuple(beam.completion for beam in search(model, prompt_ids, settings, tokenizer, starts=starts))
+        found = search(model, prompt_ids, settings, tokenizer, starts=starts, cache=cache)
+        return tuple(beam.completion for beam in found)
     wanted = branches(settings)
     return best(
         settings, complete_all(model, [prompt_ids] * len(wanted), wanted, tokenizer, starts=starts, cache=cache)

@@ -77,6 +77,12 @@ class PagedCache:
             new[:, : old.shape[1]] = old
             setattr(self, name, new)
 
+    def copy(self, page: int, to: int) -> None:
+        """Makes one page the same as another."""
+        for name in self.parts:
+            part: Tensor = getattr(self, name)
+            part[:, to] = part[:, page]
+
     def write(self, layer: int, pages: Tensor, within: Tensor, k: Tensor, v: Tensor) -> None:
         """Puts k and v [N, K, E] at these places of these pages."""
         self.keys[layer][pages, :, within] = k
