@@ -94,19 +94,20 @@ class NativeLlama:
         found = library()
         if found is None:
             raise CamelidError(f"native kernels: {state()}")
-        sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        total = 0 if share else sum(size_of(*size, weights) for size in sizes.values() if len(size) == 2)
+        sizes = {name: size for name, size in _sizes(shape).items() if name in tensors}
+        total = 0 if share else sum(size_of(*size, weights) for size in sizes.values())
         room = Room(found, total) if total else None
         matrices, norms = {}, {}
-        for name, size in sizes.items():
-            if len(size) == 1:
-                norms[name] = tensors[name]
+        for name in tensors:
+            tensor = tensors[name]
+            if name not in sizes:
+                norms[name] = tensor
             elif weights == "q8_0" or weights == "q4_0":
-                matrices[name] = Matrix.quantised(found, tensors[name], weights, room, name)
+                matrices[name] = Matrix.quantised(found, tensor, weights, room, name)
             elif room is None:
-                matrices[name] = Matrix.floats(tensors[name])
+                matrices[name] = Matrix.floats(tensor)
             else:
-                matrices[name] = Matrix.copied(tensors[name], weights, room)
+                matrices[name] = Matrix.copied(found, tensor, weights, room)
         return NativeLlama(shape, matrices, norms)
 
     def modules(self) -> Iterator[nn.Module]:
@@ -304,6 +305,16 @@ def _scales(cache: PagedCache) -> tuple[int, ...]:
     if not isinstance(cache, Int8PagedCache):
         return ()
     return INTS, cache.key_scales.data_ptr(), cache.value_scales.data_ptr()
+
+
+def _sizes(shape: LlamaShape) -> dict[str, tuple[int, int]]:
+    """Rows and columns of every matrix, by its Hugging Face name; a head of its own included."""
+    found = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), (shape.vocab, shape.width))
+    for index in range(shape.layers):
+        for name, size in shape.linears().items():
+            part = "self_attn" if name in ("q_proj", "k_proj", "v_proj", "o_proj") else "mlp"
+            found[f"model.layers.{index}.{part}.{name}.weight"] = size
+    return found
 
 
 def _address(array: NDArray[Any]) -> int:

@@ -380,6 +380,16 @@ def check_step(library: ctypes.CDLL, seed: int) -> None:
     assert 0 < off < 0.1, "rounded, and not wrong"
 
 
+def check_copies(library: ctypes.CDLL, seed: int) -> None:
+    """Any size from any place to any place, and nothing beside it."""
+    draw = np.random.default_rng(seed)
+    size = [0, 1, 4095, 4096, 1 << 20, (1 << 20) + 1, (3 << 20) - 5, int(draw.integers(1, 1 << 22))][seed % 8]
+    given = unaligned(draw.integers(0, 256, size).astype(np.uint8), 1 + seed % 3)
+    found = np.full(size + 8, 7, np.uint8)
+    library.camelid_copy(found[3:].ctypes.data, given.ctypes.data, size, 1 + seed % 4)
+    assert (found[3 : size + 3] == given).all() and (found[:3] == 7).all() and (found[size + 3 :] == 7).all()
+
+
 CHECKS: tuple[Callable[[ctypes.CDLL, int], None], ...] = (
     check_products,
     check_bad_numbers,
@@ -389,6 +399,7 @@ CHECKS: tuple[Callable[[ctypes.CDLL, int], None], ...] = (
     check_int8_attention,
     check_picks,
     check_step,
+    check_copies,
 )
 
 
