@@ -7,7 +7,9 @@
 Each side is a process of its own that loads its model and waits; the sides of one row work by turns, the order changing
 from turn to turn, and rows show medians with the slowest and fastest turn. llama.cpp reads a GGUF file with the very
 bytes that ours decodes (blocks of q8_0 and q4_0 included); ids that both choose are compared. The last columns are the
-weight bytes read a second and the share of what `stream.c` reads in the same minutes. Loading is from a file in the page
+weight bytes read a second and the share of what `stream.c` reads in the same minutes; the table of a file has the floor
+beside each row: weight bytes over that bandwidth or multiplications over PEAK, whichever takes longer, and ours as a
+share of it. Loading is from a file in the page
 cache, in a process that has imported what it needs, to the first token after a prompt of 16. Rows that FILE holds
 already are replaced, others stay, each with its date. Needs requirements/bench.txt; sides that are not installed are left
 out, and the table says so.
@@ -46,6 +48,10 @@ TOKENS = {"tiny": 256, "110M": 48, "1.1B": 12, "3.2-1B": 12, "7B": 5}  # of one 
 PROMPT, READ = 16, 512
 SIDES = ("camelid", "llama.cpp", "transformers")
 QUANTISED = ("q8_0", "q4_0")
+# Operations a second of one thread out of registers, measured on the machine of docs/log.md: FMA (what float32 and bf16
+# weights are multiplied with), VPDPBUSD. Of another machine the floor of reading is not known.
+PEAK = {"float32": 117e9, "bf16": 117e9, "q8_0": 470e9, "q4_0": 470e9}
+BYTES = {"float32": 4.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 
 
 def tensors(shape: LlamaShape) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -466,11 +472,26 @@ GOALS = {  # issue 4; by task and kinds: against llama.cpp, against transformers
 }
 
 
+def floor(found: dict[str, Any], task: str) -> tuple[float, str]:
+    """Tokens a second that no program exceeds on the machine (seconds for `load`), and what bounds them."""
+    shape, kind, threads = SHAPES[found["shape"]], found["kind"], found["threads"]
+    weights = shape.parameters() - (0 if shape.tied else shape.vocab * shape.width)  # the embedding's rows are few
+    stream = statistics.mean(found[name][0] for name in ("stream GB/s", "stream GB/s after") if name in found) * 1e9
+    if task == "load":
+        return shape.parameters() * BYTES[kind] / stream, "bytes"
+    rows = READ if task.startswith("read") else int(task.split()[1]) if "at once" in task else 1
+    head = shape.vocab * shape.width
+    products = rows * weights - (rows - 1) * head if task.startswith("read") else rows * weights
+    reading, computing = weights * BYTES[kind] / stream, 2 * products / (PEAK[kind] * threads)
+    return rows / max(reading, computing), "bytes" if reading > computing else "operations"
+
+
 def table(path: Path) -> None:
-    """Every ratio of a file beside its goal, and prefill as the best of ours against the best of theirs."""
+    """Every ratio of a file beside its goal and its floor, and prefill as the best of ours against the best of theirs."""
     rows = json.loads(path.read_text())["rows"]
     print(
-        f"{'':8}{'':9}{'thr':>4} {'task':20}{'to llama.cpp':>22}{'goal':>6}{'to transformers':>22}{'goal':>6}{'of stream':>11}"
+        f"{'':8}{'':9}{'thr':>4} {'task':18}{'ours':>9}{'to llama.cpp':>20}{'goal':>6}{'to transformers':>20}{'goal':>6}"
+        f"{'floor':>10} {'set by':11}{'reached':>8}"
     )
     best: dict[tuple[str, int], dict[str, float]] = {}
     for found in rows:
@@ -489,16 +510,16 @@ def table(path: Path) -> None:
             )
             if sort == "decode" and kind in QUANTISED and shape in ("tiny", "110M"):
                 goals = (2.0, None)
-            line = f"{shape:8}{kind:9}{threads:4} {task:20}"
+            ours = told.get("camelid", {}).get("seconds" if task == "load" else "tokens/s", [0])[0]
+            line = f"{shape:8}{kind:9}{threads:4} {task:18}{ours:9,.4g}"
             for other, goal in zip(SIDES[1:], goals, strict=True):
                 values = told.get(f"times {other}") or told.get(f"time as a multiple of {other}")
-                line += f"{values[0]:8.2f} ({values[1]:.2f}-{values[2]:.2f})".rjust(22) if values else " " * 22
+                line += f"{values[0]:6.2f} ({values[1]:.2f}-{values[2]:.2f})".rjust(20) if values else " " * 20
                 line += f"{goal:6.1f}" if goal and values else " " * 6
-            if task == "load":
-                line += " <= 1.5 of its time"
-            speed = told.get("camelid", {}).get("GB/s")
-            streams = [found[name][0] for name in ("stream GB/s", "stream GB/s after") if name in found]
-            print(line + (f"{speed / statistics.mean(streams):11.0%}" if speed else ""))
+            least, bound = floor(found, task)
+            share = (least / ours if task == "load" else ours / least) if ours else 0
+            print(line + f"{least:10,.4g} {bound:11}{share:8.0%}")
+    print("load is in seconds, to the first token: at most 1.5 times llama.cpp's time is the goal")
     for (shape, threads), rates in best.items():
         for other, goal in (("llama.cpp", 1.5), ("transformers", 2.0)):
             if other in rates and "camelid" in rates:
