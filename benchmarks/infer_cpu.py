@@ -21,6 +21,7 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -277,7 +278,7 @@ def serve(side: str, shape: str, kind: str, threads: int, path: Path) -> None:
     for line in sys.stdin:
         word, *numbers = json.loads(line)
         if word == "load":
-            told = loaded(side, SHAPES[shape], kind, threads, path, text[0][:PROMPT])
+            told = loaded(side, SHAPES[shape], kind, threads, path, text[0][:PROMPT], *numbers)
         elif word == "read":
             start = time.perf_counter()
             ids = made.read([text[0]], READ)
@@ -297,8 +298,21 @@ def serve(side: str, shape: str, kind: str, threads: int, path: Path) -> None:
 _QUIET: Any = None
 
 
-def loaded(side: str, shape: LlamaShape, kind: str, threads: int, path: Path, ids: list[int]) -> dict[str, Any]:
-    """Seconds from the GGUF file to the first token."""
+def write_folder(shape: LlamaShape, kind: str, path: Path) -> None:
+    """The weights as a folder of ours."""
+    import torch
+
+    from camelid.checkpoints import directory
+
+    directory.save(
+        path, Weights(shape), shape=shape, dtype=torch.float32 if kind == "float32" else torch.bfloat16
+    )  # fmt: skip
+
+
+def loaded(
+    side: str, shape: LlamaShape, kind: str, threads: int, path: Path, ids: list[int], check: str = ""
+) -> dict[str, Any]:
+    """Seconds from the GGUF file to the first token; with `check`, ours from the folder beside it."""
     start = time.perf_counter()
     made: Any
     if side == "camelid":
@@ -307,7 +321,7 @@ def loaded(side: str, shape: LlamaShape, kind: str, threads: int, path: Path, id
         from camelid.native.llama import NativeLlama
 
         made = Ours.__new__(Ours)
-        checkpoint = directory.load(path)
+        checkpoint = directory.load(path.with_suffix(""), check=check) if check else directory.load(path)  # type: ignore[arg-type]
         model = as_stored(checkpoint) or NativeLlama.load(shape, checkpoint.tensors(), kind)  # type: ignore[arg-type]
         made.torch, made.shape, made.model = sys.modules["torch"], shape, model
     else:
@@ -398,20 +412,24 @@ def row(shape: str, kind: str, threads: int, asked: argparse.Namespace, folder: 
         tasks[f"read {READ}"] = ("read",)
     if asked.load:
         tasks["load"] = ("load",)
+    if asked.load_folder and kind in ("float32", "bf16"):
+        tasks["load folder"], tasks["load folder, every byte checked"] = ("load", "lengths"), ("load", "contents")
+        if not path.with_suffix("").exists():
+            write_folder(SHAPES[shape], kind, path.with_suffix(""))
     found: dict[str, Any] = {"shape": shape, "kind": kind, "threads": threads, "busy before": busy()}
     found["stream GB/s"] = stream(threads, folder)
     sides = [Side(name, shape, kind, threads, path) for name in names]
     size = next((side.told["bytes"] for side in sides if side.name == "camelid"), 0)
     for task, words in tasks.items():
         seconds: dict[str, list[float]]
-        busy_with = [side for side in sides if task != "load" or side.name != "transformers"]
+        busy_with = [side for side in sides if words[0] != "load" or side.name != "transformers"]
         seconds = {side.name: [] for side in busy_with}
         said: dict[str, Any] = {side.name: side.ask(*words)["ids"] for side in busy_with}  # warm
         for turn in range(asked.turns if words[0] == "decode" else max(3, asked.turns // 2)):
             for side in busy_with[:: 1 if turn % 2 else -1]:
                 seconds[side.name].append(side.ask(*words)["seconds"])
         told: dict[str, Any] = {}
-        if task == "load":
+        if words[0] == "load":
             for name, times in seconds.items():
                 told[name] = {
                     "seconds": [round(spent, 3) for spent in (statistics.median(times), max(times), min(times))]
@@ -441,6 +459,7 @@ def row(shape: str, kind: str, threads: int, asked: argparse.Namespace, folder: 
     found["machine"], found["date"] = describe(), time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     if not asked.keep:
         path.unlink(missing_ok=True)
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
     return found
 
 
@@ -477,7 +496,7 @@ def floor(found: dict[str, Any], task: str) -> tuple[float, str]:
     shape, kind, threads = SHAPES[found["shape"]], found["kind"], found["threads"]
     weights = shape.parameters() - (0 if shape.tied else shape.vocab * shape.width)  # the embedding's rows are few
     stream = statistics.mean(found[name][0] for name in ("stream GB/s", "stream GB/s after") if name in found) * 1e9
-    if task == "load":
+    if task.startswith("load"):
         return shape.parameters() * BYTES[kind] / stream, "bytes"
     rows = READ if task.startswith("read") else int(task.split()[1]) if "at once" in task else 1
     head = shape.vocab * shape.width
@@ -490,7 +509,7 @@ def table(path: Path) -> None:
     """Every ratio of a file beside its goal and its floor, and prefill as the best of ours against the best of theirs."""
     rows = json.loads(path.read_text())["rows"]
     print(
-        f"{'':8}{'':9}{'thr':>4} {'task':18}{'ours':>9}{'to llama.cpp':>20}{'goal':>6}{'to transformers':>20}{'goal':>6}"
+        f"{'':8}{'':9}{'thr':>4} {'task':32}{'ours':>9}{'to llama.cpp':>20}{'goal':>6}{'to transformers':>20}{'goal':>6}"
         f"{'floor':>10} {'set by':11}{'reached':>8}"
     )
     best: dict[tuple[str, int], dict[str, float]] = {}
@@ -510,14 +529,14 @@ def table(path: Path) -> None:
             )
             if sort == "decode" and kind in QUANTISED and shape in ("tiny", "110M"):
                 goals = (2.0, None)
-            ours = told.get("camelid", {}).get("seconds" if task == "load" else "tokens/s", [0])[0]
-            line = f"{shape:8}{kind:9}{threads:4} {task:18}{ours:9,.4g}"
+            ours = told.get("camelid", {}).get("seconds" if task.startswith("load") else "tokens/s", [0])[0]
+            line = f"{shape:8}{kind:9}{threads:4} {task:32}{ours:9,.4g}"
             for other, goal in zip(SIDES[1:], goals, strict=True):
                 values = told.get(f"times {other}") or told.get(f"time as a multiple of {other}")
                 line += f"{values[0]:6.2f} ({values[1]:.2f}-{values[2]:.2f})".rjust(20) if values else " " * 20
                 line += f"{goal:6.1f}" if goal and values else " " * 6
             least, bound = floor(found, task)
-            share = (least / ours if task == "load" else ours / least) if ours else 0
+            share = (least / ours if task.startswith("load") else ours / least) if ours else 0
             print(line + f"{least:10,.4g} {bound:11}{share:8.0%}")
     print("load is in seconds, to the first token: at most 1.5 times llama.cpp's time is the goal")
     for (shape, threads), rates in best.items():
@@ -542,6 +561,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--no-read", action="store_true", help=f"leave out reading {READ} tokens")
     parser.add_argument("--load", action="store_true", help="also load the file")
+    parser.add_argument("--load-folder", action="store_true", help="also load a folder of ours (float32, bf16)")
     parser.add_argument("--keep", action="store_true", help="keep GGUF files between runs (with --folder)")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--out", type=Path)
