@@ -107,13 +107,9 @@ def _setting(path: str, name: str, value: Any, told: dict[str, Source], depth: i
     if "\n" in written and is_frozen(value):
         echo(f"{margin}{name}={type(value).__name__}(")
         for inner, content in stated(value):
-            _setting(
-                f"{path}.{inner}",
-                inner,
-                content,
-                {**told, f"{path}.{inner}": told.get(f"{path}.{inner}", Source(own, True))},
-                depth + 1,
-            )
+            place = f"{path}.{inner}"
+            found = told.get(place, Source("" if inner == "name" else own, True))  # a name is the project's own
+            _setting(place, inner, content, {**told, place: found}, depth + 1)
         echo(f"{margin}),")
         return
     parts = {
