@@ -162,7 +162,8 @@ class Ours:
 
         torch.set_num_threads(threads)
         self.torch, self.shape = torch, shape
-        self.model = NativeLlama.load(shape, Weights(shape), kind)  # type: ignore[arg-type]
+        stored = _stored(path) if kind in QUANTISED and path.exists() else None
+        self.model = stored or NativeLlama.load(shape, Weights(shape), kind)  # type: ignore[arg-type]
         self.bytes = self.model.bytes
 
     def read(self, ids: list[list[int]], room: int) -> list[int]:
@@ -177,6 +178,14 @@ class Ours:
         with self.torch.inference_mode():
             logits = self.model.step(list(range(len(ids))), ids, self.cache)
             return self.model.pick(logits)[0].tolist()  # type: ignore[no-any-return]
+
+
+def _stored(path: Path) -> Any:
+    """The blocks of a GGUF file, which are those that the weights would be rounded to."""
+    from camelid.checkpoints import directory
+    from camelid.generate.gguf import as_stored
+
+    return as_stored(directory.load(path))
 
 
 class LlamaCpp:
