@@ -31,6 +31,7 @@ from camelid.nn.rope import Rope
 
 CHUNK = 512  # ours: tokens of one call; bounds its scratch memory
 TOGETHER = 4  # ours: rows of logits from which several threads choose ids; for fewer, meeting takes longer
+FLOATS = {"float32": torch.float32, "bf16": torch.bfloat16}
 LATER = 256 << 20  # ours: bytes of float weights that are copied while the model answers already
 FEW = 16  # ours: calls of so few tokens begin with the number of threads that serves yet smaller ones
 LONG = 1 << 31  # ours: weight bytes times tokens of a call that is too long for trying numbers of threads
@@ -74,6 +75,7 @@ class NativeLlama:
         layers = sum(matrix.bytes for name, matrix in weights.items() if name.startswith("model.layers."))
         self.bytes = layers + self._head.bytes  # of weights that one decoded token reads
         self._paces: dict[int, Pace] = {}
+        self._moving: Thread | None = None
 
     @staticmethod
     def of(model: Llama, weights: Kind | None = None) -> NativeLlama:
@@ -99,7 +101,8 @@ class NativeLlama:
             raise CamelidError(f"native kernels: {state()}")
         sizes = {name: size for name, size in _sizes(shape).items() if name in tensors}
         total = 0 if share else sum(size_of(*size, weights) for size in sizes.values())
-        later = not share and total >= LATER and weights in ("float32", "bf16")
+        first = tensors["model.embed_tokens.weight"]
+        later = not share and total >= LATER and first.dtype == FLOATS.get(weights)
         room = Room(found, total) if total and not later else None
         matrices, norms = {}, {}
         for name in tensors:
@@ -109,14 +112,19 @@ class NativeLlama:
             elif weights == "q8_0" or weights == "q4_0":
                 matrices[name] = Matrix.quantised(found, tensor, weights, room, name)
             elif room is None:
-                kind = torch.float32 if weights == "float32" else torch.bfloat16
-                matrices[name] = Matrix.floats(tensor.to(kind) if later else tensor)
+                matrices[name] = Matrix.floats(tensor.to(FLOATS[weights]) if later else tensor)
             else:
                 matrices[name] = Matrix.copied(found, tensor, weights, room)
         model = NativeLlama(shape, matrices, norms)
         if later:
-            Thread(target=model.move, name="weights", daemon=True).start()
+            model._moving = Thread(target=model.move, name="weights", daemon=True)
+            model._moving.start()
         return model
+
+    def settle(self) -> None:
+        """Waits until the weights lie where they will stay; for those who measure."""
+        if self._moving is not None:
+            self._moving.join()
 
     def move(self) -> None:
         """Copies the weights onto huge pages, one matrix after the other, and lets go of where they were. Calls go on

@@ -2,15 +2,23 @@
 
 Threads meet many times in one step. One that has to wait for a core holds all others up, so that four threads on three
 free cores can be twenty times slower than two. Results do not depend on the number, so any call may try another.
+Where that was met of late, calls of other sizes and of other models begin with the number that served, too.
 """
 
 from __future__ import annotations
+
+import time
 
 SOONEST, LATEST = 32, 512  # ours: calls between two trials; the pause doubles after each one that was in vain
 CALLS, SECONDS = 8, 0.05  # ours: a trial ends after so many calls or so much time; one call alone is mostly chance
 COST = 1 / 20  # ours: trials in vain take no more than this share of the time
 MARGIN = 0.9  # ours: fewer threads than `most` must take less than this share of its time, for a moment proves little
+CROWDED, AGO = 5.0, 30.0  # ours: `most` threads took so many times as long as the best number: others are at work,
+# which is believed for so many seconds
 SHARE = 1 / 16  # ours: how much of a call's time goes into what is remembered
+
+
+_crowd: list[tuple[float, int]] = []  # when that was last met, and the number that served then
 
 
 class Pace:
@@ -18,6 +26,8 @@ class Pace:
 
     def __init__(self, most: int, *, tries: bool = True, known: int | None = None) -> None:
         """`known` is what served calls of about this size; it is begun with, and the others are tried one by one, late."""
+        if known is None and _crowd and time.monotonic() - _crowd[0][0] < AGO and _crowd[0][1] < most:
+            known = _crowd[0][1]
         self.most, self._known = most, known
         numbers = range(1, most + 1) if most <= 8 else (*(1 << n for n in range(most.bit_length())), most)
         self._numbers = sorted(set(numbers), reverse=True) if tries else [most]
@@ -70,9 +80,17 @@ class Pace:
         before = self.best if self._seconds else None
         counted = sorted(self._spent[1:] or self._spent)  # the first call fills other caches than the one before
         self._seconds[self._trial] = counted[len(counted) // 2]
+        self._meet_others()
         self._rest = sum(self._spent) / COST
         self._spent = []
         left = [number for number in self._numbers if number not in self._seconds] if self._known is None else []
         self._trial = left[0] if left else None
         if not left:
             self._pause = min(2 * self._pause, LATEST) if self.best == before else SOONEST
+
+    def _meet_others(self) -> None:
+        """Notes whether `most` threads have to wait for others' work, as far as that was measured."""
+        if self.most in self._seconds and len(self._seconds) > 1:
+            best = self.best
+            crowded = self._seconds[self.most] > CROWDED * self._seconds[best]
+            _crowd[:] = [(time.monotonic(), best)] if crowded else []

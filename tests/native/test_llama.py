@@ -287,6 +287,23 @@ def test_the_number_of_threads_follows_the_seconds() -> None:
     assert Pace(1).threads() == 1 and Pace(6, tries=False).threads() == 6
 
 
+def test_where_others_are_at_work_calls_of_other_sizes_know_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("camelid.native.pace._crowd", [])
+    first = Pace(4)
+    assert Pace(4).threads() == 4
+    for _ in range(40):
+        number = first.threads()
+        first.took(number, {1: 1e-4, 2: 0.1, 3: 0.3, 4: 0.7}[number])
+    other = Pace(4)
+    assert first.threads() == other.threads() == 1
+    late = []
+    for _ in range(4000):
+        late.append(other.threads())
+        other.took(late[-1], {1: 4e-4, 2: 2e-4, 3: 1.5e-4, 4: 1e-4}[late[-1]])
+    assert late[-200:].count(4) > 150, "when the others are gone, that is found out"
+    assert Pace(4).threads() == 4, "and believed"
+
+
 def test_threads_and_forked_processes_decode_side_by_side() -> None:
     """Calls from several Python threads wait for each other; a child has its own threads."""
     import os
