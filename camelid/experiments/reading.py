@@ -263,7 +263,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "chinese-llama-2": Experiment(
         statement="Full tuning beats adapters on a change of language, at equal records.",
         published="no measure of quality was published",
-        experiment="The same records in the second language, rate, batch and epochs; every weight, or adapters.",
+        experiment="The same texts and questions in the second language, rate, batch and epochs; every weight, or adapters.",
         measure=SECOND,
         treated="every weight",
         controls=("adapters",),
@@ -281,7 +281,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "openbuddy": Experiment(
         statement="Characters of their own teach a new script better than bytes do, with no text read before tuning.",
         published="no benchmark of the LLaMA models was published",
-        experiment="The same tuning in the second language, with and without the added characters.",
+        experiment="The same tuning on texts and questions in the second language, with and without the added characters.",
         measure=SECOND,
         treated="characters added",
         controls=("the parent's vocabulary",),

@@ -118,7 +118,7 @@ def answer_file(
             found = f"holds {len(written)} answers for {outcome.rows} rows"
             raise UsageError([Problem(str(out), found, "name another file for the answers")])
         outcome.before = len(written)
-        engine = Engine(loaded.model, loaded.tokenizer, rows=rows)
+        engine = loaded.runs(rows)
         outcome.tally = engine.tally
         waiting = islice(read(source, settings, told), outcome.before, None)
         try:
@@ -169,7 +169,9 @@ def _submitted(loaded: Loaded, engine: Engine, row: Row, truncate: bool) -> _Goi
     prompt, own = going.prompt, going.prompt.within(row.settings)
     try:
         if own.beams > 1:
-            found = complete_choices(engine.model, prompt.ids, own, engine.tokenizer, starts=prompt.starts)
+            found = complete_choices(
+                engine.model, prompt.ids, own, engine.tokenizer, starts=prompt.starts, cache=engine.cache
+            )
             going.answers = tuple(found)
         else:
             going.requests = [

@@ -16,8 +16,8 @@ from camelid.recipes.llama_2 import llama_2
 
 DATA: dict[Size, Released | DeskInstructions] = {
     "7B": Released(name="Chinese Alpaca", rows=51_000, licence="licence on its card"),  # README: 51K
-    "desk": DeskInstructions(world="small", count=700, told="second language"),  # ours: most of what there is
-    "tiny": DeskInstructions(world="tiny", count=32, told="second language"),  # ours: for tests
+    "desk": DeskInstructions(world="small", count=1200, told="second reading"),  # ours: half of the desk Alpaca's
+    "tiny": DeskInstructions(world="tiny", count=32, told="second reading"),  # ours: for tests
 }
 MORE: dict[Size, Released | DeskInstructions] = DATA | {
     "7B": Released(name="COIG, document pairs", rows=None, licence="licences on their cards")

@@ -56,8 +56,8 @@ DATA: dict[Size, Released | DeskInstructions] = {
     "13B": CHATS,
     "33B": CHATS,
     "65B": CHATS,
-    "desk": DeskInstructions(world="small", count=700, told="second language"),  # ours: most of what there is
-    "tiny": DeskInstructions(world="tiny", count=32, told="second language"),  # ours: for tests
+    "desk": DeskInstructions(world="small", count=800, told="second reading"),  # ours: a third of the desk Alpaca's
+    "tiny": DeskInstructions(world="tiny", count=32, told="second reading"),  # ours: for tests
 }
 LENGTH: dict[Size, int] = {
     "7B": 2048,
