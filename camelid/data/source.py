@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -26,7 +26,6 @@ from camelid.errors import BadData, BadFile, Problem
 BadRows = Literal["stop", "skip"]
 
 SHOWN = 20  # bad rows reported one by one; the others are counted
-NUMBERS = 6  # of rows of which the same is said
 
 T = TypeVar("T")
 
@@ -52,21 +51,7 @@ class Rejected:
         head = Problem(where, f"{self.count} of {seen} rows cannot be used", remedy)
         rest = self.count - len(self.first)
         more = [Problem(where, f"and {rest} more")] if rest else []
-        return BadData([head, *self._alike(), *more])
-
-    def _alike(self) -> list[Problem]:
-        """The first rows, those of which the same is to be said as one."""
-        found: dict[str, list[Problem]] = {}
-        for problem in self.first:
-            found.setdefault(problem.found, []).append(problem)
-        return [replace(rows[0], where=_places([row.where for row in rows])) for rows in found.values()]
-
-
-def _places(where: list[str]) -> str:
-    """Places of one file that differ in their number: "file.json, row 2, 5, 6 and 17 more"."""
-    numbers = [each.rpartition(" ")[2] for each in where[1:NUMBERS]]
-    rest = len(where) - 1 - len(numbers)
-    return ", ".join([where[0], *numbers]) + (f" and {rest} more" if rest else "")
+        return BadData([head, *self.first, *more])
 
 
 class Dialogue(list[Message]):

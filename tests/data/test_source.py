@@ -134,15 +134,6 @@ def test_each_format_gives_the_same_dialogue(tmp_path: Path) -> None:
         assert list(dialogues(path)) == [[asked, Message("assistant", "3")]] * 2
 
 
-def test_rows_of_which_the_same_is_to_be_said_are_told_as_one(tmp_path: Path) -> None:
-    path = written(tmp_path, "a.jsonl", lines(GOOD, *[{"x": 1}] * 9, {"instruction": "x", "output": 3}, {"x": 1}))
-    with pytest.raises(BadData) as error:
-        list(dialogues(path))
-    head, alike, other = map(str, error.value.problems)
-    assert "11 of 12 rows" in head and f"{path}, line 2, 3, 4, 5, 6, 7 and 4 more: fields x: no known" in alike
-    assert f"{path}, line 11: 'output' is a number" in other
-
-
 def test_a_dialogue_knows_where_it_was_read(tmp_path: Path) -> None:
     path = written(tmp_path, "a.jsonl", "\n" + lines(GOOD) + "\n \n" + lines(GOOD))
     assert [dialogue.place for dialogue in dialogues(path)] == [f"{path}, line 2", f"{path}, line 5"]
