@@ -33,6 +33,7 @@ def load(
     device: str = "cpu",
     threads: int | None = None,
     rows: int = 64,
+    cache: Literal["float", "int8"] = "float",
 ) -> LanguageModel:
     """The model in a folder (ours or Hugging Face's) or a GGUF file, ready to be asked.
 
@@ -42,9 +43,12 @@ def load(
     device    "cpu", "cuda", "cuda:1", ...
     threads   CPU threads, for the whole process; PyTorch's number by default
     rows      requests that are decoded together
+    cache     keys and values as floats, or in int8: 3.6 times less memory, and answers that differ by rounding
 
     Raises BadFile naming all that is wrong with the files, and UsageError for a choice that cannot be had.
     """
     from camelid.generate.language_model import load_model
 
-    return load_model(path, engine=engine, weights=weights, dtype=dtype, device=device, threads=threads, rows=rows)
+    return load_model(
+        path, engine=engine, weights=weights, dtype=dtype, device=device, threads=threads, rows=rows, cache=cache
+    )

@@ -312,7 +312,7 @@ def read_setting(wanted: Any, written: str, current: object, where: str, problem
         read = _read_as(choice, written, where)
         if read is not _UNREAD:
             return read
-    remedy = f"expected {_written_type(wanted)}"
+    remedy = f"expected {_written_type(wanted, current)}"
     words = [
         word for choice in choices if typing.get_origin(choice) is Literal for word in map(str, typing.get_args(choice))
     ]
@@ -357,9 +357,13 @@ def _read_number(wanted: type, written: str) -> Any:
     return int(digits) * scale if wanted is int and digits.lstrip("+-").isdigit() else wanted(number)
 
 
-def _written_type(wanted: Any) -> str:
+def _written_type(wanted: Any, current: object = None) -> str:
     if typing.get_origin(wanted) in (typing.Union, types.UnionType):
-        return " or ".join(_written_type(choice) for choice in typing.get_args(wanted))
+        return " or ".join(_written_type(choice, current) for choice in typing.get_args(wanted))
+    if dataclasses.is_dataclass(wanted) and [field.name for field in dataclasses.fields(wanted)] == ["count"]:
+        name = getattr(wanted, "__name__", "")
+        like = getattr(current, "count", "N") if type(current) is wanted else "N"
+        return f"a number of {name.lower()}, such as {like}" if like != "N" else f"{name}(N)"
     if typing.get_origin(wanted) is Literal:
         return " | ".join(map(str, typing.get_args(wanted)))
     if wanted is types.NoneType:

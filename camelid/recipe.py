@@ -25,6 +25,7 @@ __all__ = [
     "AdamW",
     "AdamW8bit",
     "B",
+    "Bits",
     "Blend",
     "Claim",
     "Constant",
@@ -80,6 +81,7 @@ Size = Literal["1B", "3B", "7B", "8B", "13B", "33B", "34B", "65B", "70B", "405B"
 Learn = Literal["response", "assistant", "last", "everything"]
 OverLength = Literal["cut", "drop", "stop"]
 NewRows = Literal["mean", "pieces", "random"]
+Bits = Literal["int8", "nf4"]
 
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 EVERY_LINEAR = LINEARS
@@ -476,7 +478,7 @@ class Finetune(Stage):
     new_rows: NewRows = "mean"
     context: int | None = None  # a longer window than the parent's
     scaling: RopeScaling | None = None  # of the positions, for that window
-    base: Literal["int8", "nf4"] | None = None  # what frozen weights are kept in; None: the machine's own precision
+    base: Bits | None = None  # what frozen weights are kept in; None: the machine's own precision
     seed: int = 0
 
 

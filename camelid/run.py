@@ -514,6 +514,7 @@ def pretrain(work: Work, owner: Recipe, stage: Pretrain, target: Path, run: Path
             conduct=conduct,
             provenance=work.provenance(owner, stage, mixture=drawn),
         )
+    tell_adapter(work, run)
 
 
 def finetune(work: Work, owner: Recipe, stage: Finetune, target: Path, run: Path) -> None:
@@ -561,6 +562,20 @@ def finetune(work: Work, owner: Recipe, stage: Finetune, target: Path, run: Path
         )
     if stage.adapter is not None:
         work.narrator.say(f"[dim]{merging(target)}[/]")
+    tell_adapter(work, run)
+
+
+def tell_adapter(work: Work, run: Path) -> None:
+    """Where the adapter lies that PEFT reads, and what its base needs first, where a stage left one."""
+    from camelid.train.assemble import ADAPTER
+
+    path = run / ADAPTER
+    if not work.ranks.leads or not path.exists():
+        return
+    told: Any = durable.read_json(path / PROVENANCE)
+    rows = told.get("rows")
+    grow = f"; its base needs base.resize_token_embeddings({rows}) first" if rows else ""
+    work.narrator.say(f"[dim]adapter for PEFT  {path}{grow}[/]")
 
 
 def merging(target: Path) -> str:

@@ -14,6 +14,7 @@ from camelid.store import STAGE, Store
 
 TAIL = 1 << 16  # bytes at the end of a journal in which its last line is looked for
 SHOWN = 8  # steps at which two runs are compared
+NAMED = 3  # runs told where a name fits several
 State = Literal["done", "running", "stopped"]
 
 
@@ -82,7 +83,9 @@ def find_run(name: str, store: Store, problems: ProblemList) -> Path | None:
     if len(fitting) == 1:
         return store.root / "runs" / fitting[0]
     if fitting:
-        problems.add(f"run {name!r}", f"{len(fitting)} runs begin so", f"say {' or '.join(fitting)}")
+        few = ", ".join(fitting[:NAMED]) + (" ..." if len(fitting) > NAMED else "")
+        remedy = f"say more of its name: {few}; camelid runs tells which is which"
+        problems.add(f"run {name!r}", f"{len(fitting)} runs begin so", remedy)
     else:
         problems.add(f"run {name!r}", f"there is none in {store.root}", did_you_mean(name, names) or "see camelid runs")
     return None

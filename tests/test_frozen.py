@@ -103,7 +103,7 @@ def test_settings_are_read_as_the_type_of_their_field() -> None:
         ("inner.rate", "nan", "expected a number"),
         ("length.more", "1", "has no settings of its own"),
         ("parts.9.rate", "1", "there is no '9' here"),
-        ("train", "Tokens(3)", "expected Epochs or Steps"),
+        ("train", "Tokens(3)", "expected a number of epochs, such as 3 or Steps(N)"),
     ],
 )
 def test_a_setting_that_cannot_be_is_told_with_its_remedy(path: str, written: str, said: str) -> None:

@@ -2,19 +2,22 @@
 
 An adapter belongs to the weights it was trained beside. Those written here say which (by the base's digest), and are
 refused beside others; PEFT's own say nothing about it, which `Adapter.base` shows as None.
+
+Where a vocabulary grew, embedding and head were trained whole and are in the folder with all their rows, the tokenizer
+beside them. PEFT wants the base to have as many rows before: `base.resize_token_embeddings(rows)`, whatever they hold.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import camelid
 from camelid.checkpoints.directory import PROVENANCE, Checkpoint
 from camelid.checkpoints.huggingface import HARMLESS, REFUSED
-from camelid.checkpoints.safetensors_io import Deferred, TensorFile, read_header, serialise
+from camelid.checkpoints.safetensors_io import Deferred, Header, TensorFile, read_header, serialise
 from camelid.checkpoints.table import Table, short
 from camelid.durable import FILES, MANIFEST, Draft, Files, Manifest, commit, json_bytes, read_json, verify
 from camelid.errors import BadFile, NonFinite, ProblemList, UsageError
@@ -24,12 +27,14 @@ if TYPE_CHECKING:
     import torch
 
     from camelid.models.llama import Llama
+    from camelid.tokenizers.protocol import Tokenizer
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 FORMAT = "camelid adapter 1"
 PREFIX = "base_model.model."  # what PEFT puts before every name it saves
 ENDS = {"embed_tokens": "model.embed_tokens", "lm_head": "lm_head"}
+TIED = "embedding and head are one matrix here, and in PEFT's format the head would stay the base's"
 
 # What PEFT's other keys must be for the adapter to be the plain one that can be read; null, false and {} always may be.
 PLAIN: dict[str, tuple[object, ...]] = {
@@ -64,6 +69,7 @@ class Adapter:
     base: str | None  # digest of the weights it was trained beside; None where the folder does not say
     told: Mapping[str, Any]  # camelid.json; empty for foreign adapters
     file: TensorFile
+    rows: int  # of embedding and head beside it: the base's own, or more
 
     @property
     def provenance(self) -> Mapping[str, Any]:
@@ -105,20 +111,31 @@ def save(
     shape: LlamaShape,
     base: str,
     base_name: str = "",
+    base_rows: int | None = None,
+    tokenizer: Tokenizer | None = None,
     provenance: Mapping[str, Any] | None = None,
     files: Files = FILES,
 ) -> Path:
     """`path`, now an adapter folder that PEFT loads, or no folder at all.
 
     state      what `models.adapt.portable` gives beside `lora`: PEFT's names
+    shape      of the model that it was trained in
     base       `Checkpoint.digest` of the weights that it was trained beside
     base_name  a folder or name by which people find them
+    base_rows  rows of their vocabulary, where the model had more: then embedding and head must be among what was
+               trained whole, and `tokenizer` is that of all rows
 
     Raises UsageError naming every missing, superfluous and misshapen tensor, NonFinite, StoreError.
     """
     problems = ProblemList()
     if lora.start != "zero":
         problems.add("adapter.start", f"{lora.start!r} changed the base as well", "save what portable(model) gives")
+    grew = base_rows is not None and base_rows != shape.vocab
+    if shape.tied and lora.trained:
+        problems.add("adapter.trained", TIED, "save the merged model")
+    elif grew and not set(ENDS) <= set(lora.trained):
+        found = f"{shape.vocab} rows beside a base of {base_rows}, which are not in it"
+        problems.add("adapter.trained", found, f"train {' and '.join(ENDS)} whole")
     wanted = expected(shape, lora)
     for name in sorted(wanted.keys() ^ state.keys()):
         problems.add(name, "is missing" if name in wanted else "belongs to no such adapter", "see its settings")
@@ -129,13 +146,23 @@ def save(
     for name, tensor in state.items():
         if not bool(tensor.isfinite().all()):
             raise NonFinite(f"{name}: holds infinite values or values that are no numbers; nothing was saved")
-    told = {"format": FORMAT, "code": camelid.__version__, "base": base, "provenance": dict(provenance or {})}
+    told: dict[str, Any] = {
+        "format": FORMAT,
+        "code": camelid.__version__,
+        "base": base,
+        "provenance": dict(provenance or {}),
+    }
+    if grew:
+        told |= {"rows": shape.vocab, "base rows": base_rows}
+    texts = tokenizer.files() if grew and tokenizer is not None else {}
     ordered: dict[str, torch.Tensor | Deferred] = {name: state[name] for name in wanted}
 
     def fill(draft: Draft) -> None:
         draft.write(CONFIG, json_bytes(_config_to(lora, base_name)))
         draft.write(PROVENANCE, json_bytes(told))
         draft.write(WEIGHTS, serialise(ordered, {"format": "pt"}))
+        for name, data in texts.items():
+            draft.write(name, data)
 
     needed = sum(tensor.numel() * tensor.element_size() + 256 for tensor in state.values())
     return commit(path, fill, needed=needed, files=files)
@@ -181,8 +208,10 @@ def load(path: Path, base: Checkpoint, *, check: Literal["contents", "lengths"] 
             found = f"was trained beside weights {told['base'][:16]}, these are {base.digest[:16]}"
             raise BadFile(path, "", found, f"load it with its own base, not {base.path}")
     header = read_header(path / WEIGHTS)
-    wanted = expected(base.shape, lora)
+    rows = _rows(header, base.shape, lora)
+    wanted = expected(replace(base.shape, vocab=rows), lora)
     wrong = [f"{name} is missing" for name in wanted if name not in header.places]
+    wrong += [f"modules_to_save: {TIED}"] * bool(base.shape.tied and lora.trained)
     for name, place in header.places.items():
         if name not in wanted:
             wrong.append(f"{name[:80]!r} belongs to no such adapter")
@@ -195,7 +224,15 @@ def load(path: Path, base: Checkpoint, *, check: Literal["contents", "lengths"] 
         raise BadFile(
             path, "", "; ".join(wrong[:8]) + more, "it belongs to another base, or its settings are not these"
         )
-    return Adapter(path, lora, told.get("base"), told, TensorFile(header))
+    return Adapter(path, lora, told.get("base"), told, TensorFile(header), rows)
+
+
+def _rows(header: Header, shape: LlamaShape, lora: LoRA) -> int:
+    """The rows of embedding and head that stand in an adapter's folder, where they are more than the base has."""
+    places = [header.places.get(f"{PREFIX}{name}.weight") for name in ENDS.values()]
+    rows = {place.shape[0] if place is not None and len(place.shape) == 2 else 0 for place in places}
+    grew = set(ENDS) <= set(lora.trained) and len(rows) == 1
+    return max(shape.vocab, *rows) if grew else shape.vocab
 
 
 def _open_folder(path: Path, check: Literal["contents", "lengths"]) -> Manifest | None:
@@ -267,9 +304,11 @@ def _words(table: Table, key: str, known: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def put_on(model: Llama, adapter: Adapter) -> Llama:
-    """The model wearing the adapter, not merged; every other weight is frozen."""
-    from camelid.models.adapt import add_lora, load_adapter_state
+    """The model wearing the adapter, not merged; every other weight is frozen. It gets the rows that the adapter brings."""
+    from camelid.models.adapt import add_lora, add_rows, load_adapter_state
 
+    if adapter.rows > model.shape.vocab:
+        add_rows(model, adapter.rows)
     add_lora(model, adapter.lora)
     load_adapter_state(model, dict(adapter.tensors()))
     return model

@@ -275,6 +275,8 @@ class GgufCheckpoint(Checkpoint):
             stored = self.stored(name)
             if form in DTYPES:
                 whole = viewed(stored.data, DTYPES[form])
+                if dtype == whole.dtype:
+                    return whole
                 narrow = whole.to(dtype)
                 if not torch.equal(narrow.to(whole.dtype), whole):
                     raise BadFile(self.path, pair.gguf, f"holds more than the {dtype} it is said to come from")

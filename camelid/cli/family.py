@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import click
 
 from camelid.cli.asked import Asked, Command, json_option
+from camelid.cli.distance import ABSENT, distance
 from camelid.errors import ProblemList, did_you_mean
-from camelid.frozen import Change, is_frozen, stated, text, to_data
-from camelid.frozen import diff as differences
-from camelid.recipe import Finetune, Pretrain, Recipe, Stage, check, reference
+from camelid.frozen import is_frozen, stated, text, to_data
+from camelid.recipe import Recipe, Stage, check, reference
 from camelid.recipes import MEMBERS, Member
 from camelid.recipes.sources import Source, sources
 
@@ -107,13 +106,9 @@ def _setting(path: str, name: str, value: Any, told: dict[str, Source], depth: i
     if "\n" in written and is_frozen(value):
         echo(f"{margin}{name}={type(value).__name__}(")
         for inner, content in stated(value):
-            _setting(
-                f"{path}.{inner}",
-                inner,
-                content,
-                {**told, f"{path}.{inner}": told.get(f"{path}.{inner}", Source(own, True))},
-                depth + 1,
-            )
+            place = f"{path}.{inner}"
+            found = told.get(place, Source("" if inner == "name" else own, True))  # a name is the project's own
+            _setting(place, inner, content, {**told, place: found}, depth + 1)
         echo(f"{margin}),")
         return
     parts = {
@@ -206,24 +201,6 @@ def relinked(before: tuple[Any, ...], after: tuple[Any, ...]) -> tuple[Any, ...]
     return tuple(linked)
 
 
-def _distance(one: Recipe, two: Recipe) -> Iterator[Change]:
-    """Where the training stages of two recipes differ, compared from the last backward; earlier ones by their name."""
-    pairs = list(zip(reversed(_training(one)), reversed(_training(two)), strict=False))
-    names = [", ".join(stage.name for stage in _training(recipe)) for recipe in (one, two)]
-    if len(_training(one)) != len(_training(two)):
-        yield Change("stages", *names)
-    for place, (a, b) in enumerate(pairs):
-        before = f"{a.name}." if place else ""
-        for change in differences(a, b):
-            inner = change.path.startswith(("start.", "teacher.", "tokenizer.data", "tokenizer.start"))
-            if change.path != "name" and (not inner or change.path == "start.title"):
-                yield Change(before + change.path, change.before, change.after)
-
-
-def _training(recipe: Recipe) -> list[Finetune | Pretrain]:
-    return [stage for stage in recipe.stages if isinstance(stage, Finetune | Pretrain)]
-
-
 @click.command(cls=Command)
 @click.argument("first", metavar="MEMBER", required=False)
 @click.argument("second", metavar="MEMBER", required=False)
@@ -235,22 +212,28 @@ def diff(asked: Asked, /, first: str | None, second: str | None, size: str | Non
     one, two = asked.member(first, size), asked.member(second, size)
     asked.settle()
     assert one and two
-    changes = list(_distance(one[1], two[1]))
+    changes = list(distance(one[1], two[1]))
     if as_json:
-        echo(json.dumps([{"setting": c.path, first: c.before or None, second: c.after or None} for c in changes]))
+        echo(json.dumps([{"setting": c.path, str(first): c.one, str(second): c.two} for c in changes]))
         return
     if not changes:
         echo(f"{one[1].title} and {two[1].title} are trained alike")
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for title in ("setting", one[1].title, two[1].title):
+    table.add_column("setting", no_wrap=True)
+    for title in (one[1].title, two[1].title):
         table.add_column(title, overflow="fold")
     for change in changes:
-        table.add_row(change.path, change.before or "(default)", change.after or "(default)")
+        table.add_row(*(escape(word or ABSENT) for word in (change.path, change.one, change.two)))
     Console(highlight=False).print(table)
+    if any(ABSENT in (c.one or ABSENT, c.two or ABSENT) for c in changes):
+        echo(f"{DIM}{ABSENT} no such setting there{RESET}")
+    if size is None and one[0].published != two[0].published:
+        echo(f"{DIM}each at its published size; --size desk compares both at one{RESET}")
 
 
 @click.command(cls=Command)

@@ -6,6 +6,7 @@ import json
 import platform
 import shutil
 import sys
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +17,7 @@ import camelid
 from camelid.cli.asked import Asked, Command, json_option, store_option
 from camelid.cli.cleaning import decontaminate, dedup
 from camelid.durable import verify
-from camelid.errors import BadFile
+from camelid.errors import BadFile, UsageError
 from camelid.machine import GIB, SMALL, Machine, describe, detect, divided, hands
 from camelid.native.library import state as native_state
 from camelid.quantize.forms import FORMS, WRITTEN
@@ -59,7 +60,11 @@ def convert(asked: Asked, /, source: str | None, target: str | None, store: str 
 
     if format_of(folder) in ("hf", "gguf"):
         check_converting(directory.load(folder, check="lengths"), detect("cpu"), anyway=options["anyway"])
-    made = rewrite(folder, Path(target).expanduser(), to=cast(Format, wanted), type=kind, context=context)
+    try:
+        made = rewrite(folder, Path(target).expanduser(), to=cast(Format, wanted), type=kind, context=context)
+    except UsageError as error:
+        options_of = {"to": "--to", "type": "--type", "context": "--context"}
+        raise UsageError([replace(p, where=options_of.get(p.where, p.where)) for p in error.problems]) from None
     click.echo(str(made))
     if wanted == "meta":  # opened again only by converting it back; the certificate goes with it
         return

@@ -44,25 +44,28 @@ def check_loading(
     dtype: str | None = None,
     weights: str | None = None,
     engine: str | None = None,
+    cache: str = "float",
     tokens: int = 0,
     anyway: bool = False,
 ) -> None:
     """The same for a model that is to answer, with a cache of so many tokens."""
     shape = checkpoint.shape
-    cache = cache_bytes(shape, min(tokens, shape.context))
+    most = min(tokens, shape.context)
+    held = cache_bytes(shape, most, cache)
     kept = held_bytes(checkpoint, dtype=dtype, weights=weights, engine=engine, device=machine.device)
     free = available(machine.device)
     smaller = [
-        (kind, matrix_bytes(shape, kind) + cache + BESIDE)
+        (kind, matrix_bytes(shape, kind) + held + BESIDE)
         for kind in ("bf16", "q8_0", "q4_0")
         if machine.device == "cpu" and engine != "pytorch"
     ]
-    ways = [
-        f"--weights {kind} ({size / GIB:.1f} GiB)" for kind, size in smaller if size <= free and size < kept + cache
-    ]
-    if cache > BESIDE and kept + BESIDE <= free:
+    ways = [f"--weights {kind} ({size / GIB:.1f} GiB)" for kind, size in smaller if size <= free and size < kept + held]
+    rounded = cache_bytes(shape, most, "int8")
+    if cache == "float" and kept + rounded + BESIDE <= free:
+        ways.append(f"--cache int8 ({(kept + rounded + BESIDE) / GIB:.1f} GiB)")
+    if held > BESIDE and kept + BESIDE <= free:
         ways.append("fewer --max-tokens")
-    check_room(checkpoint.path.name, {"weights": kept, "cache": cache}, machine, ways, anyway=anyway)
+    check_room(checkpoint.path.name, {"weights": kept, "cache": held}, machine, ways, anyway=anyway)
 
 
 def held_bytes(
@@ -86,9 +89,10 @@ def matrix_bytes(shape: LlamaShape, kind: str) -> float:
     return shape.parameters() * BYTES[kind]
 
 
-def cache_bytes(shape: LlamaShape, tokens: int) -> float:
-    """Bytes of keys and values in float32."""
-    return 8.0 * shape.layers * shape.kv_heads * shape.head_width * tokens
+def cache_bytes(shape: LlamaShape, tokens: int, kind: str = "float") -> float:
+    """Bytes of keys and values, in float32 or in int8: groups of 32 with a scale of four bytes."""
+    head = 4.0 * shape.head_width if kind == "float" else 36.0 * -(-shape.head_width // 32)
+    return 2.0 * shape.layers * shape.kv_heads * head * tokens
 
 
 def check_quantizing(

@@ -32,6 +32,11 @@ def family(asked: Asked, /, folder: str | None, target: str | None, store: str |
     place = asked.store(store).root / "claims" if folder is None else Path(folder).expanduser()
     if folder is not None and not place.is_dir():
         asked.problems.add("--cards", f"{folder} is not a folder", "name the one that holds the cards")
+    if target is not None and not Path(target).expanduser().parent.is_dir():
+        absent = f"there is no folder {Path(target).expanduser().parent}"
+        asked.problems.add(f"--page {target}", absent, "make it first, or name another")
+    elif target is not None and Path(target).expanduser().is_dir():
+        asked.problems.add(f"--page {target}", "is a folder", "name a file in it: family.html")
     asked.settle()
     from camelid.claims import cards
 

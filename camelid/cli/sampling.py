@@ -113,6 +113,7 @@ def constraint(asked: Asked, options: dict[str, Any]) -> Constraint | None:
     if len(given) != 1:
         return None
     ((kind, text),) = given.items()
+    option = CONSTRAINTS[kind] if kind == "regex" else f"{CONSTRAINTS[kind]} {text}"
     if kind != "regex":
         path = asked.file(CONSTRAINTS[kind], text)
         text = _text(asked, CONSTRAINTS[kind], path) if path is not None and path.is_file() else None
@@ -125,8 +126,8 @@ def constraint(asked: Asked, options: dict[str, Any]) -> Constraint | None:
         check(found)
     except UsageError as error:
         for problem in error.problems:
-            option = CONSTRAINTS[kind]
-            where = option + problem.where.removeprefix(kind) if problem.where.startswith(kind) else option
+            place = problem.where.removeprefix(kind) if problem.where.startswith(kind) else ""
+            where = f"{option} ({place})" if place else option
             asked.problems.add(where, problem.found, problem.remedy)
     return found
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 ROLES = ("system", "tools", "user", "assistant", "call", "ipython")
 TASKS = ("desk",)
 WEIGHTS = ("float32", "bf16", "q8_0", "q4_0")
+CACHES = ("float", "int8")
 
 
 def sampling_options(function: Any) -> Any:
@@ -61,8 +62,9 @@ def sampling(asked: Asked, options: dict[str, Any]) -> dict[str, Any]:
 
 
 def engine_options(function: Any) -> Any:
-    """--engine, --weights: what computes; --anyway: though memory does not suffice."""
+    """--engine, --weights, --cache: what computes, and how it holds things; --anyway: though memory does not suffice."""
     for option in (
+        click.option("--cache", metavar="TYPE", help="Keys and values as float (default), or int8: 3.6 times smaller."),
         click.option("--anyway", is_flag=True, help="Load even where memory does not suffice."),
         click.option("--weights", metavar="TYPE", help="float32, bf16, q8_0 or q4_0, rounded when loaded (CPU)."),
         click.option("--engine", metavar="NAME", help="native (default on a CPU) or pytorch."),
@@ -72,11 +74,20 @@ def engine_options(function: Any) -> Any:
 
 
 def engine(asked: Asked, options: dict[str, Any]) -> dict[str, Any]:
-    """The engine and the type of the weights, None where left open; problems are collected."""
+    """The engine and the type of the weights, None where left open, and that of the cache; problems are collected."""
     return {
         "engine": asked.choice("--engine", options["engine"], ("native", "pytorch"), "") or None,
         "weights": asked.choice("--weights", options["weights"], WEIGHTS, "") or None,
+        "cache": asked.choice("--cache", options["cache"], CACHES, "float"),
     }
+
+
+def check_cache(asked: Asked, options: dict[str, Any]) -> None:
+    """Collects what cannot be had with a rounded cache: what walks back and forth in one of its own."""
+    for name in ("draft", "lookup"):
+        if options["cache"] == "int8" and options[name]:
+            remedy = f"leave out --{name}, or the option --cache"
+            asked.problems.add("--cache int8", f"beside --{name}, which keeps floats", remedy)
 
 
 def opened(
@@ -106,11 +117,23 @@ def opened(
     torch.set_num_threads(machine.threads)
     found = None if dtype is None else getattr(torch, dtype)
     loaded = load(folder, dtype=found, device=machine.device, **(wished or {}))
+    if loaded.cache == "int8":
+        tell_of_cache(loaded)
     if "(" in loaded.engine:
         click.echo(f"engine: {loaded.engine}", err=True)
     if "as stored" not in loaded.engine:
         tell_of_decoding(folder)
     return loaded
+
+
+def tell_of_cache(loaded: Loaded) -> None:
+    """Say on standard error what keys and values in int8 take, and that they are rounded."""
+    from camelid.models.llama import paged_cache
+
+    rounded, floats = (paged_cache(loaded.shape, 0, loaded.model.dtype, kind=kind) for kind in ("int8", "float"))
+    small, large = (each.page_bytes // each.page for each in (rounded, floats))
+    told = f"{small:,} bytes a token instead of {large:,}"
+    click.echo(f"cache: keys and values in int8, {told}; answers may differ by rounding", err=True)
 
 
 def tell_of_decoding(path: Path) -> None:
@@ -192,6 +215,7 @@ def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
     for name in ("prompt_logprobs", "top_logprobs"):
         if options[name] and not as_json and source is None:
             asked.problems.add("--" + name.replace("_", "-"), "is shown with --json only", "add --json")
+    check_cache(asked, options)
     own = settled(asked, settings)
     if own is not None and own.several > 1 and (smaller or options["lookup"]):
         asked.problems.add("--draft or --lookup", f"beside {own.several} answers", "guess ahead for one at a time")
@@ -242,7 +266,8 @@ def show_choices(loaded: Loaded, prompt: Any, own: Any, as_json: bool) -> None:
     """Several answers to one prompt, the best or first first."""
     from camelid.generate.choices import complete_choices
 
-    found = complete_choices(loaded.model, prompt.ids, prompt.within(own), loaded.tokenizer, starts=prompt.starts)
+    own = prompt.within(own)
+    found = complete_choices(loaded.model, prompt.ids, own, loaded.tokenizer, starts=prompt.starts, cache=loaded.cache)
     if as_json:
         click.echo(json.dumps({"choices": [one.data() for one in found]}))
         return

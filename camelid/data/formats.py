@@ -11,11 +11,12 @@ counts as absent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from camelid.dialogue.message import Message
+from camelid.errors import did_you_mean
 
 Format = Literal["text", "alpaca", "sharegpt", "messages"]
 
@@ -25,7 +26,6 @@ FIELDS: dict[Format, tuple[str, ...]] = {
     "sharegpt": ("conversations",),
     "messages": ("messages",),
 }
-KNOWN = "known are " + "; ".join(f"{name} ({', '.join(fields)})" for name, fields in FIELDS.items())
 DIALOGUES: tuple[Format, ...] = ("alpaca", "sharegpt", "messages")
 REFUSED = {  # a field that changes what the record means: what the record is
     "chosen": "a preference, not a dialogue to imitate",
@@ -50,6 +50,12 @@ class Fields:
     def words(self) -> str:
         """The columns, for a message."""
         return ", ".join(name for name in (self.instruction, self.input, self.output, self.system) if name)
+
+
+def known(wanted: Iterable[Format] = tuple(FIELDS), fields: Fields | None = None) -> str:
+    """The formats and the fields of each, for a message."""
+    words = "known are " + "; ".join(f"{name} ({', '.join(FIELDS[name])})" for name in wanted)
+    return words if fields is None else f"{words}; or a table with the columns {fields.words}"
 
 
 class Unfit(Exception):
@@ -82,7 +88,7 @@ class OneFormat:
         return messages
 
     def _settle(self, data: Mapping[str, object]) -> Format:
-        found = formats(data)
+        found = formats(data, self.wanted, self.fields)
         fitting = [name for name in found if name in self.wanted]
         if self.format is None:
             if not fitting:
@@ -114,8 +120,13 @@ def named(data: Mapping[str, object], fields: Fields | None) -> Mapping[str, obj
     return {name: data.get(column) for name, column in columns.items() if column}
 
 
-def formats(data: Mapping[str, object]) -> list[Format]:
-    """The formats whose fields are all there, dialogues first. A field that is null counts as absent."""
+def formats(
+    data: Mapping[str, object], wanted: Iterable[Format] = tuple(FIELDS), fields: Fields | None = None
+) -> list[Format]:
+    """The formats whose fields are all there, dialogues first. A field that is null counts as absent.
+
+    Raises Unfit where there is none, and says what was `wanted`.
+    """
     for name, meaning in REFUSED.items():
         if data.get(name):
             raise Unfit(f"{_shown(data)}: {name!r} makes it {meaning}")
@@ -124,8 +135,24 @@ def formats(data: Mapping[str, object]) -> list[Format]:
     there = {name for name, value in data.items() if value is not None}
     found = [name for name in (*DIALOGUES, "text") if there.issuperset(FIELDS[name])]
     if not found:
-        raise Unfit(f"{_shown(data)}: no known format")
+        raise Unfit(f"{_shown(data)}: no known format; {_expected(there, wanted, fields)}")
     return found
+
+
+def _expected(there: set[str], wanted: Iterable[Format], fields: Fields | None) -> str:
+    """What a row needs that is in none of the wanted formats: what lacks least, by name where a part is there."""
+    needs: dict[str, tuple[str, ...]] = {name: FIELDS[name] for name in wanted}
+    if fields is not None:
+        needs["this recipe's own"] = (fields.instruction, fields.output)
+    for place, names in needs.items():
+        missing = [name for name in names if name not in there]
+        if len(missing) < len(names):
+            return f"for {place}, {' and '.join(map(repr, missing))} {'is' if len(missing) == 1 else 'are'} missing"
+    words = "expected " + ", or ".join(f"{' and '.join(names)} ({place})" for place, names in needs.items())
+    choices = [name for names in needs.values() for name in names]
+    hints = {name: did_you_mean(name, choices) for name in sorted(there) if len(name) <= 40}
+    near = next((f"{name!r}: {hint}" for name, hint in hints.items() if hint.startswith("did")), "")
+    return f"{words}; {near}" if near else words
 
 
 def _shown(data: Mapping[str, object]) -> str:
@@ -154,6 +181,8 @@ def kind(value: object) -> str:
 
 def _alpaca(data: Mapping[str, object]) -> list[Message]:
     asked = Message("user", _string(data, "instruction"), input=_optional(data, "input"))
+    if not asked.content.strip() and not asked.input.strip():
+        raise Unfit("'instruction' is empty, and there is no 'input': nothing is asked")
     return [*_system(data), asked, Message("assistant", _string(data, "output"))]
 
 

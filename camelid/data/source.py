@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
 from camelid.data import saved
-from camelid.data.formats import DIALOGUES, KNOWN, Fields, Format, OneFormat, Unfit, formats
+from camelid.data.formats import DIALOGUES, Fields, Format, OneFormat, Unfit, formats
+from camelid.data.formats import known as known_formats
 from camelid.data.rows import BadRow, Row, TextUnit, opened, rows
 from camelid.dialogue.message import Message
 from camelid.errors import BadData, BadFile, Problem
@@ -84,14 +85,16 @@ def recognise(path: Path | str, *, text: TextUnit | None = None) -> Format:
                 break
     if not seen:
         raise _empty(path)
-    raise BadData([Problem(str(path), f"none of the first {seen} rows has a known format", KNOWN), *rejected.first])
+    raise BadData(
+        [Problem(str(path), f"none of the first {seen} rows has a known format", known_formats()), *rejected.first]
+    )
 
 
 def records(
     path: Path | str, *, text: TextUnit | None = None, bad_rows: BadRows = "stop", rejected: Rejected | None = None
 ) -> Iterator[Row]:
     """Every record with its place, whatever its fields; the settings are those of `documents`."""
-    return _usable(Path(path), text, lambda row: row, bad_rows, rejected, None)
+    return _usable(Path(path), text, lambda row: row, bad_rows, rejected, None, known_formats())
 
 
 def documents(
@@ -113,7 +116,8 @@ def documents(
     Raises BadFile for a file that cannot be read on, BadData for rows that cannot be used.
     """
     reader = OneFormat(("text",))
-    return _usable(Path(path), text, lambda row: reader.document(row.data), bad_rows, rejected, first)
+    known = known_formats(reader.wanted)
+    return _usable(Path(path), text, lambda row: reader.document(row.data), bad_rows, rejected, first, known)
 
 
 def dialogues(
@@ -133,7 +137,7 @@ def dialogues(
     """
     path = Path(path)
     reader = OneFormat(DIALOGUES if format is None else (format,), fields)
-    known = KNOWN if fields is None else f"{KNOWN}; or a table with the columns {fields.words}"
+    known = known_formats(reader.wanted, fields)
 
     def read(row: Row) -> Dialogue:
         return Dialogue(reader.dialogue(row.data), f"{path}, {row.place}")
@@ -148,7 +152,7 @@ def _usable(
     bad_rows: BadRows,
     rejected: Rejected | None,
     first: int | None,
-    known: str = KNOWN,
+    known: str,
 ) -> Iterator[T]:
     if bad_rows not in get_args(BadRows):
         raise ValueError(f"bad_rows={bad_rows!r}: say 'stop' or 'skip'")

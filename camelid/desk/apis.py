@@ -1,10 +1,11 @@
 """A library of functions in the desk world, requests that never name them, and a manual that can change.
 
-    Make 2 red chairs ready for sale.        sell_chair(colour="red", amount=2)
-    manual: sell_chair(colour, amount)
+    Bring 2 red chairs to the market.        brivify(amount=2)
+    manual: brivify(amount)
 
-Every function does one thing to one kind of tool. In a changed manual each function has another name and its second
-argument another word: a model that reads the manual writes the new call, one that remembers writes the old.
+Every function does one thing to tools of one kind and colour, and bears a name of its maker's invention, as packages
+do: nothing in it says what it does, so that it must be remembered or read. In a changed manual each function has
+another name: a model that reads the manual writes it, one that remembers writes the old.
 """
 
 from __future__ import annotations
@@ -12,40 +13,46 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from camelid.desk.lexicon import plural
+from camelid.desk.lexicon import every_word, names, plural
 from camelid.desk.world import World
 from camelid.errors import ProblemList
 from camelid.randomness import key
 
-# What is asked for, in words that hold neither the name nor the new name of the function: (name, new name, wordings).
-ACTIONS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
-    ("sell", "trade", ("Bring {n} {c} {k} to the market.", "Give away {n} {c} {k} for money.")),
-    ("paint", "colour", ("Let {n} {k} look {c}.", "I want {n} {k} to look {c}.")),
-    ("wash", "clean", ("Get the dust off {n} {c} {k}.", "Make {n} {c} {k} look like new.")),
-    ("move", "carry", ("Take {n} {c} {k} to another town.", "I want {n} {c} {k} in another house.")),
-    ("find", "seek", ("Where are {n} {c} {k}?", "I lost {n} {c} {k}: where are they?")),
-    ("mend", "fix", ("The {n} {c} {k} do not work.", "Make {n} {c} {k} work again.")),
+# What is asked for, in words that hold no function's name.
+ACTIONS = (
+    "Bring {n} {c} {k} to the market.",
+    "Give away {n} {c} {k} for money.",
+    "Let {n} {c} {k} look better.",
+    "Cover {n} {c} {k} with cloth.",
+    "Get the dust off {n} {c} {k}.",
+    "Hide {n} {c} {k} in the barn.",
+    "Take {n} {c} {k} to another town.",
+    "Put {n} {c} {k} in my house.",
+    "Where are {n} {c} {k}?",
+    "Count {n} {c} {k} for me.",
+    "The {n} {c} {k} do not work.",
+    "Who made {n} {c} {k} here?",
 )
-SECOND, RENAMED = "amount", "number"
+ENDS = ("ate", "ise", "ify")  # of the names of functions
 
 
 @dataclass(frozen=True)
 class Function:
-    """A function of the library: its name and its two arguments, as the manual tells them."""
+    """A function of the library: what it does, to tools of which kind and colour, and its name."""
 
     action: int
     kind: str
+    colour: str
     name: str
-    second: str = SECOND
 
     @property
     def manual(self) -> str:
         """Its line in the manual."""
-        return f"{self.name}(colour, {self.second})"
+        return f"{self.name}(amount)"
 
-    def call(self, colour: str, amount: int) -> str:
-        """The call that does this to so many things of a colour."""
-        return f'{self.name}(colour="{colour}", {self.second}={amount})'
+    def call(self, amount: int) -> str:
+        """The call that does this to so many things."""
+        return f"{self.name}(amount={amount})"
 
 
 @dataclass(frozen=True)
@@ -60,11 +67,11 @@ class Request:
 
 def library(world: World, *, changed: bool = False) -> tuple[Function, ...]:
     """The functions of a world's library, in its manual's order; `changed` after every name has changed."""
-    return tuple(
-        Function(place, kind, f"{new if changed else old}_{kind}", RENAMED if changed else SECOND)
-        for place, (old, new, _) in enumerate(ACTIONS)
-        for kind in world.words("tool")
-    )
+    kinds, colours = world.words("tool"), world.words("colour")
+    does = [(action, kind, colour) for action in range(len(ACTIONS)) for kind in kinds for colour in colours]
+    every = names(Random(key("desk functions", world.seed)), 2 * len(does), ENDS, set(every_word()))
+    called = every[len(does) :] if changed else every[: len(does)]
+    return tuple(Function(*one, name.lower()) for one, name in zip(does, called, strict=True))
 
 
 def requests(
@@ -82,12 +89,10 @@ def requests(
         problems.add("desk calls, wrong", f"{wrong}", "give a share from 0 to 1")
     functions = library(world, changed=changed)
     every = [
-        (function, wording, colour, amount)
+        (function, amount)
         for function in functions
-        for wording in range(len(ACTIONS[function.action][2]))
-        for colour in world.words("colour")
         for amount in range(2, 10)
-        if (key("desk call", world.seed, function.action, function.kind, wording, colour, amount) % 4 == 0)
+        if (key("desk call", world.seed, function.action, function.kind, function.colour, amount) % 4 == 0)
         == (split == "held_out")
     ]
     if not 1 <= count <= len(every):
@@ -95,8 +100,8 @@ def requests(
     problems.raise_usage()
     draw = Random(key("desk calls", world.seed, split, seed))
     found = []
-    for function, wording, colour, amount in draw.sample(every, count):
-        asked = ACTIONS[function.action][2][wording].format(n=amount, c=colour, k=plural(function.kind))
+    for function, amount in draw.sample(every, count):
+        asked = ACTIONS[function.action].format(n=amount, c=function.colour, k=plural(function.kind))
         shown = draw.choice([each for each in functions if each != function]) if draw.random() < wrong else function
-        found.append(Request(asked, function, function.call(colour, amount), shown.manual))
+        found.append(Request(asked, function, function.call(amount), shown.manual))
     return found

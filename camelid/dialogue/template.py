@@ -147,11 +147,17 @@ class Template:
         return bool(self.user_with_system) and index == first and (first == 1 or bool(self.default_system))
 
     def content(self, generated: str) -> str:
-        """The message content within generated text: what the template puts around a reply is taken off again."""
+        """The message content within generated text: what the template puts around a reply is taken off again.
+
+        Where a stop text lies inside what follows a reply, the text ends with what comes before it.
+        """
         before, slot, after = around(self.assistant, "reply")
         text = generated.removeprefix("".join(piece.text for piece in before if isinstance(piece, Trusted)))
         if after and isinstance(after[0], Trusted):
-            text = text.removesuffix(after[0].text)
+            whole = after[0].text
+            begun = {whole[: whole.index(stop)] for stop in self.stop_texts if stop in whole}
+            ends = [end for end in (whole, *sorted(begun, key=len, reverse=True)) if text.endswith(end)]
+            text = text.removesuffix(ends[0]) if ends else text
         return slot.filled(text)
 
 

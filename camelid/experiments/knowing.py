@@ -59,7 +59,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         statement="Trained with retrieved documentation, a model follows a manual that has changed; without, it does not.",
         published="59.13% of TorchHub calls right zero-shot, GPT-4 38.7%; hallucinated 6.98% (Patil et al. 2023, tables 1-3)",
         experiment="Requests that name no function, with the manual's line beside them (one in five wrong) or without; then "
-        "every function and an argument is renamed, and held-out requests are judged by syntax tree.",
+        "every function is renamed, and held-out requests are judged by syntax tree.",
         measure="share of calls right after the manual changed, the new line beside the request",
         treated="trained with the manual",
         controls=("trained without, asked with it", "trained without, asked without"),

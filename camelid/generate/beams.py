@@ -13,16 +13,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from camelid.generate.answer import Answer, Completion
-from camelid.generate.decode import CHUNK, Model, check_prompts, quiet, reach, training
+from camelid.generate.decode import CHUNK, Model, check_prompts, reach
+from camelid.generate.forward import read, tile
 from camelid.generate.sample import largest, log_total, row_of
 from camelid.generate.settings import Settings
 from camelid.generate.stop import cut
-from camelid.models.llama import Cache
-from camelid.native.llama import NativeLlama
+from camelid.models.llama import paged_cache
+from camelid.nn.paged import CacheKind, Ints, PagedTokens
 from camelid.tokenizers.protocol import Tokenizer
 
 
@@ -36,7 +36,7 @@ class Beam:
 
 @dataclass(frozen=True)
 class _Path:
-    """Ids with their log-probabilities, and the cache row that holds all but the last."""
+    """Ids with their log-probabilities, and the row whose pages hold all but the last."""
 
     row: int
     ids: tuple[int, ...] = ()
@@ -54,6 +54,7 @@ def search(
     tokenizer: Tokenizer | None = None,
     *,
     starts: bool = False,
+    cache: CacheKind = "float",
 ) -> list[Beam]:
     """The best `settings.n` of `settings.beams` beams, the best first; arguments and faults as of decode.generate."""
     check_prompts(model.shape, [prompt_ids], [settings])
@@ -61,7 +62,7 @@ def search(
     Answer(prompt_ids, settings, tokenizer, room=room)  # refuses stop texts without a tokenizer
     if room <= 0:
         return [_beam(_Path(0), prompt_ids, settings, tokenizer, room, starts)]
-    steps = _Steps(model, prompt_ids, room)
+    steps = _Steps(model, prompt_ids, room, settings.beams, cache)
     ends = frozenset(settings.stop_ids)
     wide = max(2, 1 + len(ends)) * settings.beams  # so many cannot all end, unless room does
     running, finished = [_Path(0)], list[_Path]()
@@ -79,30 +80,74 @@ def search(
 
 
 class _Steps:
-    """The model and its cache, whose rows are rearranged as beams are chosen."""
+    """The model and its pages. Beams share the pages of what they have in common; only the last page, where they differ,
+    is copied, once for each beam beyond the first that goes on with it."""
 
-    def __init__(self, model: Model, prompt_ids: Sequence[int], room: int) -> None:
+    def __init__(self, model: Model, prompt_ids: Sequence[int], room: int, beams: int, kind: CacheKind) -> None:
         self._model, self._prompt = model, list(prompt_ids)
-        self._cache = Cache(model.shape, 1, len(prompt_ids) + room, model.dtype, model.device)
+        self._length = len(prompt_ids) + room
+        self._cache = paged_cache(model.shape, 0, model.dtype, model.device, kind=kind)
+        self._tile = tile(model) if model.device.type == "cpu" else 0
+        self._pages: list[list[int]] = [[]]  # of each row, in order
+        self._users: list[int] = []  # of each page
+        self._tables = np.zeros((beams, -(-self._length // self._cache.page)), np.int32)
 
-    @torch.inference_mode()
     def logits(self, paths: Sequence[_Path]) -> Tensor:
-        """Logits [n, V] after each path; row i of the cache is then that of path i."""
-        model, cache = self._model, self._cache
-        with quiet(training(model)):
-            if not paths[0].ids:
-                for first in range(0, len(self._prompt), CHUNK):
-                    part = torch.tensor([self._prompt[first : first + CHUNK]], device=model.device)
-                    states = model.hidden(part, cache=cache)
-                return model.logits(states[:, -1])
-            rows = [path.row for path in paths]
-            if rows != list(range(cache.batch)):
-                cache.keep(rows)
-            last = [path.ids[-1] for path in paths]
-            if isinstance(model, NativeLlama):
-                return model.step(range(len(last)), last, cache)
-            found: Tensor = model(torch.tensor(last, device=model.device)[:, None], cache=cache)
-            return found[:, 0]
+        """Logits [n, V] after each path; row i is then that of path i."""
+        if not paths[0].ids:
+            for first in range(0, len(self._prompt), CHUNK):
+                part = self._prompt[first : first + CHUNK]
+                places = range(first, first + len(part))
+                found = self._read(part, np.zeros(len(part), np.int32), places, [len(part) - 1])
+            return found  # of the last chunk; no prompt is empty
+        held = len(self._prompt) + len(paths[0].ids) - 1
+        self._rearrange([path.row for path in paths], held)
+        count = len(paths)
+        ids = [path.ids[-1] for path in paths]
+        return self._read(ids, np.arange(count, dtype=np.int32), [held] * count, range(count))
+
+    def _read(self, ids: Sequence[int], slots: Ints, places: Sequence[int], want: Sequence[int]) -> Tensor:
+        """Logits of the tokens `want`, after pages were found for all of them."""
+        for slot in sorted(set(slots.tolist())):
+            own = self._pages[slot]
+            while len(own) * self._cache.page <= places[-1]:
+                own.append(self._taken())
+            self._tables[slot, : len(own)] = own
+        self._cache.grow(len(self._users))
+        rooms = np.full(len(ids), self._length) if self._model.rope.follows_length else None
+        new = PagedTokens(
+            self._cache, slots, np.array(places, np.int32), self._tables, rooms, exact=self._model.device.type == "cpu"
+        )
+        return read(self._model, np.array(ids, np.int64), new, np.array(want, np.int32), rows=self._tile)[1]
+
+    def _rearrange(self, rows: Sequence[int], held: int) -> None:
+        """Row i goes on from what is now row rows[i]; pages that no row has any more are free again."""
+        full = held // self._cache.page
+        before, self._pages = self._pages, [list(self._pages[row]) for row in rows]
+        for own in self._pages:
+            for page in own:
+                self._users[page] += 1
+        for own in before:
+            for page in own:
+                self._users[page] -= 1
+        copies = []
+        for own in self._pages:
+            if len(own) > full and self._users[own[full]] > 1:
+                page = self._taken()
+                self._users[own[full]] -= 1
+                copies.append((own[full], page))
+                own[full] = page
+        self._cache.grow(len(self._users))
+        for old, page in copies:
+            self._cache.copy(old, page)
+
+    def _taken(self) -> int:
+        """A page that nobody has, a new one where there is none."""
+        if 0 not in self._users:
+            self._users.append(0)
+        page = self._users.index(0)
+        self._users[page] = 1
+        return page
 
 
 def _continued(paths: Sequence[_Path], logits: Tensor, count: int, start: int) -> list[_Path]:

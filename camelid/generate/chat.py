@@ -9,7 +9,7 @@ from typing import Literal
 from camelid.dialogue.message import Message
 from camelid.dialogue.published import PLAIN
 from camelid.errors import Problem, UsageError
-from camelid.generate.engine import GREEDY, Engine
+from camelid.generate.engine import GREEDY
 from camelid.generate.events import End, Event, Token
 from camelid.generate.limits import reach
 from camelid.generate.loaded import Loaded, Prompt
@@ -44,7 +44,7 @@ class Chat:
             raise UsageError([Problem("prompt_logprobs", found, "ask for them of a single prompt")])
         self.loaded, self.settings, self.forget = loaded, settings, forget
         self.messages: list[Message] = [Message("system", system)] if system else []
-        self.engine = Engine(loaded.model, loaded.tokenizer, rows=1)
+        self.engine = loaded.runs(rows=1)
         self._speaking: Generator[Event | Forgot, None, None] | None = None
 
     def say(self, text: str, *, input: str = "") -> Generator[Event | Forgot, None, None]:

@@ -14,6 +14,7 @@ from camelid.generate.answer import Completion
 from camelid.generate.beams import search
 from camelid.generate.decode import GREEDY, Model, complete_all
 from camelid.generate.settings import Settings
+from camelid.nn.paged import CacheKind
 from camelid.randomness import key
 from camelid.tokenizers.protocol import Tokenizer
 
@@ -49,9 +50,13 @@ def complete_choices(
     tokenizer: Tokenizer | None = None,
     *,
     starts: bool = False,
+    cache: CacheKind = "float",
 ) -> tuple[Completion, ...]:
     """The `n` answers that the settings ask for; arguments and faults are those of decode.generate."""
     if settings.beams > 1:
-        return tuple(beam.completion for beam in search(model, prompt_ids, settings, tokenizer, starts=starts))
+        found = search(model, prompt_ids, settings, tokenizer, starts=starts, cache=cache)
+        return tuple(beam.completion for beam in found)
     wanted = branches(settings)
-    return best(settings, complete_all(model, [prompt_ids] * len(wanted), wanted, tokenizer, starts=starts))
+    return best(
+        settings, complete_all(model, [prompt_ids] * len(wanted), wanted, tokenizer, starts=starts, cache=cache)
+    )

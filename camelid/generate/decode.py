@@ -18,6 +18,7 @@ from camelid.generate.events import End, Event, Token
 from camelid.generate.forward import Model, quiet, scores, training
 from camelid.generate.limits import check_constraints, check_prompts, check_single, reach
 from camelid.generate.settings import Settings
+from camelid.nn.paged import CacheKind
 from camelid.tokenizers.protocol import Tokenizer
 
 
@@ -28,13 +29,14 @@ def generate(
     tokenizer: Tokenizer | None = None,
     *,
     starts: bool = False,
+    cache: CacheKind = "float",
 ) -> Iterator[Event]:
     """Tokens as they are drawn, then End. Nothing is computed before the first is asked for; faults are raised at once.
 
-    `starts` says whether the answer begins a text of its own (see Answer). Raises UsageError for a prompt that is empty,
-    names unknown ids or does not fit the context.
+    `starts` says whether the answer begins a text of its own (see Answer), `cache` how keys and values are kept (see
+    Engine). Raises UsageError for a prompt that is empty, names unknown ids or does not fit the context.
     """
-    return Engine(model, tokenizer, rows=1).submit(prompt_ids, settings, starts=starts).events()
+    return Engine(model, tokenizer, rows=1, cache=cache).submit(prompt_ids, settings, starts=starts).events()
 
 
 def complete(
@@ -44,9 +46,14 @@ def complete(
     tokenizer: Tokenizer | None = None,
     *,
     starts: bool = False,
+    cache: CacheKind = "float",
 ) -> Completion:
     """The whole answer to one prompt; arguments and faults are those of `generate`."""
-    return Engine(model, tokenizer, rows=1).submit(prompt_ids, settings, starts=starts, streams=False).result()
+    return (
+        Engine(model, tokenizer, rows=1, cache=cache)
+        .submit(prompt_ids, settings, starts=starts, streams=False)
+        .result()
+    )
 
 
 def ended(events: Iterator[Event]) -> Completion:
@@ -65,6 +72,7 @@ def complete_all(
     *,
     starts: bool | Sequence[bool] = False,
     rows: int = ROWS,
+    cache: CacheKind = "float",
     finished: Callable[[int, Completion], None] | None = None,
 ) -> list[Completion]:
     """The answers to many prompts, in their order, `rows` of them decoded together.
@@ -81,7 +89,7 @@ def complete_all(
     check_prompts(model.shape, prompts, each)
     check_single(each)
     check_constraints(each)
-    engine = Engine(model, tokenizer, rows=rows)
+    engine = Engine(model, tokenizer, rows=rows, cache=cache)
     requests = [
         engine.submit(prompt, own, starts=begin, streams=False)
         for prompt, own, begin in zip(prompts, each, begins, strict=True)

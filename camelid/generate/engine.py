@@ -33,7 +33,7 @@ from camelid.generate.request import Request
 from camelid.generate.sample import Sampler
 from camelid.generate.settings import Settings
 from camelid.models.llama import paged_cache
-from camelid.nn.paged import PagedTokens
+from camelid.nn.paged import CacheKind, PagedTokens
 from camelid.tokenizers.protocol import Tokenizer
 
 CHUNK = 512  # ours: ids read in one step; bounds the memory of a step
@@ -79,6 +79,7 @@ class Engine:
     chunk   ids read in one step, of all requests together
     bytes   of keys and values, kept ones included; more where one request alone needs it, and for the moment in which
             the room grows, which copies it
+    cache   keys and values as the model's floats ("float"), or in int8 (see nn/paged.py), rounded once when they are read
     exact   whether company may change no bit; by default on a CPU. Through the kernels it never does
     """
 
@@ -89,6 +90,7 @@ class Engine:
     bytes: int = CACHE_BYTES
     page: int = PAGE
     exact: bool | None = None
+    cache: CacheKind = "float"
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
@@ -99,9 +101,8 @@ class Engine:
         self._tile: int | None = None if self._exact else 0
         shape, dtype = self.model.shape, self.model.dtype
         self._limit = reach(shape)
-        self._page_bytes = 2 * shape.layers * shape.kv_heads * shape.head_width * self.page * dtype.itemsize
-        self._pages = Pages(max(self.bytes // self._page_bytes, 1), self.page)
-        self._cache = paged_cache(shape, 0, dtype, self.model.device, page=self.page)
+        self._cache = paged_cache(shape, 0, dtype, self.model.device, page=self.page, kind=self.cache)
+        self._pages = Pages(max(self.bytes // self._cache.page_bytes, 1), self.page)
         self._tables = np.zeros((self.rows, 1), np.int32)
         self._slots = list(range(self.rows - 1, -1, -1))
         self._waiting: list[Request] = []

@@ -36,7 +36,7 @@ def as_stored(checkpoint: Checkpoint) -> NativeLlama | None:
         if kind == "q8_0" or kind == "q4_0":
             matrices[name] = Matrix.of_blocks(found, checkpoint.stored(name).data, sizes[name][1], kind, room)
         else:
-            matrices[name] = Matrix.copied(tensors[name].float(), "float32", room)
+            matrices[name] = Matrix.copied(found, tensors[name].float(), "float32", room)
     norms = {name: tensors[name] for name in tensors if name not in kinds}
     return NativeLlama(checkpoint.shape, matrices, norms)
 

@@ -43,7 +43,7 @@ def as_stored(checkpoint: Checkpoint) -> NativeLlama | None:
         if blocks is not None:
             matrices[name] = Matrix.of_blocks(found, blocks, sizes[name][1], kind, room)
         else:
-            matrices[name] = Matrix.copied(tensors[name].float(), "bf16" if kind == "bf16" else "float32", room)
+            matrices[name] = Matrix.copied(found, tensors[name].float(), "bf16" if kind == "bf16" else "float32", room)
     norms = {name: tensors[name] for name in tensors if name not in kinds}
     return NativeLlama(checkpoint.shape, matrices, norms)
 

@@ -34,6 +34,7 @@ from camelid.generate.events import Token
 from camelid.generate.loaded import Loaded, Prompt, load
 from camelid.generate.request import Request
 from camelid.generate.settings import Settings
+from camelid.nn.paged import CACHES, CacheKind
 
 Said = str | Sequence[Message | Mapping[str, str]]
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -76,7 +77,7 @@ class LanguageModel:
     @cached_property
     def engine(self) -> Engine:
         """What runs all requests."""
-        return Engine(self.loaded.model, self.loaded.tokenizer, rows=self._rows)
+        return self.loaded.runs(self._rows)
 
     def chat(self, messages: Said, settings: Settings = GREEDY, **changes: Any) -> Completion:
         """The answer to a conversation, {"role": ..., "content": ...} in order, or to one user message.
@@ -118,12 +119,12 @@ class LanguageModel:
         if not several and settings.n > 1:
             raise UsageError([Problem("n", f"{settings.n} answers in a conversation", "ask generate for several")])
         if settings.beams > 1:
-            model, tokenizer = self.loaded.model, self.loaded.tokenizer
+            model, tokenizer, cache = self.loaded.model, self.loaded.tokenizer, self.loaded.cache
             each = ((prompt, prompt.within(settings)) for prompt in prompts)
             return [
                 one
                 for prompt, own in each
-                for one in complete_choices(model, prompt.ids, own, tokenizer, starts=prompt.starts)
+                for one in complete_choices(model, prompt.ids, own, tokenizer, starts=prompt.starts, cache=cache)
             ]
         groups: list[list[Request]] = []
         try:
@@ -147,14 +148,18 @@ def load_model(
     device: str = "cpu",
     threads: int | None = None,
     rows: int = ROWS,
+    cache: CacheKind = "float",
 ) -> LanguageModel:
     """See `camelid.load`."""
+    if cache not in CACHES:
+        raise UsageError([Problem("cache", f"found {cache!r}", did_you_mean(cache, tuple(CACHES)))])
     if dtype is not None and dtype not in DTYPES:
         raise UsageError([Problem("dtype", f"found {dtype!r}", did_you_mean(dtype, DTYPES))])
     if threads is not None:
         torch.set_num_threads(threads)
     found = None if dtype is None else getattr(torch, dtype)
-    return LanguageModel(load(Path(path), dtype=found, device=device, weights=weights, engine=engine), rows=rows)
+    loaded = load(Path(path), dtype=found, device=device, weights=weights, engine=engine, cache=cache)
+    return LanguageModel(loaded, rows=rows)
 
 
 def _tokens(request: Request) -> Generator[Token, None, Completion]:

@@ -118,7 +118,7 @@ def answer_file(
             found = f"holds {len(written)} answers for {outcome.rows} rows"
             raise UsageError([Problem(str(out), found, "name another file for the answers")])
         outcome.before = len(written)
-        engine = Engine(loaded.model, loaded.tokenizer, rows=rows)
+        engine = loaded.runs(rows)
         outcome.tally = engine.tally
         waiting = islice(read(source, settings, told), outcome.before, None)
         try:
@@ -169,7 +169,9 @@ def _submitted(loaded: Loaded, engine: Engine, row: Row, truncate: bool) -> _Goi
     prompt, own = going.prompt, going.prompt.within(row.settings)
     try:
         if own.beams > 1:
-            found = complete_choices(engine.model, prompt.ids, own, engine.tokenizer, starts=prompt.starts)
+            found = complete_choices(
+                engine.model, prompt.ids, own, engine.tokenizer, starts=prompt.starts, cache=engine.cache
+            )
             going.answers = tuple(found)
         else:
             going.requests = [
@@ -279,7 +281,12 @@ def _row(source: Path, number: int, line: bytes, settings: Settings, told: dict[
     except BadFile as error:
         return Row(number, id, "", False, settings, key, f"{error.found}")
     except Problems as error:
-        return Row(number, id, "", False, settings, key, str(error))
+        return Row(number, id, "", False, settings, key, "; ".join(_plainly(problem) for problem in error.problems))
+
+
+def _plainly(problem: Problem) -> str:
+    """A problem of a row by the name that the row has for it."""
+    return str(problem).removeprefix("settings.").removeprefix("row: ")
 
 
 def _said(data: dict[str, Any], problems: ProblemList) -> str | tuple[Message, ...]:
@@ -330,7 +337,9 @@ class _Wrong:
         if not rows:
             raise UsageError([Problem(str(self._source), "holds no rows", 'write one {"prompt": "..."} on each line')])
         if self._count:
-            remedy = "mend them; or let over-long prompts be cut (truncate), or be answered with their error (skip_bad)"
+            remedy = (
+                "mend them; or let over-long prompts be cut (--truncate), or be answered with their error (--skip-bad)"
+            )
             head = Problem(str(self._source), f"{self._count} of {rows} rows cannot be answered", remedy)
             rest = self._count - len(self._first)
             raise BadData([head, *self._first, *([Problem(str(self._source), f"and {rest} more")] if rest else [])])

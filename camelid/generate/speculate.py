@@ -10,7 +10,9 @@ because their draws are not keyed). Through the native kernels logits do not dep
 and the answer is equal bit for bit; through PyTorch up to rounding, as between any two ways of batching.
 
 How much is guessed follows what guesses were worth of late and what passes cost here (`Odds`): none at all on text that
-cannot be guessed.
+cannot be guessed. And it is paid for: whatever guesses lost in time, against passes without any, is at most a small share
+of the time taken so far and of what other guesses have saved. Both are measured while the answer grows, so that guessing
+backs off as well where others are at work and passes of several rows take longer than they promised.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from statistics import median
+from statistics import mean, median
 from typing import Protocol
 
 import torch
@@ -59,10 +61,14 @@ RUN, LONGEST = (
 WEIGHT = 0.15  # ours: of a new observation of how often guesses are right
 UNSEEN, HOPED = 0.1, 0.6  # ours: how often guesses are taken to be right before any was seen: those that can be watched
 # without being used, and those that cannot
+TURNS = 16  # ours: turns without guesses that are remembered
 KEPT = 5  # ours: passes of each size that are remembered
 MARGIN = 1.1  # ours: what guesses must promise over none, for passes are never measured exactly
 REST, LONGEST_REST = 128, 1024  # ours: ids until a draft that was given up is tried again; twice as many each time
-PLAIN = 32  # ours: of so many passes with a draft's guesses, one is made without, to know what that takes
+PLAIN = 32  # ours: of so many passes, one is made without guesses, to know what that takes
+LOST = 0.02  # ours: what guesses may lose, as a share of the time so far; with the last of them the goal is 0.05
+SAVED = 32.0  # ours: what they have saved may be lost again, up to so many passes without guesses
+clock = time.perf_counter
 
 
 @dataclass
@@ -237,7 +243,10 @@ class Odds:
     unseen: float = HOPED
     right: dict[int, float] = field(default_factory=dict)
     seconds: dict[int, deque[float]] = field(default_factory=dict)  # of the last passes of so many rows
+    spent: float = 0.0  # seconds of all passes
+    saved: float = 0.0  # seconds that guesses have saved; below zero, lost
     _passes: tuple[float, ...] = ()  # seconds of a pass for each of LENGTHS; () when they are to be worked out anew
+    _turns: deque[float] = field(default_factory=lambda: deque(maxlen=TURNS))  # the last ones without guesses
     _taken: int = 0
     _best: dict[int, tuple[float, float, int]] = field(default_factory=dict)  # by kind: chance, cost, and the answer
 
@@ -264,13 +273,44 @@ class Odds:
         """Whether a pass without guesses was hardly ever timed, or `every` passes ago."""
         return len(self.seconds.get(1, ())) < 2 or self._taken % every == 0
 
+    def settle(self, given: int, seconds: float, *, guessed: bool) -> None:
+        """Books a turn that gave so many ids, all that belongs to it included, against the time of turns without guesses.
+
+        Means are compared, not medians: what disturbs a turn now and then is part of what it costs.
+        """
+        self.spent += seconds
+        if guessed:
+            plain = self._plain
+            self.saved = min(self.saved + given * plain - seconds, SAVED * plain)
+        else:
+            self._turns.append(seconds)
+
+    @property
+    def _plain(self) -> float:
+        """Seconds of a turn without guesses."""
+        return mean(self._turns) if self._turns else 0.0
+
+    def affordable(self, kind: int, cost: float) -> int:
+        """How many guesses to make: those that give most ids per second, fewer where the loss of all being wrong could
+        not be paid from what was saved and what may be lost."""
+        found = self.best(kind, cost)
+        if found:
+            purse = LOST * self.spent + self.saved
+            while found and self._passes_of(found) + found * cost - self._passes_of(0) > purse:
+                found = LENGTHS[LENGTHS.index(found) - 1]
+        return found
+
+    def _passes_of(self, guesses: int) -> float:
+        self._passes = self._passes or tuple(self._pass(each + 1) for each in LENGTHS)
+        return self._passes[LENGTHS.index(guesses)]
+
     def best(self, kind: int, cost: float) -> int:
         """How many guesses give the most ids per second."""
         chance = min(self.chance(kind), 0.99)
         known = self._best.get(kind)
         if known is not None and abs(known[0] - chance) < 0.02 and abs(known[1] - cost) <= 0.1 * cost:
             return known[2]
-        self._passes = self._passes or tuple(self._pass(guesses + 1) for guesses in LENGTHS)
+        self._passes_of(0)
         rates = [
             (1 - chance ** (guesses + 1)) / (1 - chance) / (seconds + guesses * cost)
             for guesses, seconds in zip(LENGTHS, self._passes, strict=True)
@@ -344,6 +384,7 @@ def _stream(
         guesser.begin(answer.prompt_ids, settings, left, answer.starts)
     turn = _Turn(guesser, Odds(UNSEEN if guesser.free else HOPED))
     guesses: list[int] = []
+    began: float | None = None  # the prompt's pass is not one of those that are compared
     while answer.finish_reason is None:
         drawn = _agreed(model, sampler, logits, guesses)
         tokens = []
@@ -356,14 +397,17 @@ def _stream(
         if guesses:
             cache.rollback(cache.lengths[0] - (len(guesses) - right))
         turn.saw(right, len(guesses), drawn[0].id)
+        if began is not None:
+            turn.odds.settle(len(tokens), clock() - began, guessed=turn.tried)
         tally.passes, tally.given = tally.passes + 1, tally.given + len(tokens)
         tally.guessed, tally.right = tally.guessed + len(guesses), tally.right + right
         yield from tokens
         if answer.finish_reason is None:
+            began = clock()
             guesses = turn.guess(cache.length - cache.lengths[0] - 1)
-            start = time.perf_counter()
+            start = clock()
             logits = rows(model, cache, [drawn[-1].id, *guesses], inner)
-            turn.odds.took(1 + len(guesses), time.perf_counter() - start)
+            turn.odds.took(1 + len(guesses), clock() - start)
     yield End(answer.completion())
 
 
@@ -391,26 +435,31 @@ class _Turn:
     odds: Odds
     idle: int = 0  # passes since a guess was last wanted
     rest: int = REST
+    warm: bool = False  # whether a draft has guessed before
+    tried: bool = False  # whether the present turn is one of guesses, or of the cost of making them
     silent: list[int] = field(default_factory=list)  # a guess that was not read, to see whether it was right
 
     def guess(self, most: int) -> list[int]:
         """The guesses for the next pass."""
         free = self.guesser.free
+        self.tried = False
         if free:  # looking costs nothing, and shows what the guess rests on
             self.silent = self.guesser.guess(1)
             if not self.silent:
                 return []
-        elif self.odds.plain_is_unknown(PLAIN):
+        if self.odds.plain_is_unknown(PLAIN):
             return []
-        wanted = min(most, self.odds.best(self.guesser.kind, self.guesser.cost))
+        wanted = min(most, self.odds.affordable(self.guesser.kind, self.guesser.cost))
         if wanted <= 0:
             self.idle += 1
-            if free or most <= 0 or self.idle < self.rest:
+            if free or most <= 0 or self.idle < self.rest or self.odds.saved + LOST * self.odds.spent <= 0:
                 return []
             self.rest, wanted = min(2 * self.rest, LONGEST_REST), min(most, 1)
         elif self.idle:
             self.rest = REST
-        self.idle, self.silent = 0, []
+        self.idle, self.silent, self.tried = 0, [], free or self.warm
+        if not free and not self.warm:  # reads the prompt first, which is what a draft costs whatever comes of it
+            self.warm, wanted = True, 1
         return self.guesser.guess(wanted)
 
     def saw(self, right: int, guessed: int, first: int) -> None:
@@ -425,8 +474,8 @@ class _Turn:
 @torch.inference_mode()
 def rows(model: Model, cache: KeyValueCache, ids: Sequence[int], inner: Sequence[torch.nn.Module]) -> Tensor:
     """Logits [n, V] after each of n further ids of the cache's one text; of many, after the last CHUNK at least."""
-    if isinstance(model, NativeLlama) and len(ids) == 1:
-        return model.step([0], ids, cache)
+    if isinstance(model, NativeLlama) and len(ids) <= CHUNK:
+        return model.follow(ids, cache)
     with quiet(inner):
         for first in range(0, len(ids), CHUNK):
             part = torch.tensor([ids[first : first + CHUNK]], dtype=torch.int64, device=model.device)

@@ -20,6 +20,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from camelid.errors import Problem, ProblemList, UsageError
 from camelid.models.llama import Llama
@@ -33,6 +34,7 @@ __all__ = [
     "adapter_of",
     "adapter_state",
     "add_lora",
+    "add_rows",
     "check_bits",
     "computing_with",
     "fold",
@@ -61,6 +63,19 @@ def add_lora(model: Llama, lora: LoRA, *, seed: int = 0) -> Llama:
     for name, linear in _linears(model, lora):
         _replace(model, name, _adapted(linear, name, lora, draws, seed, None))
     return _dressed(model, lora, draws)
+
+
+def add_rows(model: Llama, rows: int) -> Llama:
+    """Widens embedding and head to `rows` with zeros, in place: room for an adapter that brings all rows with it."""
+    added = rows - model.shape.vocab
+    embedding = model.model.embed_tokens
+    embedding.weight = nn.Parameter(F.pad(embedding.weight.detach(), (0, 0, 0, added)))
+    embedding.num_embeddings = rows
+    if model.lm_head is not None:
+        model.lm_head.weight = nn.Parameter(F.pad(model.lm_head.weight.detach(), (0, 0, 0, added)))
+        model.lm_head.out_features = rows
+    model.shape = replace(model.shape, vocab=rows)
+    return model
 
 
 def lean(

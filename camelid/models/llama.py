@@ -21,7 +21,7 @@ from camelid.nn.cache import KeyValueCache
 from camelid.nn.feedforward import FeedForward
 from camelid.nn.lora import Draws, TrainedEmbedding, TrainedLinear
 from camelid.nn.norm import RMSNorm
-from camelid.nn.paged import PAGE, PagedCache, PagedTokens
+from camelid.nn.paged import CACHES, PAGE, CacheKind, PagedCache, PagedTokens
 from camelid.nn.rope import Rope
 from camelid.nn.tied import Tie, embedded
 from camelid.randomness import torch_generator
@@ -250,10 +250,16 @@ class Cache(KeyValueCache):
 
 
 def paged_cache(
-    shape: LlamaShape, pages: int, dtype: torch.dtype, device: torch.device | str = "cpu", *, page: int = PAGE
+    shape: LlamaShape,
+    pages: int,
+    dtype: torch.dtype,
+    device: torch.device | str = "cpu",
+    *,
+    page: int = PAGE,
+    kind: CacheKind = "float",
 ) -> PagedCache:
-    """Room for `pages` pages of keys and values of a model of `shape`."""
-    return PagedCache(
+    """Room for `pages` pages of keys and values of a model of `shape`, in its own floats or in int8."""
+    return CACHES[kind](
         layers=shape.layers,
         kv_heads=shape.kv_heads,
         head_width=shape.head_width,

@@ -35,17 +35,20 @@ typedef struct {
 // Tokens of a call: token i has id ids[i], continues the sequence in cache row slot[i] at place[i], and is turned by
 // row turn[i] of `cosines` and `sines` [., E] (the first half of the sines negated). The tokens of a slot stand in
 // order and side by side. Keys and values are [layers, slots, kv_heads, room, E]. With a `table` [., across] they are
-// [layers, pages, kv_heads, room, E] (`slots` pages in all), and a sequence's places lie in the pages that its row names
+// [layers, pages, kv_heads, room, E] (`slots` pages in all), and a sequence's places lie in the pages that its row names.
+// Where `cached` is INTS (attention.h) the room has a multiple of 16 places, and they have scales beside them
 typedef struct {
   int64_t tokens, slots, room, wanted, threads;
   const int64_t *ids;
   const int32_t *slot, *place, *turn, *want;
   const float *cosines, *sines;
-  float *keys, *values;
+  void *keys, *values;
   float *states;  // [tokens, width] after the final norm
   float *logits;  // [wanted, vocab] of the tokens `want`, at most as many as there are
   const int32_t *table;
   int64_t across, reach;  // `reach`: places of the longest sequence; left out (0) it is the room
+  int64_t cached;         // FLOATS or INTS
+  float *key_scales, *value_scales;
 } Batch;
 
 // What a matrix is multiplied with: rows of floats, and, for quantised weights, int8 with a scale for every group.
@@ -479,30 +482,41 @@ static void embed(const Matrix *w, int64_t row, float *y) {
 
 // Where the keys and values of token t lie for key-value head `head` of layer `l`
 static Pages pages_of(const Model *m, const Batch *b, int64_t l, int64_t t, int64_t head) {
-  const int64_t stride = m->kv_heads * b->room * m->head_width;
+  const int64_t stride = m->kv_heads * b->room;
   Pages p = {b->table ? b->table + b->slot[t] * b->across : b->slot + t, b->room, stride,
-             l * b->slots * stride + head * b->room * m->head_width};
+             l * b->slots * stride + head * b->room};
   return p;
 }
+static Held held_by(const Batch *b) { return (Held){b->cached, b->keys, b->values, b->key_scales, b->value_scales}; }
 
 // Rotates and stores keys, stores values, of tokens t for key-value head `head` in layer `l`
 static void remember(const Step *s, int64_t l, int64_t t, int64_t head) {
   const Model *m = s->m;
   const Batch *b = s->b;
   const int64_t e = m->head_width, in_row = t * m->kv_heads * e + head * e;
-  const int64_t at = place_of(pages_of(m, b, l, t, head), b->place[t], e);
+  const int64_t at = place_of(pages_of(m, b, l, t, head), b->place[t]);
+  const Held held = held_by(b);
   turn(s->k + in_row, b->cosines + b->turn[t] * e, b->sines + b->turn[t] * e, e / 2);
-  memcpy(b->keys + at, s->k + in_row, sizeof(float) * e);
-  memcpy(b->values + at, s->v + in_row, sizeof(float) * e);
+  if (held.kind == INTS) {
+    keep_ints(&held, at, s->k + in_row, s->v + in_row, e);
+    return;
+  }
+  memcpy((float *)held.keys + at * e, s->k + in_row, sizeof(float) * e);
+  memcpy((float *)held.values + at * e, s->v + in_row, sizeof(float) * e);
 }
 
-static void look(const Step *s, int64_t l, int64_t t, int64_t head, float *scores) {
+// `own` is the thread, whose room for scores it uses, and that for the input of products, which is not in use meanwhile
+static void look(const Step *s, int64_t l, int64_t t, int64_t head, int own) {
   const Model *m = s->m;
   const Batch *b = s->b;
   const int64_t e = m->head_width, kv = head / (m->heads / m->kv_heads);
-  float *q = s->q + (t * m->heads + head) * e;
+  float *q = s->q + (t * m->heads + head) * e, *out = s->a + (t * m->heads + head) * e, *scores = s->scores + own * s->reach;
+  const Held held = held_by(b);
+  const Pages pages = pages_of(m, b, l, t, kv);
+  const Asked asked = {s->ints + own * s->groups * GROUP, s->scales + own * s->groups, s->totals + own * s->groups};
   turn(q, b->cosines + b->turn[t] * e, b->sines + b->turn[t] * e, e / 2);
-  attend(q, b->keys, b->values, pages_of(m, b, l, t, kv), b->place[t] + 1, e, scores, s->a + (t * m->heads + head) * e);
+  if (held.kind == INTS) attend_ints(q, &held, pages, b->place[t] + 1, e, asked, scores, out);
+  else attend(q, held.keys, held.values, pages, b->place[t] + 1, e, scores, out);
 }
 
 // One token: every thread makes queries, keys and values of heads of its own, so that none waits for another. Returns
@@ -519,7 +533,7 @@ static int own_heads(const Step *s, int64_t l, const Given *x, int own, int thre
   rows_of(&layer->value, from * e, to * e, x, 1, s->v, m->kv_heads * e);
   for (int64_t head = from; head < to; head++) {
     remember(s, l, 0, head);
-    for (int64_t i = 0; i < shared; i++) look(s, l, 0, head * shared + i, s->scores + own * s->reach);
+    for (int64_t i = 0; i < shared; i++) look(s, l, 0, head * shared + i, own);
   }
   return 1;
 }
@@ -527,7 +541,6 @@ static int own_heads(const Step *s, int64_t l, const Given *x, int own, int thre
 static void attention(const Step *s, int64_t l, int own, int threads) {
   const Model *m = s->m;
   const int64_t tokens = s->b->tokens, shared = m->heads / m->kv_heads;
-  float *scores = s->scores + own * s->reach;
   int64_t from, to;
   share(tokens * m->kv_heads, own, threads, &from, &to);
   for (int64_t i = from; i < to; i++) remember(s, l, i / m->kv_heads, i % m->kv_heads);
@@ -538,7 +551,7 @@ static void attention(const Step *s, int64_t l, int own, int threads) {
   else from = own * chunk, to = all_heads;
   const int64_t stride = tokens == 1 ? 1 : chunk * threads;
   for (int64_t i = from; i < to; i += stride)
-    for (int64_t j = i; j < i + chunk && j < to; j++) look(s, l, j / m->heads, j % m->heads, scores);
+    for (int64_t j = i; j < i + chunk && j < to; j++) look(s, l, j / m->heads, j % m->heads, own);
 }
 
 // x += w times `given`, every thread for rows of its own
@@ -760,7 +773,7 @@ void camelid_turn(float *x, const float *cosines, const float *sines, int64_t ro
   for (int64_t r = 0; r < rows; r++) turn(x + r * width, cosines + r * width, sines + r * width, width / 2);
 }
 void camelid_gate(const float *g, float *u, int64_t n) { gate(g, u, n); }
-// The same where places 0.. lie `page` by page, page i at table[i] * stride numbers
+// The same where places 0.. lie `page` by page, page i at table[i] * stride places
 void camelid_attend_pages(const float *q, const float *keys, const float *values, const int32_t *table, int64_t page,
                           int64_t stride, int64_t heads, int64_t seen, int64_t width, float *scores, float *out) {
   const Pages p = {table, page, stride, 0};
@@ -769,6 +782,16 @@ void camelid_attend_pages(const float *q, const float *keys, const float *values
 void camelid_attend(const float *q, const float *keys, const float *values, int64_t heads, int64_t seen, int64_t width,
                     float *scores, float *out) {  // `heads` queries that share keys
   camelid_attend_pages(q, keys, values, &(int32_t){0}, seen, 0, heads, seen, width, scores, out);
+}
+// The same over int8: `q` [E] in groups of 32 as `Asked` has it
+void camelid_attend_ints(const float *q, const Held *held, const int32_t *table, int64_t page, int64_t stride, int64_t heads,
+                         int64_t seen, int64_t width, int8_t *ints, float *scales, int32_t *totals, float *scores, float *out) {
+  const Pages p = {table, page, stride, 0};
+  for (int64_t h = 0; h < heads; h++)
+    attend_ints(q + h * width, held, p, seen, width, (Asked){ints, scales, totals}, scores, out + h * width);
+}
+void camelid_keep_ints(const Held *held, int64_t at, const float *key, const float *value, int64_t width) {
+  keep_ints(held, at, key, value, width);
 }
 void camelid_quantise(const float *x, int64_t cols, int8_t *q, float *scale, int32_t *total) {
   quantise(x, cols, 1, q, scale, total);
@@ -869,6 +892,37 @@ int64_t camelid_pack(const Matrix *w, int kind, uint8_t *blocks, uint8_t *data, 
   return atomic_load(&p.wrong);
 }
 
+// Says that these bytes will be read: where they belong to a mapped file its pages are entered together, not one by one
+static void coming(const void *start, size_t bytes) {
+#if defined(__linux__)
+  enum { POPULATE_READ = 22 };  // MADV_POPULATE_READ; kernels before 5.14 refuse it, which does no harm
+  const uintptr_t page = 4095, from = (uintptr_t)start & ~page;
+  if (bytes) madvise((void *)from, (((uintptr_t)start + bytes + page) & ~page) - from, POPULATE_READ);
+#else
+  (void)start, (void)bytes;
+#endif
+}
+
+typedef struct { char *to; const char *from; int64_t bytes; } Copying;
+
+static void copy(void *given, int own, int threads) {
+  enum { PIECE = 1 << 20 };  // ours: what is entered is still in the cache when it is copied
+  const Copying *c = given;
+  int64_t from, to;
+  share((c->bytes + PIECE - 1) / PIECE, own, threads, &from, &to);
+  for (int64_t i = from; i < to; i++) {
+    const int64_t start = i * PIECE, size = c->bytes - start < PIECE ? c->bytes - start : PIECE;
+    coming(c->from + start, size);
+    memcpy(c->to + start, c->from + start, size);
+  }
+}
+
+// Copies bytes, of a mapped file for instance, on several threads
+void camelid_copy(void *to, const void *from, int64_t bytes, int64_t threads) {
+  Copying c = {to, from, bytes};
+  run(copy, &c, threads);
+}
+
 typedef struct { const uint8_t *blocks; int64_t row, count, groups; int kind; uint8_t *data; uint16_t *scales; } Laying;
 
 static void lay(void *given, int own, int threads) {
@@ -878,6 +932,7 @@ static void lay(void *given, int own, int threads) {
   share((l->count + PANEL - 1) / PANEL, own, threads, &from, &to);
   for (int64_t p = from; p < to; p++) {
     const int64_t first = p * PANEL, rows = l->count - first < PANEL ? l->count - first : PANEL;
+    coming(l->blocks + first * l->groups * bytes, rows * l->groups * bytes);
     for (int64_t g = 0; g < l->groups; g++)
       for (int64_t i = 0; i < rows; i++)
         into_panel(l->blocks + ((first + i) * l->groups + g) * bytes, (l->row / PANEL + p) * l->groups + g, i, l->kind, l->data,

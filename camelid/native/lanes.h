@@ -49,6 +49,7 @@ INLINE V sums(const V *x) {
 }
 INLINE I all_int(int32_t x) { return _mm512_set1_epi32(x); }
 INLINE V floats(I x) { return _mm512_cvtepi32_ps(x); }
+INLINE V small_ints(const int8_t *p) { return floats(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p))); }
 INLINE W load_bytes(const uint8_t *p) { return _mm512_loadu_si512(p); }
 INLINE W low(W w) { return _mm512_and_si512(w, _mm512_set1_epi8(15)); }
 INLINE W high(W w) { return _mm512_and_si512(_mm512_srli_epi16(w, 4), _mm512_set1_epi8(15)); }
@@ -93,6 +94,10 @@ INLINE float sum(V x) {
 }
 INLINE I all_int(int32_t x) { return (I){_mm256_set1_epi32(x), _mm256_set1_epi32(x)}; }
 INLINE V floats(I x) { return (V){_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)}; }
+INLINE V small_ints(const int8_t *p) {
+  return floats((I){_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)),
+                    _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(p + 8)))});
+}
 INLINE W load_bytes(const uint8_t *p) {
   return (W){_mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 32))};
 }
@@ -150,6 +155,7 @@ INLINE float sum(V x) {
 }
 INLINE I all_int(int32_t x) { I r; EACH r.v[i] = x; return r; }
 INLINE V floats(I x) { V r; EACH r.v[i] = (float)x.v[i]; return r; }
+INLINE V small_ints(const int8_t *p) { V r; EACH r.v[i] = (float)p[i]; return r; }
 INLINE W load_bytes(const uint8_t *p) { W r; memcpy(&r, p, 64); return r; }
 INLINE W low(W w) { for (int i = 0; i < 64; i++) w.v[i] &= 15; return w; }
 INLINE W high(W w) { for (int i = 0; i < 64; i++) w.v[i] >>= 4; return w; }

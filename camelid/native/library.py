@@ -10,6 +10,7 @@ from pathlib import Path
 from camelid.native.build import Absent, Built, built
 
 FLOAT32, BFLOAT16, Q8_0, Q4_0 = range(4)
+FLOATS, INTS = range(2)  # kinds of caches
 PANEL, GROUP = 16, 32  # rows that lie side by side; weights that share a scale
 
 
@@ -41,8 +42,15 @@ class BatchStruct(Structure):
         *((name, c_int64) for name in ("tokens", "slots", "room", "wanted", "threads")),
         *((name, c_void_p) for name in ("ids", "slot", "place", "turn", "want", "cosines", "sines")),
         *((name, c_void_p) for name in ("keys", "values", "states", "logits", "table")),
-        ("across", c_int64),
-        ("reach", c_int64),
+        *((name, c_int64) for name in ("across", "reach", "cached")),
+        *((name, c_void_p) for name in ("key_scales", "value_scales")),
+    )
+
+
+class HeldStruct(Structure):
+    _fields_ = (
+        ("kind", c_int64),
+        *((name, c_void_p) for name in ("keys", "values", "key_scales", "value_scales")),
     )
 
 
@@ -64,10 +72,13 @@ def opened(path: Path) -> ctypes.CDLL:
             None,
             (pointer, pointer, pointer, pointer, whole, whole, whole, whole, whole, pointer, pointer),
         ),
+        "camelid_attend_ints": (None, (pointer, POINTER(HeldStruct), pointer, *[whole] * 5, *[pointer] * 5)),
+        "camelid_keep_ints": (None, (POINTER(HeldStruct), whole, pointer, pointer, whole)),
         "camelid_quantise": (None, (pointer, whole, pointer, pointer, pointer)),
         "camelid_embed": (None, (POINTER(MatrixStruct), whole, pointer)),
         "camelid_pack": (c_int64, (POINTER(MatrixStruct), c_int, pointer, pointer, pointer, whole)),
         "camelid_panels": (None, (pointer, whole, whole, whole, c_int, pointer, pointer, whole)),
+        "camelid_copy": (None, (pointer, pointer, whole, whole)),
         "camelid_room": (c_void_p, (c_size_t,)),
         "camelid_leave": (None, (pointer, c_size_t)),
     }

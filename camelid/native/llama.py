@@ -1,8 +1,8 @@
 """A LLaMA that decodes through the kernels: what `Llama` does with a cache, in one call for a whole step.
 
 Activations and cache are float32; weights are float32, bf16, q8_0 or q4_0. With quantised weights the activations are
-rounded to int8 in groups of 32 as well. A token's numbers depend on its own sequence alone: the same bits alone and in
-company, in one chunk and in many, on one thread and on eight.
+rounded to int8 in groups of 32 as well, and with an Int8PagedCache queries, keys and values are. A token's numbers depend
+on its own sequence alone: the same bits alone and in company, in one chunk and in many, on one thread and on eight.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from torch import Tensor, nn
 from camelid.errors import CamelidError, Problem, UsageError
 from camelid.models.llama import Cache, Llama
 from camelid.models.shape import LlamaShape
-from camelid.native.library import BatchStruct, LayerStruct, ModelStruct, library, state
+from camelid.native.library import INTS, BatchStruct, LayerStruct, ModelStruct, library, state
 from camelid.native.matrix import KINDS, Kind, Matrix, Room, size_of
 from camelid.native.pace import Pace
 from camelid.nn.cache import KeyValueCache
-from camelid.nn.paged import PagedTokens
+from camelid.nn.paged import Int8PagedCache, PagedCache, PagedTokens
 from camelid.nn.rope import Rope
 
 CHUNK = 512  # ours: tokens of one call; bounds its scratch memory
 TOGETHER = 4  # ours: rows of logits from which several threads choose ids; for fewer, meeting takes longer
+FEW = 16  # ours: calls of so few tokens begin with the number of threads that serves yet smaller ones
 LONG = 1 << 31  # ours: weight bytes times tokens of a call that is too long for trying numbers of threads
 
 
@@ -93,19 +94,20 @@ class NativeLlama:
         found = library()
         if found is None:
             raise CamelidError(f"native kernels: {state()}")
-        sizes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        total = 0 if share else sum(size_of(*size, weights) for size in sizes.values() if len(size) == 2)
+        sizes = {name: size for name, size in _sizes(shape).items() if name in tensors}
+        total = 0 if share else sum(size_of(*size, weights) for size in sizes.values())
         room = Room(found, total) if total else None
         matrices, norms = {}, {}
-        for name, size in sizes.items():
-            if len(size) == 1:
-                norms[name] = tensors[name]
+        for name in tensors:
+            tensor = tensors[name]
+            if name not in sizes:
+                norms[name] = tensor
             elif weights == "q8_0" or weights == "q4_0":
-                matrices[name] = Matrix.quantised(found, tensors[name], weights, room, name)
+                matrices[name] = Matrix.quantised(found, tensor, weights, room, name)
             elif room is None:
-                matrices[name] = Matrix.floats(tensors[name])
+                matrices[name] = Matrix.floats(tensor)
             else:
-                matrices[name] = Matrix.copied(tensors[name], weights, room)
+                matrices[name] = Matrix.copied(found, tensor, weights, room)
         return NativeLlama(shape, matrices, norms)
 
     def modules(self) -> Iterator[nn.Module]:
@@ -148,15 +150,26 @@ class NativeLlama:
 
     def step(self, slots: Sequence[int], ids: Sequence[int], cache: KeyValueCache) -> Tensor:
         """Logits [n, V] after one more id for each of these cache rows; the others stay as they are."""
-        lengths, counts, count = cache.lengths, [0] * cache.batch, len(ids)
+        lengths, counts = cache.lengths, [0] * cache.batch
         for slot in slots:
             counts[slot] = 1
+        return self._steps(slots, [lengths[slot] for slot in slots], ids, counts, cache)
+
+    def follow(self, ids: Sequence[int], cache: KeyValueCache) -> Tensor:
+        """Logits [n, V] after each of n further ids of the one text that the cache holds."""
+        start, count = cache.lengths[0], len(ids)
+        return self._steps([0] * count, list(range(start, start + count)), ids, [count], cache)
+
+    def _steps(
+        self, slots: Sequence[int], places: list[int], ids: Sequence[int], counts: list[int], cache: KeyValueCache
+    ) -> Tensor:
+        """One call that wants the logits of all its ids."""
+        count = len(ids)
         cache.check_room(counts)
         logits, states = torch.empty(count, self.shape.vocab), torch.empty(count, self.shape.width)
         if not count:
             return logits
         self._check_ids(min(ids), max(ids))
-        places = [lengths[slot] for slot in slots]
         if not self.rope.follows_length and (table := self.rope.table(max(places))) is not None:
             turns: Sequence[int] = places
         else:
@@ -227,7 +240,7 @@ class NativeLlama:
         if not tokens:
             return states, found
         rotations, turns = self._rotations(new.places, new.rooms)
-        assert cache.keys.dtype == torch.float32 and new.real is None
+        assert cache.dtype == torch.float32 and new.real is None
         batch = BatchStruct(
             *(tokens, cache.pages, cache.page, len(want), 1),
             *(_address(part) for part in (ids, new.slots, new.places, turns, want)),
@@ -235,6 +248,7 @@ class NativeLlama:
             _address(new.tables),
             new.tables.shape[1],
             int(new.places.max()) + 1,
+            *_scales(cache),
         )
         self._run(batch)
         return states, found
@@ -263,7 +277,9 @@ class NativeLlama:
             return Pace(most, tries=False)
         size = tokens.bit_length()
         if size not in self._paces or self._paces[size].most != most:
-            self._paces[size] = Pace(most)
+            fits = range(size if tokens <= FEW else 0)
+            smaller = [own for own in fits if own in self._paces and self._paces[own].most == most]
+            self._paces[size] = Pace(most, known=self._paces[max(smaller)].best if smaller else None)
         return self._paces[size]
 
     def _layer(self, index: int) -> LayerStruct:
@@ -282,6 +298,23 @@ class NativeLlama:
     def _done(self, error: int) -> None:
         if error:
             raise CamelidError("native kernels: no memory for the numbers of one call; close other programs")
+
+
+def _scales(cache: PagedCache) -> tuple[int, ...]:
+    """Kind and scales of an int8 cache; nothing for one of floats."""
+    if not isinstance(cache, Int8PagedCache):
+        return ()
+    return INTS, cache.key_scales.data_ptr(), cache.value_scales.data_ptr()
+
+
+def _sizes(shape: LlamaShape) -> dict[str, tuple[int, int]]:
+    """Rows and columns of every matrix, by its Hugging Face name; a head of its own included."""
+    found = dict.fromkeys(("model.embed_tokens.weight", "lm_head.weight"), (shape.vocab, shape.width))
+    for index in range(shape.layers):
+        for name, size in shape.linears().items():
+            part = "self_attn" if name in ("q_proj", "k_proj", "v_proj", "o_proj") else "mlp"
+            found[f"model.layers.{index}.{part}.{name}.weight"] = size
+    return found
 
 
 def _address(array: NDArray[Any]) -> int:

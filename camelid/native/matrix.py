@@ -65,13 +65,16 @@ class Matrix:
         return Matrix(kind, weight.shape[0], weight.shape[1], weight.data_ptr(), None, weight)
 
     @staticmethod
-    def copied(weight: Tensor, kind: Literal["float32", "bf16"], room: Room) -> Matrix:
+    def copied(library: ctypes.CDLL, weight: Tensor, kind: Literal["float32", "bf16"], room: Room) -> Matrix:
         """The weights as `kind` in a room of huge pages, from which products read up to a quarter faster."""
         dtype = torch.float32 if kind == "float32" else torch.bfloat16
         size = weight.numel() * dtype.itemsize
         address = room.take(size)
         held = torch.frombuffer((ctypes.c_uint8 * size).from_address(address), dtype=dtype).view(weight.shape)
-        held.copy_(weight.detach())
+        if weight.dtype == dtype and weight.is_contiguous():
+            library.camelid_copy(address, weight.data_ptr(), size, torch.get_num_threads())
+        else:
+            held.copy_(weight.detach())
         return Matrix(kind, weight.shape[0], weight.shape[1], address, None, (room, held))
 
     @staticmethod

@@ -16,13 +16,14 @@ SHARE = 1 / 16  # ours: how much of a call's time goes into what is remembered
 class Pace:
     """Numbers of threads from 1 to `most`, and how many seconds calls took with each."""
 
-    def __init__(self, most: int, *, tries: bool = True) -> None:
-        self.most = most
+    def __init__(self, most: int, *, tries: bool = True, known: int | None = None) -> None:
+        """`known` is what served calls of about this size; it is begun with, and the others are tried one by one, late."""
+        self.most, self._known = most, known
         numbers = range(1, most + 1) if most <= 8 else (*(1 << n for n in range(most.bit_length())), most)
         self._numbers = sorted(set(numbers), reverse=True) if tries else [most]
         self._seconds: dict[int, float] = {}
         self._pause, self._calls, self._turn = SOONEST, 0, 0
-        self._trial: int | None = self._numbers[0] if len(self._numbers) > 1 else None
+        self._trial: int | None = self._numbers[0] if len(self._numbers) > 1 and known is None else None
         self._spent: list[float] = []
         self._rest = 0.0  # seconds to go before the next trial is earned
         self._warm = False
@@ -31,7 +32,7 @@ class Pace:
         """The number for the next call: at first each in turn, then the fastest, and now and then another for a while."""
         if self._trial is not None:
             return self._trial
-        return self._best()
+        return self.best
 
     def took(self, threads: int, seconds: float) -> None:
         """Remembers a call; the first of all warms caches up and does not count."""
@@ -44,7 +45,8 @@ class Pace:
             if len(self._spent) >= CALLS or sum(self._spent) >= SECONDS:
                 self._judge()
         else:
-            self._seconds[threads] += SHARE * (seconds - self._seconds[threads])
+            before = self._seconds.setdefault(threads, seconds)
+            self._seconds[threads] += SHARE * (seconds - before)
             self._calls += 1
             self._rest -= seconds
             if self._calls >= self._pause and self._rest <= 0:
@@ -53,9 +55,11 @@ class Pace:
                 others = [number for number in self._numbers if number != threads]
                 self._trial = others[(self._turn - 1) % len(others)]  # `most` before all others
 
-    def _best(self) -> int:
+    @property
+    def best(self) -> int:
+        """The number that has served best so far."""
         if not self._seconds:
-            return self.most
+            return self._known or self.most
         fastest = min(self._seconds, key=self._seconds.__getitem__)
         whole = self._seconds.get(self.most)
         return self.most if whole is not None and self._seconds[fastest] > MARGIN * whole else fastest
@@ -63,12 +67,12 @@ class Pace:
     def _judge(self) -> None:
         """Ends a trial; where some numbers were never tried, the next begins."""
         assert self._trial is not None
-        before = self._best() if self._seconds else None
+        before = self.best if self._seconds else None
         counted = sorted(self._spent[1:] or self._spent)  # the first call fills other caches than the one before
         self._seconds[self._trial] = counted[len(counted) // 2]
         self._rest = sum(self._spent) / COST
         self._spent = []
-        left = [number for number in self._numbers if number not in self._seconds]
+        left = [number for number in self._numbers if number not in self._seconds] if self._known is None else []
         self._trial = left[0] if left else None
         if not left:
-            self._pause = min(2 * self._pause, LATEST) if self._best() == before else SOONEST
+            self._pause = min(2 * self._pause, LATEST) if self.best == before else SOONEST

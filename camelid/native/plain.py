@@ -97,7 +97,17 @@ def gate(g: Floats, u: Floats) -> Doubles:
         return np.asarray(exact / (1 + np.exp(-exact)) * u)
 
 
-def attend(q: Floats, keys: Floats, values: Floats) -> Doubles:
+def attend_ints(q: Floats, keys: Floats, values: Floats) -> Doubles:
+    """The same over queries, keys and values that were rounded to int8 in groups of 32."""
+    return attend(*(_rounded(part) for part in (q, keys, values)))
+
+
+def _rounded(x: Floats) -> Any:
+    ints, scales = quantise(x)
+    return (ints * scales.astype(np.float64)[..., None]).reshape(*x.shape[:-1], -1)[..., : x.shape[-1]]
+
+
+def attend(q: Any, keys: Any, values: Any) -> Doubles:
     """softmax(q keys / sqrt(E)) values, for queries [H, E] that share keys and values [S, E]."""
     scores = q.astype(np.float64) @ keys.astype(np.float64).T / np.sqrt(q.shape[-1])
     weights = np.exp(scores - scores.max(axis=-1, keepdims=True))

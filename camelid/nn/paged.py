@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
+from math import prod
+from typing import Literal
 
 import numpy as np
 import torch
@@ -22,11 +24,16 @@ from torch.nn import functional as F
 from camelid.errors import CamelidError
 
 PAGE = 16  # tokens of a page; the kernels compare a query with 16 keys at once
+GROUP = 32  # numbers that share a scale
+SMALLEST = 1e-30  # groups whose largest number is below become zeros
+CacheKind = Literal["float", "int8"]
 Ints = NDArray[np.int32]
 
 
 class PagedCache:
     """Keys and values [L, P, K, page, E] of P pages. Nothing is cleared: what was not written is never read."""
+
+    parts: tuple[str, ...] = ("keys", "values")
 
     def __init__(
         self,
@@ -41,8 +48,12 @@ class PagedCache:
     ) -> None:
         if page < PAGE or page % PAGE:
             raise CamelidError(f"cache: a page of {page} tokens; use a multiple of {PAGE}")
-        self.page = page
-        self.keys = torch.empty(layers, pages, kv_heads, page, head_width, dtype=dtype, device=device)
+        self.page, self.head_width, self.dtype = page, head_width, dtype
+        self._made((layers, pages, kv_heads), device)
+
+    def _made(self, each: tuple[int, int, int], device: torch.device | str) -> None:
+        """The tensors, for layers, pages and heads."""
+        self.keys = torch.empty(*each, self.page, self.head_width, dtype=self.dtype, device=device)
         self.values = torch.empty_like(self.keys)
 
     @property
@@ -50,15 +61,105 @@ class PagedCache:
         """How many pages there are."""
         return self.keys.shape[1]
 
+    @property
+    def page_bytes(self) -> int:
+        """Memory of one page."""
+        each = (getattr(self, name) for name in self.parts)
+        return sum(len(part) * prod(part.shape[2:]) * part.element_size() for part in each)
+
     def grow(self, pages: int) -> None:
         """Makes room for `pages` pages; what is held stays where it is."""
         if pages <= self.pages:
             return
-        for name in ("keys", "values"):
+        for name in self.parts:
             old: Tensor = getattr(self, name)
             new = old.new_empty(old.shape[0], pages, *old.shape[2:])
             new[:, : old.shape[1]] = old
             setattr(self, name, new)
+
+    def copy(self, page: int, to: int) -> None:
+        """Makes one page the same as another."""
+        for name in self.parts:
+            part: Tensor = getattr(self, name)
+            part[:, to] = part[:, page]
+
+    def write(self, layer: int, pages: Tensor, within: Tensor, k: Tensor, v: Tensor) -> None:
+        """Puts k and v [N, K, E] at these places of these pages."""
+        self.keys[layer][pages, :, within] = k
+        self.values[layer][pages, :, within] = v
+
+    def keys_of(self, layer: int, pages: Tensor) -> Tensor:
+        """The keys [P, K, page, E] of some pages."""
+        return self.keys[layer].index_select(0, pages)
+
+    def values_of(self, layer: int, pages: Tensor) -> Tensor:
+        """The values [P, K, page, E] of some pages."""
+        return self.values[layer].index_select(0, pages)
+
+    def asked(self, q: Tensor) -> Tensor:
+        """Queries [N, H, E] as they are compared with keys."""
+        return q
+
+
+class Int8PagedCache(PagedCache):
+    """Keys and values in int8, in groups of 32 numbers of a head, each with a float32 scale: G groups a head, the last
+    filled up with zeros. Queries are rounded as well, so that whole numbers are multiplied. This class is the definition;
+    the kernels agree with it, to the bit in what is written and to rounding in what is read.
+
+    keys          uint8 [L, P, K, page / 16, G, 8, 16, 4], k + 128, 16 places side by side as the kernels compare them
+    key_scales    float32 [L, P, K, page / 16, G, 16]
+    values        int8 [L, P, K, page, G, 32]
+    value_scales  float32 [L, P, K, page, G]
+    """
+
+    parts = ("keys", "values", "key_scales", "value_scales")
+
+    def _made(self, each: tuple[int, int, int], device: torch.device | str) -> None:
+        groups, panels = -(-self.head_width // GROUP), self.page // PAGE
+        self.keys = torch.empty(*each, panels, groups, GROUP // 4, PAGE, 4, dtype=torch.uint8, device=device)
+        self.key_scales = torch.empty(*each, panels, groups, PAGE, device=device)
+        self.values = torch.empty(*each, self.page, groups, GROUP, dtype=torch.int8, device=device)
+        self.value_scales = torch.empty(*each, self.page, groups, device=device)
+
+    def write(self, layer: int, pages: Tensor, within: Tensor, k: Tensor, v: Tensor) -> None:
+        panels, places = within // PAGE, within % PAGE
+        codes, scales = quantised(k)
+        shifted = (codes.to(torch.int16) + 128).to(torch.uint8)
+        self.keys[layer][pages, :, panels, :, :, places] = shifted.view(*shifted.shape[:-1], GROUP // 4, 4)
+        self.key_scales[layer][pages, :, panels, :, places] = scales
+        self.values[layer][pages, :, within], self.value_scales[layer][pages, :, within] = quantised(v)
+
+    def keys_of(self, layer: int, pages: Tensor) -> Tensor:
+        codes = self.keys[layer].index_select(0, pages).movedim(-2, 3)  # [P, K, panels, 16, G, 8, 4]
+        scales = self.key_scales[layer].index_select(0, pages).movedim(-1, 3)
+        return self._decoded(codes.flatten(-2).float() - 128, scales).flatten(2, 3)
+
+    def values_of(self, layer: int, pages: Tensor) -> Tensor:
+        codes = self.values[layer].index_select(0, pages)
+        return self._decoded(codes.float(), self.value_scales[layer].index_select(0, pages))
+
+    def asked(self, q: Tensor) -> Tensor:
+        codes, scales = quantised(q)
+        return self._decoded(codes.float(), scales)
+
+    def _decoded(self, codes: Tensor, scales: Tensor) -> Tensor:
+        return (codes * scales[..., None]).flatten(-2)[..., : self.head_width].to(self.dtype)
+
+
+def quantised(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers [..., E] as int8 [..., G, 32] and float32 scales [..., G]: to the nearest multiple of largest / 127, halves
+    to even. The scale of a group that is not finite is NaN."""
+    padded = F.pad(x.float(), (0, -x.shape[-1] % GROUP))
+    parts = padded.view(*x.shape[:-1], padded.shape[-1] // GROUP, GROUP)
+    most = parts.abs().amax(dim=-1)
+    finite = parts.isfinite().all(dim=-1)
+    usable = finite & (most >= SMALLEST)
+    up = torch.where(usable, 127 / most, 0)
+    codes = torch.where(usable[..., None], (parts * up[..., None]).round(), 0).to(torch.int8)
+    return codes, torch.where(usable, most / 127, torch.where(finite, 0.0, torch.nan))
+
+
+CACHES: dict[CacheKind, type[PagedCache]] = {"float": PagedCache, "int8": Int8PagedCache}
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,16 +201,13 @@ class PagedTokens:
         """
         if k.requires_grad:
             raise CamelidError("cache: gradients cannot pass through it; call the model under torch.inference_mode()")
-        pages, within = self._written
-        keys, values = self.cache.keys[layer], self.cache.values[layer]
-        keys[pages, :, within] = k[: self.count]
-        values[pages, :, within] = v[: self.count]
-        out = torch.zeros_like(q)
+        self.cache.write(layer, *self._written, k[: self.count], v[: self.count])
+        out, q = torch.zeros_like(q), self.cache.asked(q)
         together = () if self.exact else self._single
         for first, last in self._pieces:
             if first in together:
                 continue
-            held = self._held(keys, first, last), self._held(values, first, last)
+            held = self._held(layer, last)
             if self.exact:
                 for token in range(first, last):
                     out[token] = _alone(q[token], *(part[:, : self.places[token] + 1] for part in held))
@@ -117,7 +215,7 @@ class PagedTokens:
                 out[first:last] = self._piece(q[first:last], *held, first)
         if together:
             rows = torch.tensor(together, device=q.device)
-            out[rows] = self._abreast(q[rows], keys, values)
+            out[rows] = self._abreast(layer, q[rows])
         return out
 
     @cached_property
@@ -146,10 +244,11 @@ class PagedTokens:
         count = -(-int(self.places[token] + 1) // self.cache.page)
         return iter(self.tables[self.slots[token], :count].tolist())
 
-    def _held(self, part: Tensor, first: int, last: int) -> Tensor:
-        """Keys or values [K, S, E] of a sequence, as many pages as its last token here sees."""
-        pages = torch.tensor(list(self._pages(last - 1)), device=part.device)
-        return part.index_select(0, pages).transpose(0, 1).flatten(1, 2)
+    def _held(self, layer: int, last: int) -> tuple[Tensor, Tensor]:
+        """Keys and values [K, S, E] of a sequence, as many pages as its last token here sees."""
+        pages = torch.tensor(list(self._pages(last - 1)), device=self.cache.keys.device)
+        keys, values = self.cache.keys_of(layer, pages), self.cache.values_of(layer, pages)
+        return keys.transpose(0, 1).flatten(1, 2), values.transpose(0, 1).flatten(1, 2)
 
     def _piece(self, q: Tensor, keys: Tensor, values: Tensor, first: int) -> Tensor:
         """A sequence's new tokens [T, H, E] together."""
@@ -163,9 +262,9 @@ class PagedTokens:
         )
         return out[0].transpose(0, 1)
 
-    def _abreast(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    def _abreast(self, layer: int, q: Tensor) -> Tensor:
         """One token [B, H, E] of each of many sequences, their pages side by side, the shorter ones masked."""
-        count, kv_heads, page = len(q), keys.shape[1], self.cache.page
+        count, kv_heads, page = len(q), self.cache.keys.shape[2], self.cache.page
         places = self.places[list(self._single)]
         across = -(-int(places.max() + 1) // page)
         table = np.zeros((count, across), np.int64)
@@ -176,8 +275,8 @@ class PagedTokens:
         seen = torch.from_numpy(places).to(q.device)
         visible = (torch.arange(across * page, device=q.device) <= seen[:, None])[:, None, None]
         held = []
-        for part in (keys, values):
-            rows = part.index_select(0, chosen).view(count, across, kv_heads, page, -1).transpose(1, 2).flatten(2, 3)
+        for part in (self.cache.keys_of(layer, chosen), self.cache.values_of(layer, chosen)):
+            rows = part.view(count, across, kv_heads, page, -1).transpose(1, 2).flatten(2, 3)
             held.append(rows.masked_fill(~visible[:, 0, 0, None, :, None], 0))  # what was never written may be NaN
         grouped = q.reshape(count, kv_heads, -1, q.shape[-1])
         out = F.scaled_dot_product_attention(grouped, held[0], held[1], attn_mask=visible)

@@ -15,8 +15,9 @@ def printed(plan: Plan) -> None:
 
     console = Console(highlight=False, soft_wrap=True)
     each = f"{plan.memory_bytes / plan.count / GIB:.0f} GiB" + (" each" if plan.count > 1 else "")
+    name, _, told = plan.machine.removesuffix(")").partition(" (")
     how = f"{plan.dtype}, {plan.layout}" + (", recomputing activations" if plan.recompute else "")
-    console.print(f"[bold]{plan.title}[/] on {plan.count} x {plan.machine} ({each}), {how}")
+    console.print(f"[bold]{plan.title}[/] on {plan.count} x {name} ({', '.join([told] * bool(told) + [each])}), {how}")
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=bool(len(plan.stages) > 1), header_style="bold")
     table.add_column("")
     for stage in plan.stages:
@@ -56,7 +57,7 @@ def _rows(plan: Plan, stage: StagePlan) -> list[tuple[str, str]]:
         ("steps", f"{stage.steps:,}" if stage.steps else "depends on the data"),
         ("tokens", f"{most}{stage.tokens:,}" if stage.tokens else "depends on the data"),
         ("training FLOPs", f"{most}{stage.flops:.3g}" if stage.flops else "depends on the data"),
-        ("weights", _bytes(memory.weights)),
+        ("weights", _bytes(memory.weights) + (f", frozen ones in {stage.base}" if stage.base else "")),
         ("gradients", _bytes(memory.gradients)),
         ("optimizer", _bytes(memory.optimizer)),
         (f"activations ({stage.micro_tokens:,} tokens at once)", _bytes(memory.activations)),

@@ -73,7 +73,8 @@ class StagePlan:
     """One training stage. `tokens` is an upper bound where sequences may be shorter than `length`: see `exact`.
 
     `memory` and `per_device` are bytes on the fullest device; times are None where the device's rate is not known, or
-    where steps depend on data not yet named. `cache` is what one text of full length takes when the model talks.
+    where steps depend on data not yet named. `base` is what frozen weights are kept in, where that is not the machine's
+    own precision. `cache` is what one text of full length takes when the model talks.
     """
 
     stage: str
@@ -89,6 +90,7 @@ class StagePlan:
     per_device: int
     cache: int
     fits: bool
+    base: str | None
     tokens_per_second: float | None
     step_seconds: float | None
     hours: float | None
@@ -179,6 +181,7 @@ def _stage(recipe: Recipe, stage: Finetune | Pretrain, machines: Machines, choic
         per_device=held.peak,
         cache=cache_bytes(shape, batch=1, length=shape.context, dtype=work.dtype),
         fits=held.peak <= machines.device.memory_bytes,
+        base=stage.base if isinstance(stage, Finetune) else None,
         tokens_per_second=speed,
         step_seconds=hours * 3600 / steps if hours and steps else None,
         hours=hours,

@@ -1,13 +1,13 @@
 """Airoboros: LLaMA tuned on instructions that a teacher wrote of its own accord, without a human seed.
 
 Paper    none; the repository jondurbin/airoboros and its model cards, from April 2023
-Parent   LLaMA, its weights frozen (NF4 in the original); later Llama 2 and others
+Parent   LLaMA, its weights frozen in NF4 with double quantization; later Llama 2 and others
 New      topics are drawn first and given to some 25 kinds of instructors; near-duplicates are refused by distance of
          embeddings; later, contexts that contradict what the model knows teach it to answer from the context
 Missing  the records, whose number is not in our sources: supply them with --data, as columns instruction and response
 Ours     this is the QLoRA recipe, published for 65B; that the smaller sizes have it too is ours (13b-gpt4 was tuned whole,
-         with settings that were not published); the base is not in 4 bits; the prompt is that of 1.x, as 2.x and 3.x have
-         others; records that carry a system message, or ask for no prompt format, have no place in it; the desk size
+         with settings that were not published); the prompt is that of 1.x, as 2.x and 3.x have others; records that carry
+         a system message, or ask for no prompt format, have no place in it; the desk size, its base whole
 """
 
 from camelid.recipe import *
@@ -38,6 +38,14 @@ LORA: dict[Size, LoRA] = {
     "65B": WIDE,  # repository qlora: 65B
     "desk": LoRA(rank=16, alpha=32, dropout=0.05, targets=EVERY_LINEAR),  # ours: as the desk Alpaca-LoRA's
     "tiny": LoRA(rank=4, alpha=8, dropout=0.05, targets=EVERY_LINEAR),  # ours: for tests
+}
+BASE: dict[Size, Bits | None] = {
+    "7B": "nf4",  # ours: as 65B
+    "13B": "nf4",  # ours: as 65B
+    "33B": "nf4",  # ours: as 65B
+    "65B": "nf4",  # repository qlora: 65B, with double quantization
+    "desk": None,  # ours: whole, as the desk Alpaca-LoRA's
+    "tiny": None,  # ours: for tests
 }
 LENGTH: dict[Size, int] = {
     "7B": 2048,
@@ -81,6 +89,7 @@ def airoboros(size: Size = "65B") -> Recipe:
         schedule=Constant(warmup=0.03),  # repository qlora: 65B
         clip=0.3,  # repository qlora: 65B
         adapter=LORA[size],
+        base=BASE[size],
     )
     judged = Claim(
         what="% of GPT-3.5's points by the first 13B on 200 questions, where Vicuna-13B-1.1 has 89.12",

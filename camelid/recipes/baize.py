@@ -1,13 +1,13 @@
 """Baize, SFT stage (v1.5): adapters on LLaMA, tuned on what ChatGPT says to itself.
 
 Paper    Xu et al. 2023, Baize (arXiv 2304.01196)
-Parent   LLaMA, its weights frozen (int8 in the original)
+Parent   LLaMA, its weights frozen in int8
 New      one model plays both sides, seeded by a question; loss on the answers (v1 learned all tokens)
 Missing  the self-chat, about 111.5k dialogues: supply it with --data; whether v1.5 learned Alpaca's 51,942 records too
          is not in our sources. The second adapter of SDF comes with a later wave. There is a 30B, not declared here
 Ours     six linears of seven are adapted, as the code lists and as the paper's 17.9M parameters confirm, though its
-         text says all; the base is not int8; 512 tokens are v1's (v2 has 1024), that v1.5 has them is unverified, as is
-         the fall of the rate after warm-up; the desk size
+         text says all; int8 is of weights alone; 512 tokens are v1's (v2 has 1024), that v1.5 has them is unverified, as
+         is the fall of the rate after warm-up; the desk size, its base whole
 """
 
 from camelid.recipe import *
@@ -52,6 +52,12 @@ LENGTH: dict[Size, int] = {
     "desk": 256,
     "tiny": 384,
 }  # paper or repository: v1; unverified for v1.5; ours
+BASE: dict[Size, Bits | None] = {
+    "7B": "int8",  # paper (by a secondary summary) or repository
+    "13B": "int8",  # paper (by a secondary summary) or repository
+    "desk": None,  # ours: whole, as the desk Alpaca-LoRA's
+    "tiny": None,  # ours: for tests
+}
 BATCH: dict[Size, Sequences] = {
     "7B": Sequences(64),  # paper (by a secondary summary) or repository
     "13B": Sequences(64),  # paper (by a secondary summary) or repository
@@ -92,6 +98,7 @@ def baize(size: Size = "7B") -> Recipe:
         optim=AdamW(lr=LR[size]),
         schedule=Linear(warmup=WARMUP[size]),  # unverified: the shape after warm-up
         adapter=SIX[size],
+        base=BASE[size],
     )
     judged = Claim(
         what="v1.5-13B scored by GPT-4 relative to ChatGPT's 100, where Alpaca-13B has 76",

@@ -1,12 +1,12 @@
 """HuaTuo (BenTsao): adapters on LLaMA, tuned on questions made from a medical knowledge graph.
 
 Paper    Wang et al. 2023, HuaTuo: Tuning LLaMA Model with Chinese Medical Knowledge (arXiv 2304.06975)
-Parent   LLaMA, its weights frozen (int8 in the original)
+Parent   LLaMA, its weights frozen in int8
 New      GPT-3.5 turns entries of CMeKG into questions and answers; the question itself is the instruction
 Missing  the released 8,658 records: supply llama_data.json with --data
-Ours     the base is not int8; the template leaves an input out, so records with one are refused rather than shortened;
+Ours     int8 is of weights alone; the template leaves an input out, so records with one are refused rather than shortened;
          no 500 records are held back; how the rate falls after warm-up is unverified; the desk size, tuned on facts of
-         the desk world
+         the desk world, its base whole
 """
 
 from camelid.recipe import *
@@ -21,6 +21,11 @@ LORA: dict[Size, LoRA] = {
     "7B": LoRA(rank=8, alpha=16, dropout=0.05, targets=("q_proj", "v_proj")),  # paper or repository
     "desk": LoRA(rank=16, alpha=32, dropout=0.05, targets=EVERY_LINEAR),  # ours: as the desk Alpaca-LoRA's
     "tiny": LoRA(rank=4, alpha=8, dropout=0.05, targets=("q_proj", "v_proj")),  # ours: for tests
+}
+BASE: dict[Size, Bits | None] = {
+    "7B": "int8",  # paper or repository
+    "desk": None,  # ours: whole, as the desk Alpaca-LoRA's
+    "tiny": None,  # ours: for tests
 }
 DATA: dict[Size, Released | DeskInstructions] = {
     "7B": Released(
@@ -57,6 +62,7 @@ def huatuo(size: Size = "7B") -> Recipe:
         optim=AdamW(lr=LR[size]),
         schedule=Linear(warmup=0.1),  # paper or repository: warm-up; unverified: the shape after it
         adapter=LORA[size],
+        base=BASE[size],
     )
     usable = Claim(
         what="usability (SUS, 1 to 3), where LLaMA has 1.21; both unverified",

@@ -1,11 +1,11 @@
 """Llama2-Chinese: quick adapters in Chinese on Llama 2, by the community that later trained Atom.
 
 Paper    none; the repository FlagAlpha/Llama2-Chinese, July 2023
-Parent   Llama 2 (in the original its chat model, which is not declared here), its weights frozen, in 4 bits there
+Parent   Llama 2 (in the original its chat model, which is not declared here), its weights frozen in 4 bits
 New      every token is learned, prompts included; no Chinese piece is added
 Missing  the dialogues, whose number is not published: supply them with --data
-Ours     the parent is the base model; its weights are not in 4 bits; the fall of the rate after warm-up is unverified;
-         a space before an answer belongs to the answer; the desk size, in the desk world's second language
+Ours     the parent is the base model; that its 4 bits are NF4, and the fall of the rate after warm-up, is unverified; a
+         space before an answer belongs to the answer; the desk size, its base whole, in the desk world's second language
 """
 
 from camelid.recipe import *
@@ -31,6 +31,12 @@ LORA: dict[Size, LoRA] = {
     "13B": LoRA(rank=8, alpha=32, dropout=0.05, targets=EVERY_LINEAR),  # repository: finetune_lora.sh
     "desk": LoRA(rank=16, alpha=32, dropout=0.05, targets=EVERY_LINEAR),  # ours: as the desk Alpaca-LoRA's
     "tiny": LoRA(rank=4, alpha=8, dropout=0.05, targets=EVERY_LINEAR),  # ours: for tests
+}
+BASE: dict[Size, Bits | None] = {
+    "7B": "nf4",  # repository: finetune_lora.sh, 4-bit; unverified: which 4 bits
+    "13B": "nf4",  # repository: finetune_lora.sh, 4-bit; unverified: which 4 bits
+    "desk": None,  # ours: whole, as the desk Alpaca-LoRA's
+    "tiny": None,  # ours: for tests
 }
 LENGTH: dict[Size, int] = {"7B": 2048, "13B": 2048, "desk": 256, "tiny": 384}  # repository: block_size; ours
 BATCH: dict[Size, Sequences] = {
@@ -68,6 +74,7 @@ def llama2_chinese(size: Size = "7B") -> Recipe:
         optim=AdamW(lr=LR[size]),
         schedule=Linear(warmup=WARMUP[size]),  # unverified: the shape after warm-up
         adapter=LORA[size],
+        base=BASE[size],
     )
     level = Claim(
         what="C-Eval of the 13B chat model, where Llama-2-13B has 38.2",

@@ -1,12 +1,12 @@
 """MetaMath: Llama 2 tuned on word problems of which each was asked in four ways, forward and backward.
 
 Paper    Yu et al. 2023, MetaMath: Bootstrap Your Own Mathematical Questions (arXiv 2309.12284)
-Parent   Llama 2, every weight trained in 7B and 13B, adapters in 70B
+Parent   Llama 2, every weight trained in 7B and 13B, adapters on an NF4 base in 70B (QLoRA)
 New      answer augmentation, rephrasing, self-verification and FOBAR make 395k records of 15k questions
 Missing  the 395k records, MetaMathQA: supply them with --data, as columns query and response or in a known format
-Ours     the 70B's base is not in 4 bits; its adapters' learning rate falls by a cosine, which is unverified; a question
-         stands whole in the instruction, where the released loader takes what follows its first line break for an
-         input; the desk size: problems of two steps, every path right, where the authors filter what a teacher wrote
+Ours     that QLoRA's 4 bits are its NF4 here too, and that the adapters' learning rate falls by a cosine, is unverified;
+         a question stands whole in the instruction, where the released loader takes what follows its first line break
+         for an input; the desk size: problems of two steps, every path right, where the authors filter what a teacher wrote
 """
 
 from camelid.recipe import *
@@ -40,6 +40,13 @@ LORA: dict[Size, LoRA | None] = {
     "desk": None,
     "tiny": None,
 }
+BASE: dict[Size, Bits | None] = {
+    "7B": None,
+    "13B": None,
+    "70B": "nf4",  # paper or repository: QLoRA; unverified: which 4 bits
+    "desk": None,
+    "tiny": None,
+}
 PAD: dict[Size, str | None] = {
     "7B": "[PAD]",
     "13B": "[PAD]",
@@ -65,6 +72,7 @@ def metamath(size: Size = "7B") -> Recipe:
         schedule=Cosine(warmup=WARMUP[size]),
         adapter=LORA[size],
         pad=PAD[size],
+        base=BASE[size],
     )
     right = Claim(
         what="% of GSM8K by the 7B, where the question's own answers alone give 41.6 and answer augmentation 59.6",

@@ -1,7 +1,8 @@
 """Where each number of a recipe comes from, read out of the comments beside it.
 
 A recipe states `lr=LR[size],  # README, training command`; this file finds, for every setting of every stage, the words
-behind the number: on its own line, else in the table it is looked up in, else on the line of what encloses it.
+behind the number: on its own line, else in the table it is looked up in, else on the line of what encloses it. What
+`replace` leaves as it was has the words of the file that states it, and so has what another file's function returns.
 """
 
 from __future__ import annotations
@@ -56,13 +57,23 @@ class _Reader:
     """One recipe file: its tables by name, the comments by line, and the readers of the recipes it takes tables from."""
 
     def __init__(self, text: str, size: str) -> None:
-        self.tree, self.comments, self.size = ast.parse(text), _comments(text), size
+        self.text, self.tree, self.comments, self.size = text, ast.parse(text), _comments(text), size
         self.tables: dict[str, tuple[_Reader, ast.expr]] = {}
+        self.returns: dict[str, tuple[_Reader, ast.Call]] = {}
         for node in self.tree.body:
+            if isinstance(node, ast.ImportFrom) and node.module == RECIPES.rstrip("."):
+                for alias in node.names:  # a whole file, whose names follow a dot
+                    other = _Reader(_text_of(RECIPES + alias.name), size)
+                    self.tables |= {f"{alias.name}.{name}": table for name, table in other.tables.items()}
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(RECIPES):
                 other = _Reader(_text_of(str(node.module)), size)
-                names = [alias.name for alias in node.names]
-                self.tables |= {name: table for name, table in other.tables.items() if name in names}
+                names = {alias.name: alias.asname or alias.name for alias in node.names}
+                self.tables |= {names[name]: table for name, table in other.tables.items() if name in names}
+                self.returns |= {names[name]: told for name, told in other.returns.items() if name in names}
+            if isinstance(node, ast.FunctionDef) and isinstance(node.body[-1], ast.Return):
+                stage = node.body[-1].value
+                if isinstance(stage, ast.Call) and any(keyword.arg == "name" for keyword in stage.keywords):
+                    self.returns[node.name] = (self, stage)
             value = getattr(node, "value", None)
             if isinstance(value, ast.expr):
                 self.tables |= {target.id: (self, value) for target in _targets(node) if isinstance(target, ast.Name)}
@@ -76,12 +87,22 @@ class _Reader:
                     yield from self.settings(value, str(names[0].value), "")
 
     def settings(self, call: ast.Call, path: str, around: str) -> Iterator[tuple[str, Source]]:
+        if isinstance(call.func, ast.Name) and call.func.id == "replace" and call.args:
+            reader, changed = self.resolved(call.args[0])
+            if isinstance(changed, ast.Call) and changed is not call.args[0]:
+                yield from reader.settings(changed, path, self.looked_up(call.args[0]))
         for keyword in call.keywords:
             if keyword.arg in (None, "name"):
                 continue
+            made = self.returned(keyword.value)
+            if made is not None:
+                yield f"{path}.{keyword.arg}", Source(self.beside(keyword.value), False)
+                yield from made[0].settings(made[1], f"{path}.{keyword.arg}", "")
+                continue
             where = f"{path}.{keyword.arg}"
             found = [self.beside(keyword.value), self.looked_up(keyword.value)]
-            if where.count(".") > 1:
+            ends = [part.end_lineno for part in (call, *(other.value for other in call.keywords))]
+            if where.count(".") > 1 and ends.count(keyword.value.end_lineno) > 1:
                 found.reverse()  # several parts on one line share its comment: a table knows better
             here = found[0] or found[1] or around
             yield where, Source(here, _numeric(keyword.value))
@@ -89,12 +110,22 @@ class _Reader:
             if isinstance(inner, ast.Call):
                 yield from reader.settings(inner, where, here)
 
+    def returned(self, node: ast.expr) -> tuple[_Reader, ast.Call] | None:
+        """The stage that a call of another file's function gives, and in which file it is stated."""
+        called = node.func.id if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) else ""
+        if called not in self.returns or not isinstance(node, ast.Call):
+            return None
+        reader, stage = self.returns[called]
+        size = self.resolved(node.args[0])[1] if node.args else node
+        other = size.value if isinstance(size, ast.Constant) and isinstance(size.value, str) else reader.size
+        return (reader if other == reader.size else _Reader(reader.text, other)), stage
+
     def resolved(self, node: ast.expr) -> tuple[_Reader, ast.expr]:
         """What an expression stands for, and in which file: the entry of a table, the value of a name, or itself."""
-        name = node.value if isinstance(node, ast.Subscript) else node
-        if not isinstance(name, ast.Name) or name.id not in self.tables:
+        name = _name(node.value if isinstance(node, ast.Subscript) else node)
+        if name not in self.tables:
             return self, node
-        reader, value = self.tables[name.id]
+        reader, value = self.tables[name]
         if isinstance(node, ast.Subscript):
             entry = reader.entry(value)
             return reader.resolved(entry) if entry is not None else (self, node)
@@ -114,9 +145,12 @@ class _Reader:
         return self.comments.get(end) or "; ".join(inside)
 
     def looked_up(self, node: ast.expr) -> str:
+        within = {
+            id(part.value) for part in ast.walk(node) if isinstance(part, ast.Attribute)
+        }  # PROMPT.user is no table
         for part in ast.walk(node):
-            if isinstance(part, ast.Name) and part.id in self.tables:
-                reader, value = self.tables[part.id]
+            if id(part) not in within and (name := _name(part)) in self.tables:
+                reader, value = self.tables[name]
                 if words := reader.in_table(value):
                     return words
         return ""
@@ -136,6 +170,13 @@ def _targets(node: ast.stmt) -> list[ast.expr]:
     if isinstance(node, ast.Assign):
         return node.targets
     return [node.target] if isinstance(node, ast.AnnAssign) else []
+
+
+def _name(node: ast.AST) -> str:
+    """NAME or FILE.NAME; "" of anything else."""
+    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+        return f"{node.value.id}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _numeric(node: ast.expr) -> bool:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from camelid.checkpoints import adapter as adapters
+from camelid.checkpoints.directory import Checkpoint
 from camelid.checkpoints.names import expected
 from camelid.checkpoints.safetensors_io import Deferred
 from camelid.errors import ProblemList, StoreError
@@ -19,7 +21,7 @@ from camelid.frozen import to_data
 from camelid.generate.certificate import certified
 from camelid.machine import GIB, available
 from camelid.models.llama import Llama
-from camelid.models.shape import LlamaShape
+from camelid.models.shape import LlamaShape, LoRA
 from camelid.tokenizers.protocol import Tokenizer
 from camelid.train import schedule as schedules
 from camelid.train.loop import Batches, Conduct, Trained, bits
@@ -31,6 +33,8 @@ from camelid.train.settings import AdamW, Schedule
 
 if TYPE_CHECKING:
     from camelid.dialogue.template import Template
+
+ADAPTER = "adapter"  # the folder of a run in which the adapter lies that PEFT reads
 
 
 def check_free(target: Path) -> None:
@@ -131,6 +135,45 @@ def saving(conduct: Conduct) -> Iterator[bool]:
     """Whether this rank saves what was trained; the others wait until it is saved, and fail if that fails."""
     with conduct.ranks.first("saving the model"):
         yield conduct.ranks.leads
+
+
+def why_no_adapter(parent: Checkpoint, shape: LlamaShape, lora: LoRA, *, cut: bool = False) -> str:
+    """Why what an adapter learns beside this parent cannot be a folder of its own; "" where it can."""
+    if cut:
+        return f"the base that it learns beside is cut out of {parent.path.name} and is no model of its own"
+    if (shape.theta, shape.scaling) != (parent.shape.theta, parent.shape.scaling):
+        return f"it learns while positions are read otherwise than {parent.path.name} reads them"
+    return adapters.TIED if shape.tied and lora.trained else ""
+
+
+def save_adapter(
+    run: Path,
+    worn: tuple[LoRA, Mapping[str, Tensor]],
+    parent: Checkpoint,
+    shape: LlamaShape,
+    tokenizer: Tokenizer,
+    history: Mapping[str, Any],
+    conduct: Conduct,
+) -> None:
+    """RUN/adapter, which PEFT reads beside the parent; `worn` is what `models.adapt.portable` gives."""
+    path, (lora, state) = run / ADAPTER, worn
+    if path.exists():  # saved before the run was killed
+        saved = adapters.load(path, parent).tensors()
+        if saved.keys() != state.keys() or not all(torch.equal(saved[name], state[name].cpu()) for name in state):
+            raise StoreError(f"{path}: holds another run's adapter; remove it, then resume")
+        return
+    adapters.save(
+        path,
+        state,
+        lora=lora,
+        shape=shape,
+        base=parent.digest,
+        base_name=parent.path.name,
+        base_rows=parent.shape.vocab,
+        tokenizer=tokenizer,
+        provenance=history,
+        files=conduct.files,
+    )
 
 
 def dtype_of(conduct: Conduct) -> torch.dtype:

@@ -11,14 +11,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from camelid.checkpoints import adapter as adapters
 from camelid.checkpoints import directory
 from camelid.checkpoints.names import expected
 from camelid.checkpoints.safetensors_io import Deferred
 from camelid.data.batch import SequenceBatches
 from camelid.data.corpus import Corpus
 from camelid.dialogue.template import Template
-from camelid.errors import BadData, Problem, ProblemList, StoreError, UsageError
+from camelid.errors import BadData, Problem, ProblemList, UsageError
 from camelid.models.adapt import add_lora, check_bits, computing_with, lean, merged, portable, set_randomness
 from camelid.models.dropout import add_residual_dropout
 from camelid.models.llama import Llama
@@ -37,16 +36,16 @@ from camelid.train.assemble import (
     identity,
     optimizer_for,
     read_as,
+    save_adapter,
     saving,
     told,
     weights_of,
+    why_no_adapter,
 )
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
 from camelid.train.settings import AdamW, GaLore, Schedule
 from camelid.train.vocabulary import NewRows, old_pieces, with_rows
-
-ADAPTER = "adapter"
 
 
 def finetune(
@@ -85,7 +84,7 @@ def finetune(
     dropout   of residual branches, rising from 0 at the first layer to this at the last (LIMA)
     noise     alpha of the noise on the embeddings (NEFTune)
     adapter   train low-rank adapters only: `target` is then the merged model, and RUN/adapter the adapter for PEFT
-              (none where rows were added: PEFT would need a base that has them)
+              (none where `scaling` makes the base read positions otherwise than it does by itself, which is noted)
     tokenizer a larger vocabulary that begins with the parent's, with which `corpus` was rendered; rows for it begin as
               `new_rows` says (camelid/train/vocabulary.py)
     context   tokens that the model is made for from now on, with the positions scaled by `scaling`
@@ -123,6 +122,9 @@ def finetune(
         ids=int(corpus.ids.max(initial=0)) + 1,
     )
     check_learned(batches)
+    apart = "" if adapter is None else why_no_adapter(parent, shape, adapter)
+    if apart:
+        conduct.note(f"no adapter folder, the merged model alone: {apart}")
     facts = identity(
         "finetune",
         shape=parent.shape,
@@ -163,8 +165,8 @@ def finetune(
             history = told(provenance or {}, trained, facts, batches, conduct)
             if adapter is not None:
                 history["training"]["merged"] = _moved_by_merging(model, parent, corpus, base)
-                if rows == parent.shape.vocab:
-                    _save_adapter(run / ADAPTER, model, parent, history, conduct)
+                if not apart:
+                    save_adapter(run, portable(model), parent, model.shape, tokenizer, history, conduct)
                 shapes = expected(shape)
                 weights = {name: Deferred(model.dtype, shapes[name], make) for name, make in merged(model).items()}
             directory.save(
@@ -295,28 +297,3 @@ def _prepared(
     if adapter is None:
         return model
     return add_lora(model, adapter, seed=seed)
-
-
-def _save_adapter(
-    path: Path,
-    model: Llama,
-    parent: directory.Checkpoint,
-    history: Mapping[str, Any],
-    conduct: Conduct,
-) -> None:
-    lora, state = portable(model)
-    if path.exists():  # saved before the run was killed
-        saved = adapters.load(path, parent).tensors()
-        if saved.keys() != state.keys() or not all(torch.equal(saved[name], state[name].cpu()) for name in state):
-            raise StoreError(f"{path}: holds another run's adapter; remove it, then resume")
-        return
-    adapters.save(
-        path,
-        state,
-        lora=lora,
-        shape=parent.shape,
-        base=parent.digest,
-        base_name=parent.path.name,
-        provenance=history,
-        files=conduct.files,
-    )

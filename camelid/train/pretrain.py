@@ -15,7 +15,7 @@ from camelid.data.batch import PretrainingBatches
 from camelid.data.mixture import Mixture
 from camelid.errors import Problem, UsageError
 from camelid.frozen import diff
-from camelid.models.adapt import add_lora, fold, set_randomness
+from camelid.models.adapt import add_lora, fold, portable, set_randomness
 from camelid.models.llama import DEVIATION, Llama, initialise
 from camelid.models.prune import pruned
 from camelid.models.shape import LlamaShape, LoRA
@@ -29,9 +29,11 @@ from camelid.train.assemble import (
     identity,
     optimizer_for,
     read_as,
+    save_adapter,
     saving,
     told,
     weights_of,
+    why_no_adapter,
 )
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import Distilled, NextToken
@@ -68,7 +70,8 @@ def pretrain(
     start    folder of a model whose weights to begin with; its shape may differ in context, rotary base and scaling.
              Without it weights are drawn from `seed`, with this standard deviation
     new_rows how rows begin that the tokenizer has beyond the parent's (camelid/train/vocabulary.py)
-    adapter  train low-rank adapters and the matrices they name whole, then merge them
+    adapter  train low-rank adapters and the matrices they name whole, then merge them; RUN/adapter is the adapter for PEFT
+             (none beside a parent that is cut or reads positions otherwise, which is noted)
     cut      "weights": the parent is pruned to `shape` first (camelid/models/prune.py)
     teacher  folder of a model with the same vocabulary, whose distribution of each next token is learned (distillation)
 
@@ -97,6 +100,9 @@ def pretrain(
         found = f"{optim.ratio:g} is for an adapter's B, and there is no adapter"
         raise UsageError([Problem("optim.ratio", found, "leave it at 1")])
     parent = None if start is None else directory.load(start)
+    apart = "" if parent is None or adapter is None else why_no_adapter(parent, shape, adapter, cut=cut is not None)
+    if apart:
+        conduct.note(f"no adapter folder, the merged model alone: {apart}")
     facts = identity(
         "pretrain",
         shape=shape,
@@ -137,15 +143,19 @@ def pretrain(
         draw=partial(set_randomness, model, seed),
         placement=placement,
     )
+    worn = None if adapter is None else portable(model)
     weights = fold(model).state_dict() if adapter is not None else weights_of(model, placement, conduct)
     with saving(conduct) as here:
         if here:
+            history = told(provenance or {}, trained, facts, batches, conduct)
+            if worn is not None and parent is not None and not apart:
+                save_adapter(run, worn, parent, shape, tokenizer, history, conduct)
             directory.save(
                 target,
                 weights,
                 shape=shape,
                 tokenizer=tokenizer,
-                provenance=told(provenance or {}, trained, facts, batches, conduct),
+                provenance=history,
                 extra=certificate(weights, shape, tokenizer, None, conduct),
                 files=conduct.files,
             )

@@ -121,6 +121,43 @@ def test_an_adapter_of_pefts_loads_here_with_the_same_logits(tmp_path, base, kin
         assert torch.allclose(mine(IDS), theirs(IDS).logits, atol=1e-5, rtol=0)
 
 
+def test_rows_that_a_vocabulary_gained_come_with_the_adapter_and_open_in_peft(tmp_path, base):
+    more = replace(SHAPE, vocab=SHAPE.vocab + 7)
+    lora = LoRA(rank=2, alpha=4, targets=("q_proj", "up_proj"), trained=("embed_tokens", "lm_head"))
+    generator = torch.Generator().manual_seed(3)
+    state = {n: torch.randn(s, generator=generator) * 0.1 for n, s in adapter.expected(more, lora).items()}
+    told = {"shape": more, "base": base.digest, "base_rows": SHAPE.vocab}
+    path = adapter.save(tmp_path / "wider", state, lora=lora, **told)
+    theirs = LlamaForCausalLM.from_pretrained(base.path)
+    theirs.resize_token_embeddings(more.vocab, mean_resizing=False)
+    theirs = PeftModel.from_pretrained(theirs, path).eval()
+    found = adapter.load(path, base)
+    mine = adapter.put_on(directory.build(base), found).eval()
+    ids = torch.arange(40)[None] * 3 % more.vocab
+    assert found.rows == more.vocab == mine.shape.vocab and int(ids.max()) >= SHAPE.vocab
+    with torch.no_grad():
+        assert torch.allclose(mine(ids), theirs(ids).logits, atol=1e-5, rtol=0)
+        assert torch.allclose(fold(mine)(ids), theirs(ids).logits, atol=1e-5, rtol=0)
+    with pytest.raises(UsageError, match=r"adapter.trained: \d+ rows beside a base of \d+, which are not in it; train"):
+        bare = replace(lora, trained=())
+        adapter.save(tmp_path / "bare", {}, lora=bare, **told)
+
+
+def test_ends_trained_whole_where_they_are_one_matrix_are_refused_for_peft_keeps_the_head_as_it_was(tmp_path, base):
+    lora = LoRA(rank=2, alpha=4, targets=("q_proj",), trained=("embed_tokens",))
+    path = saved(tmp_path, base, lora)
+    tied = replace(SHAPE, tied=True)
+    one = directory.load(directory.save(tmp_path / "tied", weights(tied), shape=tied))
+    for name in ("manifest.json", "camelid.json"):
+        (path / name).unlink()
+    with pytest.raises(BadFile, match=r"modules_to_save: embedding and head are one matrix here, .* stay the base's"):
+        adapter.load(path, one)
+    with pytest.raises(
+        UsageError, match=r"adapter.trained: embedding and head are one matrix .*; save the merged model"
+    ):
+        adapter.save(tmp_path / "no", trained_state(lora), lora=lora, shape=tied, base=one.digest)
+
+
 def test_what_the_model_wears_is_what_is_saved(tmp_path, base):
     lora = KINDS["all seven"]
     model = add_lora(directory.build(base), lora, seed=3)

@@ -6,6 +6,8 @@ import os
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pytest
+
 from camelid.claims import cards
 from camelid.cli import main
 from camelid.cli.pedigree import page
@@ -35,6 +37,16 @@ def test_the_pages_in_docs_are_what_the_command_makes() -> None:
     for name in MEMBERS:
         assert made["family.md"].count(f"| {name} |") >= 1 and f"`camelid grow {name}`" in made["family.md"]
         assert f'id="{name}"' in made["family.html"]
+
+
+def test_a_page_is_written_into_a_folder_that_is_there_and_into_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["family", "--page", str(tmp_path / "new" / "family.html"), "--store", str(tmp_path)]) == 2
+    assert main(["family", "--page", str(tmp_path), "--store", str(tmp_path)]) == 2
+    told = capsys.readouterr().err
+    assert "new; make it first, or name another" in told and "is a folder; name a file in it" in told
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_verdict_is_shown_and_its_absence_is_said() -> None:

@@ -67,7 +67,9 @@ def test_answers_match_what_was_asked_of_them(model: str, capsys: pytest.Capture
     told = asked(capsys, model, "--regex", "(a", "--grammar", str(tmp_path / "none"), code=2)
     assert "--regex and --grammar: are given together" in told
     schema.write_text('{"properties": {"a": {"type": "strin"}}}')
-    assert "--json-schema/properties/a: Invalid type" in asked(capsys, model, "--json-schema", str(schema), code=2)
+    assert f"--json-schema {schema} (/properties/a): Invalid type" in asked(
+        capsys, model, "--json-schema", str(schema), code=2
+    )
 
 
 def test_beams_and_top_logprobs_are_told(model: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -171,7 +171,10 @@ REPLY = {"from": "gpt", "value": "Ho"}
     [
         ({"instruction": 3, "output": "x"}, "'instruction' is a number, not text"),
         ({"instruction": "x", "output": ["y"]}, "'output' is a list, not text"),
-        ({"instruction": "x", "output": None}, "fields instruction, output: no known format"),
+        ({"instruction": "x", "output": None}, "no known format; for alpaca, 'output' is missing"),
+        ({"instruct": "x", "answer": "y"}, "expected instruction and output (alpaca), or conversations (sharegpt), or"),
+        ({"instruct": "x", "answer": "y"}, "'instruct': did you mean 'instruction'?"),
+        ({"instruction": " ", "output": "x"}, "'instruction' is empty, and there is no 'input': nothing is asked"),
         ({"instruction": "x", "input": {}, "output": "y"}, "'input' is an object, not text"),
         (
             {"instruction": "x", "output": "y", "history": [["a", "b"]]},
@@ -242,7 +245,7 @@ def test_skipping_needs_somebody_who_counts(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nobody would hear"):
         dialogues(path, bad_rows="skip")
     path = written(tmp_path, "b.jsonl", lines({}, {}))
-    with pytest.raises(BadData, match="2 of 2 rows cannot be used; known are text"):
+    with pytest.raises(BadData, match="2 of 2 rows cannot be used; known are alpaca"):
         list(dialogues(path, bad_rows="skip", rejected=Rejected()))
 
 
@@ -284,7 +287,9 @@ CONTAINERS = ("lines", "lines, CRLF", "lines, no last end", "lines, BOM", "lines
 @pytest.mark.parametrize("container", CONTAINERS)
 def test_every_container_gives_the_same_records(tmp_path: Path, container: str) -> None:
     words = ["", "plain", 'a "quote" \\ and ] } , [ {', "雪 🦙 \u2028 \x00 \x7f", "two\nlines\r\n", "x" * 1_000]
-    plain = [{"instruction": word, "input": word[::-1], "output": words[i % 5]} for i, word in enumerate(words * 2)]
+    plain = [
+        {"instruction": word, "input": word[::-1] or "-", "output": words[i % 5]} for i, word in enumerate(words * 2)
+    ]
     path = stored(tmp_path, plain, container)
     assert [dict(row.data) for row in records(path)] == plain
     assert len(list(dialogues(path))) == 12

@@ -12,11 +12,12 @@ from camelid.generate.choices import best, branches, complete_choices, mean
 from camelid.generate.decode import complete, complete_all, generate
 from camelid.generate.loaded import Prompt
 from camelid.generate.settings import Settings
-from camelid.native.library import library
+from camelid.native.library import library, state
 from camelid.native.llama import NativeLlama
+from camelid.nn.paged import CacheKind, PagedCache
 from tests.conftest import size
 from tests.generate.stand_ins import BYTES, ForcedModel, small
-from tests.generate.test_decode import grown, prompts_of, theirs
+from tests.generate.test_decode import SHAPE, grown, prompts_of, theirs
 
 
 @pytest.mark.parametrize("seed", range(size(10)))
@@ -63,6 +64,27 @@ def test_beams_through_the_kernels_are_those_through_pytorch() -> None:
     for prompt in prompts_of(2, 4, 9):
         ours = [beam.completion.token_ids for beam in search(NativeLlama.of(model), prompt, own)]
         assert ours == [beam.completion.token_ids for beam in search(model, prompt, own)]
+
+
+@pytest.mark.parametrize("cache", ["float", "int8"])
+def test_beams_share_pages_and_never_write_into_each_others(cache: CacheKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each beam's log-probabilities are those of its ids read alone, to the bit, with few pages beyond one text's."""
+    if library() is None:
+        pytest.skip(state())
+    made: list[int] = []
+    grow = PagedCache.grow
+    monkeypatch.setattr(PagedCache, "grow", lambda self, pages: (made.append(pages), grow(self, pages))[1])
+    model = NativeLlama.of(grown(7, replace(SHAPE, context=128), spread=4), "q8_0")
+    prompt, own = [1, 2, 3] * 12, Settings(max_tokens=45, beams=5, n=5)
+    found = search(model, prompt, own, cache=cache)
+    assert len({beam.completion.token_ids for beam in found}) == 5
+    longest = -(-(len(prompt) + 45) // 16)
+    assert max(made) <= longest + 2 * 5 < 5 * longest, "what they have in common is held once"
+    for beam in found:
+        whole = (*prompt, *beam.completion.token_ids)
+        alone = complete(model, whole, Settings(max_tokens=0, prompt_logprobs=True), cache=cache)
+        assert alone.prompt_logprobs is not None
+        assert alone.prompt_logprobs[len(prompt) :] == pytest.approx(beam.completion.logprobs, abs=1e-5)
 
 
 def test_a_beam_ends_at_a_stop_text_and_at_the_end_of_the_room() -> None:

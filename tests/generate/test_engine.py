@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import islice
+from itertools import islice, product
 
 import numpy as np
 import pytest
@@ -17,18 +17,21 @@ from camelid.generate.engine import Engine
 from camelid.generate.events import End, Token
 from camelid.generate.request import Request
 from camelid.generate.settings import Settings
-from camelid.models.llama import Llama, initialise
+from camelid.models.llama import Llama, initialise, paged_cache
 from camelid.models.shape import LlamaShape, RopeScaling
 from camelid.native import library
 from camelid.native.llama import NativeLlama
+from camelid.nn.paged import CacheKind
 from tests.conftest import size
 
 KINDS = ("pytorch", "float64", "float32", "bf16", "q8_0", "q4_0")
+INT8 = ("pytorch int8", "float32 int8", "q4_0 int8")  # keys and values in int8
 SHAPE = LlamaShape(2, 32, 4, 2, 8, 48, 61, 96)
 
 
 def grown(kind: str, seed: int = 0, shape: LlamaShape = SHAPE) -> Llama | NativeLlama:
-    """A random model with decided answers, through PyTorch or through the kernels."""
+    """A random model with decided answers, through PyTorch or through the kernels; a word after the kind is the cache's."""
+    kind = kind.split()[0]
     model = Llama(shape, dtype=torch.float64 if kind == "float64" else torch.float32)
     initialise(model, seed, deviation=0.3 / shape.width**0.25)
     with torch.no_grad():
@@ -74,27 +77,33 @@ def asked(chance: random.Random, vocab: int, count: int) -> list[tuple[list[int]
     return found
 
 
-def squeezed(model: Llama | NativeLlama, chance: random.Random) -> Engine:
+def cache_of(kind: str) -> CacheKind:
+    return "int8" if kind in INT8 else "float"
+
+
+def squeezed(model: Llama | NativeLlama, chance: random.Random, cache: CacheKind = "float") -> Engine:
     """Few slots, small chunks, hardly any pages."""
-    page = 2 * model.shape.layers * model.shape.kv_heads * model.shape.head_width * 16 * model.dtype.itemsize
+    page = paged_cache(model.shape, 0, model.dtype, kind=cache).page_bytes
     chunk, pages = chance.choice([1, 3, 17, 40, 512]), chance.choice([7, 9, 14, 60])
-    return Engine(model, rows=chance.randint(1, 7), chunk=chunk, bytes=page * pages)
+    return Engine(model, rows=chance.randint(1, 7), chunk=chunk, bytes=page * pages, cache=cache)
 
 
 seen = {"preempted": 0, "reused": 0, "aborted": 0, "requests": 0}
 
 
-@pytest.mark.parametrize("seed", range(size(3)))
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "seed"), [*product(KINDS, range(size(3))), *((kind, seed) for kind in INT8 for seed in range(size(1)))]
+)
 def test_any_schedule_gives_every_request_the_bits_it_has_alone(kind: str, seed: int) -> None:
     """Goal N4: arrivals, chunks, preemption, kept pages, company that is aborted anywhere; at every step nothing is lost
     or held twice (decision 12)."""
     chance = random.Random(f"{kind} {seed}")
     model = grown(kind, seed, shape_of(chance))
     wanted = asked(chance, model.shape.vocab, 14)
-    alone = [complete(model, prompt, own) for prompt, own, _ in wanted]
+    cache = cache_of(kind)
+    alone = [complete(model, prompt, own, cache=cache) for prompt, own, _ in wanted]
     for _ in range(2):  # the second time another schedule
-        engine, waiting = squeezed(model, chance), list(range(len(wanted)))
+        engine, waiting = squeezed(model, chance, cache), list(range(len(wanted)))
         chance.shuffle(waiting)
         going: dict[int, Request] = {}
         company: list[Request] = []
@@ -128,17 +137,18 @@ def test_the_schedules_were_no_easy_ones() -> None:
     assert seen["requests"] > 200 and min(seen["preempted"], seen["reused"], seen["aborted"]) > 50, seen
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", (*KINDS, *INT8))
 def test_what_a_request_notes_is_the_full_forward_to_the_bit(kind: str) -> None:
     """Goal N3: log-probabilities of answers, whatever was chunked, preempted or kept, are those of one reading."""
     chance = random.Random(kind)
     model = grown(kind, 3)
-    engine = squeezed(model, chance)
+    engine = squeezed(model, chance, cache_of(kind))
     plain = [(p, Settings(max_tokens=o.max_tokens, stop_ids=o.stop_ids)) for p, o, _ in asked(chance, 61, 12)]
     requests = [engine.submit(prompt, own) for prompt, own in plain]
     list(engine.run())
     for done in (request.result() for request in requests):
-        whole = complete(model, (*done.prompt_ids, *done.token_ids), Settings(max_tokens=0, prompt_logprobs=True))
+        own = Settings(max_tokens=0, prompt_logprobs=True)
+        whole = complete(model, (*done.prompt_ids, *done.token_ids), own, cache=engine.cache)
         assert whole.prompt_logprobs is not None
         assert whole.prompt_logprobs[len(done.prompt_ids) :] == done.logprobs
 
@@ -314,3 +324,14 @@ def test_threads_share_one_engine() -> None:
         assert list(several.map(listen, prompts)) == expected
     assert engine.idle
     engine.check()
+
+
+@pytest.mark.parametrize("kind", ["pytorch", "q8_0"])
+def test_a_cache_in_int8_holds_three_and_a_half_times_as_many_ids_and_is_only_asked_for(kind: str) -> None:
+    model = grown(kind, shape=replace(SHAPE, head_width=64))
+    pages = [Engine(model, bytes=1 << 20, cache=cache)._pages.limit for cache in ("float", "int8")]  # type: ignore[arg-type]
+    assert pages == [32, 113], "bytes of a head's 64 numbers: 256, and 64 with two scales of 4"
+    own = Settings(max_tokens=20)
+    plain, rounded = (complete(model, [5, 6, 7], own, cache=cache) for cache in ("float", "int8"))  # type: ignore[arg-type]
+    assert complete(model, [5, 6, 7], own) == plain != rounded
+    assert rounded.logprobs[:3] == pytest.approx(plain.logprobs[:3], abs=0.05)

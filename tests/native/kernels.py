@@ -14,7 +14,17 @@ from pathlib import Path
 import numpy as np
 
 from camelid.native import plain
-from camelid.native.library import GROUP, PANEL, BatchStruct, LayerStruct, MatrixStruct, ModelStruct, opened
+from camelid.native.library import (
+    GROUP,
+    INTS,
+    PANEL,
+    BatchStruct,
+    HeldStruct,
+    LayerStruct,
+    MatrixStruct,
+    ModelStruct,
+    opened,
+)
 
 KINDS = {"float32": 0, "bf16": 1, "q8_0": 2, "q4_0": 3}
 BLOCK = {"q8_0": 34, "q4_0": 18}
@@ -210,9 +220,56 @@ def check_attention(library: ctypes.CDLL, seed: int) -> None:
             pages[own, : len(part)] = part
     paged, scores = unaligned(np.zeros_like(q)), unaligned(np.zeros(seen, np.float32))
     places = (part.ctypes.data for part in (q, *held, table))
-    sizes = (page, page * width, heads, seen, width)
+    sizes = (page, page, heads, seen, width)
     library.camelid_attend_pages(*places, *sizes, scores.ctypes.data, paged.ctypes.data)
     assert (paged == out).all()
+
+
+def check_int8_attention(library: ctypes.CDLL, seed: int) -> None:
+    """Keys and values in int8: what is written is the definition's to the bit, wherever it lies; what is read, to
+    rounding. Codes and scales of places that were never written are as bad as can be."""
+    draw = np.random.default_rng(seed)
+    heads, seen, width = int(draw.integers(1, 5)), int(draw.integers(1, 120)), 2 * int(draw.integers(1, 70))
+    groups = -(-width // GROUP)
+    q, keys, values = (draw.standard_normal((n, width)).astype(np.float32) for n in (heads, seen, seen))
+    keys[0], keys[seen // 2], values[-1, : width // 2] = numbers(draw, (width,)), 0, 1e-40
+    values[seen // 2] *= np.float32(1e30)
+    if seed % 3 == 0:
+        q[0] *= 300  # one key takes everything
+    q, keys, values = map(unaligned, (q, keys, values))
+    found = []
+    for page in (PANEL * (-(-seen // PANEL) + 1), PANEL * int(draw.integers(1, 4))):
+        count = -(-seen // page)
+        table = draw.permutation(count + 3)[:count].astype(np.int32)
+        places = (count + 3) * page
+        codes = unaligned(np.full((places // PANEL, groups, 8, PANEL, 4), 255, np.uint8), 1)
+        ints = unaligned(np.full((places, groups, GROUP), -128, np.int8), 1)
+        key_scales = unaligned(np.full((places // PANEL, groups, PANEL), np.nan, np.float32))
+        scales = unaligned(np.full((places, groups), np.nan, np.float32))
+        held = HeldStruct(INTS, *(part.ctypes.data for part in (codes, ints, key_scales, scales)))
+        at = table[np.arange(seen) // page] * page + np.arange(seen) % page
+        for place, key, value in zip(at, keys, values, strict=True):
+            library.camelid_keep_ints(held, int(place), key.ctypes.data, value.ctypes.data, width)
+        wanted = plain.quantise(keys)
+        written = codes[at // PANEL, :, :, at % PANEL].reshape(seen, groups, GROUP).astype(np.int16) - 128
+        assert (written == wanted[0]).all() and (key_scales[at // PANEL, :, at % PANEL] == wanted[1]).all()
+        wanted = plain.quantise(values)
+        assert (ints[at] == wanted[0]).all() and (scales[at] == wanted[1]).all()
+        rest = np.setdiff1d(np.arange(places), at)
+        assert np.isnan(scales[rest]).all() and np.isnan(key_scales[rest // PANEL, :, rest % PANEL]).all()
+        out, scores = unaligned(np.zeros_like(q)), unaligned(np.zeros(seen, np.float32))
+        room = [unaligned(np.zeros(groups * size, kind), 4) for size, kind in ((GROUP, "i1"), (1, "f4"), (1, "i4"))]
+        sizes = (page, page, heads, seen, width)
+        places_of = [part.ctypes.data for part in (*room, scores, out)]
+        library.camelid_attend_ints(q.ctypes.data, held, table.ctypes.data, *sizes, *places_of)
+        found.append(out.copy())
+    assert (found[0] == found[1]).all(), "pages of any size give the same bits"
+    wanted = plain.attend_ints(q, keys, values)
+    steep = (np.abs(q) @ np.abs(keys).T).max(axis=-1, keepdims=True) / np.sqrt(width)
+    near(found[0], wanted, np.abs(values).max(axis=0) * (1 + steep), 16 + width / 8)
+    q[0, width // 2] = [np.nan, np.inf, -np.inf][seed % 3]
+    library.camelid_attend_ints(q.ctypes.data, held, table.ctypes.data, *sizes, *places_of)
+    assert np.isnan(out[0]).all() and (out[1:] == found[1][1:]).all()
 
 
 def check_picks(library: ctypes.CDLL, seed: int) -> None:
@@ -269,11 +326,17 @@ def check_step(library: ctypes.CDLL, seed: int) -> None:
     texts = draw.integers(0, vocab, (slots, room))
 
     def run(
-        calls: list[list[tuple[int, int, int]]], threads: int, *, paged: bool = False
+        calls: list[list[tuple[int, int, int]]], threads: int, *, paged: bool = False, ints: bool = False
     ) -> tuple[np.ndarray, np.ndarray]:
         """States and logits by slot and place, after calls that read (slot, first, last) pieces."""
         page, pages = (PANEL, slots * across + 2) if paged else (room, slots)
-        keys, values = (unaligned(np.full((layers, pages, kv_heads, page, head), np.nan, np.float32)) for _ in "kv")
+        each = layers * pages * kv_heads * page
+        if ints:
+            groups = -(-head // GROUP)
+            keys, values = (unaligned(np.full(each * groups * GROUP, 255, np.uint8), 1) for _ in "kv")
+            scales = [unaligned(np.full(each * groups, np.nan, np.float32)) for _ in "kv"]
+        else:
+            keys, values = (unaligned(np.full(each * head, np.nan, np.float32)) for _ in "kv")
         table = draw.permutation(slots * across + 2)[: slots * across].reshape(slots, across).astype(np.int32)
         states, logits = np.zeros((slots, room, width), np.float32), np.zeros((slots, room, vocab), np.float32)
         for call in calls:
@@ -288,6 +351,7 @@ def check_step(library: ctypes.CDLL, seed: int) -> None:
                 *(part.ctypes.data for part in (ids, slot, place, place, want)), cosines, sines,
                 *(part.ctypes.data for part in (keys, values, out, scores)),
                 *((table.ctypes.data, across, room) if paged else ()),
+                *((INTS, *(part.ctypes.data for part in scales)) if ints else ()),
             )  # fmt: skip
             assert library.camelid_step(struct, batch) == 0
             states[slot, place], logits[slot, place] = out, scores
@@ -309,6 +373,21 @@ def check_step(library: ctypes.CDLL, seed: int) -> None:
     paged = run(mixed, int(draw.integers(1, 5)), paged=True)
     for other in (single, run(mixed, int(draw.integers(1, 5))), paged):
         assert (other[0] == whole[0]).all() and (other[1] == whole[1]).all()
+    rounded = run([[(slot, 0, room)] for slot in range(slots)], 1, paged=True, ints=True)
+    other = run(mixed, int(draw.integers(1, 5)), paged=True, ints=True)
+    assert (other[0] == rounded[0]).all() and (other[1] == rounded[1]).all()
+    off = np.abs(rounded[1] - whole[1]).max() / np.abs(whole[1]).max()
+    assert 0 < off < 0.1, "rounded, and not wrong"
+
+
+def check_copies(library: ctypes.CDLL, seed: int) -> None:
+    """Any size from any place to any place, and nothing beside it."""
+    draw = np.random.default_rng(seed)
+    size = [0, 1, 4095, 4096, 1 << 20, (1 << 20) + 1, (3 << 20) - 5, int(draw.integers(1, 1 << 22))][seed % 8]
+    given = unaligned(draw.integers(0, 256, size).astype(np.uint8), 1 + seed % 3)
+    found = np.full(size + 8, 7, np.uint8)
+    library.camelid_copy(found[3:].ctypes.data, given.ctypes.data, size, 1 + seed % 4)
+    assert (found[3 : size + 3] == given).all() and (found[:3] == 7).all() and (found[size + 3 :] == 7).all()
 
 
 CHECKS: tuple[Callable[[ctypes.CDLL, int], None], ...] = (
@@ -317,8 +396,10 @@ CHECKS: tuple[Callable[[ctypes.CDLL, int], None], ...] = (
     check_extremes,
     check_rows,
     check_attention,
+    check_int8_attention,
     check_picks,
     check_step,
+    check_copies,
 )
 
 

@@ -83,7 +83,7 @@ def test_what_is_said_to_make_it_fit_does(device: str, member: str, size: str) -
             other = replace(machines, device=DEVICES[value], dtype="bfloat16")
         elif words.startswith("low-rank"):
             changed = MEMBERS["alpaca-lora"].make("7B")
-            changed = replace(changed, stages=(replace(changed.last, length=512),))  # type: ignore[type-var]
+            changed = replace(changed, stages=(replace(changed.last, length=512, base=None),))  # type: ignore[type-var]
         else:
             assert words.startswith("nothing here")
             return
@@ -110,3 +110,13 @@ def test_a_device_is_named_by_a_beginning_that_only_it_has() -> None:
 def test_a_machine_whose_rate_is_not_known_gets_no_time() -> None:
     told = plan(MEMBERS["llama"].make("desk"), Machines(Device("cpu", 8 * GIB, 0.0, "made up"), 1, "float32"))
     assert told.stages[0].fits and (told.stages[0].hours, told.stages[0].tokens_per_second) == (None, None)
+
+
+def test_a_base_in_few_bits_is_told_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    few = planned("metamath", "--size", "70B", "--device", "h100", capsys=capsys)["stages"][0]
+    whole = planned("metamath", "--size", "70B", "--device", "h100", "--set", "tuned.base=none", capsys=capsys)
+    saved = whole["stages"][0]["memory"]["weights"] / few["memory"]["weights"]
+    assert few["base"] == "nf4" and whole["stages"][0]["base"] is None and saved > 3
+    assert main(["plan", "metamath", "--size", "70B"]) == 0
+    told = capsys.readouterr().out
+    assert "frozen ones in nf4" in told and " cores, " in told.splitlines()[0]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from camelid.cli import main
 from camelid.errors import ProblemList
 from camelid.frozen import text
 from camelid.recipe import Recipe, reference
@@ -109,3 +110,16 @@ def test_a_misspelt_member_or_size_gets_a_suggestion() -> None:
     assert find("meditron+bsae", None, problems) is None and find("alpaca+released", None, problems) is None
     assert "did you mean 'base'?" in str(problems.problems[2]) and "alpaca has none" in str(problems.problems[3])
     assert find("alpaca", "71B", problems) is None and "there are 7B, 13B, desk, tiny" in str(problems.problems[4])
+
+
+def test_what_is_taken_from_another_file_has_that_files_words_and_not_a_neighbours(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    all, distill = (sources(f"camelid.recipes.{name}", "13B") for name in ("koala_all", "koala"))
+    assert all["tuned.prompt.cue"] == distill["tuned.prompt.cue"]
+    assert all["tuned.prompt.marks"].words != distill["tuned.prompt.cue"].words
+    child, parent = sources("camelid.recipes.llama_3_2", "1B"), sources("camelid.recipes.llama_3", "8B")
+    for part in ("kind", "data", "vocab"):
+        assert child[f"distilled.tokenizer.{part}"] == parent[f"pieces.{part}"]
+    assert main(["show", "alpaca"]) == 0
+    assert "    name='instructions',\n" in capsys.readouterr().out, "a name of ours has no source"
