@@ -65,6 +65,7 @@ class Case:
 
 
 SMALL, WIDE = shape(6, 384, 16384), shape(4, 768, 8192)
+DEEP = shape(12, 1024, 4096)
 CASES: dict[str, Case] = {
     "23M": Case(SMALL, 2048),
     "23M, three micro-batches": Case(SMALL, 1024, micro_batches=3),
@@ -82,6 +83,9 @@ CASES: dict[str, Case] = {
     "40M, 8-bit moments": Case(WIDE, 1024, micro_batches=2, optim=AdamW8bit(lr=1e-4)),
     "40M, paged moments": Case(WIDE, 1024, micro_batches=2, optim=AdamW(lr=1e-4, paged=True)),
     "40M, GaLore of rank 64": Case(WIDE, 1024, micro_batches=2, optim=GaLore(lr=1e-4, rank=64)),
+    "QLoRA: nf4, all": Case(DEEP, 512, lora=LoRA(8, 16, targets=LINEARS), base="nf4"),
+    "QLoRA: nf4 over bfloat16": Case(DEEP, 512, lora=LoRA(8, 16), base="nf4", dtype="bfloat16"),
+    "int8 base, q and v": Case(DEEP, 512, lora=LoRA(8, 16), base="int8"),
     "DoRA on all": Case(WIDE, 1024, lora=LoRA(8, 16, targets=LINEARS, kind="dora")),
     "23M, two workers": Case(SMALL, 1024, micro_batches=4, workers=2),
     "23M, four workers": Case(SMALL, 1024, micro_batches=8, workers=4),

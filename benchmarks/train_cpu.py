@@ -4,8 +4,9 @@
     python benchmarks/train_cpu.py --rows "dense 110M" --threads 4 --rounds 3 ...       a few, added to what was measured
     python benchmarks/train_cpu.py --table                                              what was measured, as a table
 
-All sides of a row live at once, each in a process of its own, and work by turns, one at a time; a peer that is not
-installed is left out, and said so. Rates count real tokens: padding is nobody's work. A ratio is taken within a round.
+All sides of a row live at once, each in a process of its own, and work by turns, one at a time; those of a row too large
+for that live for their turns only. A peer that is not installed is left out, and said so. Rates count real tokens:
+padding is nobody's work. A ratio is taken within a round.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import signal
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,40 +56,77 @@ def measure(
         "OMP_NUM_THREADS": str(threads),
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]),
     }
-    program = str(Path(__file__).with_name("train_sides.py"))
-    started = [
-        Side(side, [sys.executable, program, side, name, str(threads), str(folder)], environment)
-        for side in sides(row, wanted)
-    ]
-    begun = [one for one in started if one.ready()]
-    for one in started:
-        if one not in begun:
-            print(f"{name}, {one.name}: did not start; BENCH_LOG=1 shows why", file=sys.stderr)
+    program, warm = str(Path(__file__).with_name("train_sides.py")), "1" if row.apart else "2"
+
+    def start(side: str) -> Side:
+        return Side(side, [sys.executable, program, side, name, str(threads), str(folder), warm], environment)
+
+    def turn(one: Side) -> None:
+        if one.go(seconds):
+            print(f"{name}, {threads} threads, {one.name}: {one.rates[-1]:,.0f}", file=sys.stderr, flush=True)
+
+    there = sides(row, wanted)
+    found = _apart(there, rounds, start, turn) if row.apart else _together(there, rounds, start, turn)
+    for side in there:
+        if side not in found:
+            print(f"{name}, {side}: did not start; BENCH_LOG=1 shows why", file=sys.stderr)
+    return judged(row, found)
+
+
+def _together(
+    names: list[str], rounds: int, start: Callable[[str], Side], turn: Callable[[Side], None]
+) -> dict[str, dict[str, Any]]:
+    """All sides started, one after another, for threads of several that spin at once keep each other waiting; then turns."""
+    started: list[Side] = []
+    ready: list[Side] = []
     try:
+        for name in names:
+            started.append(start(name))
+            if started[-1].ready():
+                ready.append(started[-1])
         for _ in range(rounds):
-            for one in begun:
-                if one.go(seconds):
-                    print(f"{name}, {threads} threads, {one.name}: {one.rates[-1]:,.0f}", file=sys.stderr, flush=True)
+            for one in ready:
+                turn(one)
     finally:
         for one in started:
             one.end()
-    return judged(row, {one.name: one.row() for one in begun if one.rates})
+    return {one.name: one.row() for one in started if one.rates}
+
+
+def _apart(
+    names: list[str], rounds: int, start: Callable[[str], Side], turn: Callable[[Side], None]
+) -> dict[str, dict[str, Any]]:
+    """Each side started for each of its turns, and ended, for memory does not hold them all."""
+    first: dict[str, Side] = {}
+    for _ in range(rounds):
+        for name in names:
+            one = start(name)
+            try:
+                if one.ready():
+                    turn(one)
+            finally:
+                one.end()
+            if name in first:
+                first[name].take(one)
+            elif one.rates:
+                first[name] = one
+    return {name: one.row() for name, one in first.items()}
 
 
 def judged(row: Row, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What was measured, with the ratios of its rounds and the share of the matrix rate."""
     ratios = {}
-    ours = found.get("camelid", {}).get("turns", [])
-    for side, goal in row.goals:
-        each = [mine / theirs for mine, theirs in zip(ours, found.get(side, {}).get("turns", []), strict=False)]
-        if each:
-            middle = statistics.median(each)
-            ratios[side] = {
-                "ratio": round(middle, 2),
-                "least": round(min(each), 2),
-                "most": round(max(each), 2),
-                "goal": goal,
-            }
+    for mine, beside in (("camelid", ""), ("camelid bfloat16", ", ours in bfloat16")):
+        ours = found.get(mine, {}).get("turns", [])
+        for side, goal in row.goals:
+            each = [mine / theirs for mine, theirs in zip(ours, found.get(side, {}).get("turns", []), strict=False)]
+            if each:
+                ratios[side + beside] = {
+                    "ratio": round(statistics.median(each), 2),
+                    "least": round(min(each), 2),
+                    "most": round(max(each), 2),
+                    "goal": goal,
+                }
     told: dict[str, Any] = {"sides": found, "ratios": ratios}
     if row.kind == "dense" and "matrix" in found:
         flops = training_flops(SHAPES[row.shape], seen=(row.length + 1) / 2)
@@ -97,6 +136,15 @@ def judged(row: Row, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
             side: round(numbers["median"] * flops / rate, 3) for side, numbers in found.items() if side != "matrix"
         }
     return told
+
+
+def joined(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+    """A row measured in several runs, because its sides together take more memory or time than there is: each side and
+    ratio is that of the last run which had it, so a ratio is always one of rounds."""
+    whole = {
+        name: {**(before or {}).get(name, {}), **now.get(name, {})} for name in ("sides", "ratios", "of_matrix_rate")
+    }
+    return {**now, **{name: found for name, found in whole.items() if found}}
 
 
 def table(rows: dict[str, Any]) -> str:
@@ -109,11 +157,12 @@ def table(rows: dict[str, Any]) -> str:
         for side, numbers in row["sides"].items():
             if side == "matrix":
                 continue
-            ratio = row["ratios"].get(side)
+            ratios = [(row["ratios"].get(side), ""), (row["ratios"].get(side + ", ours in bfloat16"), "in bfloat16 ")]
+            told = [(word, ratio) for ratio, word in ratios if ratio]
             share = row.get("of_matrix_rate", {}).get(side)
-            against = f"{ratio['ratio']:.2f} ({ratio['least']:.2f} to {ratio['most']:.2f})" if ratio else ""
+            against = "; ".join(f"{word}{r['ratio']:.2f} ({r['least']:.2f} to {r['most']:.2f})" for word, r in told)
             rate = f"{numbers['median']:,.0f} ({numbers['least']:,.0f} to {numbers['most']:,.0f})"
-            goal = f"{ratio['goal']:.1f}" if ratio else ""
+            goal = f"{told[0][1]['goal']:.1f}" if told else ""
             lines.append(
                 f"| {work} | {threads} | {side} | {rate} | {against} | {goal} | {'' if share is None else f'{share:.2f}'} |"
             )
@@ -149,7 +198,7 @@ def main() -> None:
                     "load": round(os.getloadavg()[0], 1),
                     "clock": os.environ.get("BENCH_CLOCK", "seconds"),
                 }
-                kept["rows"][f"{name}, {threads}"] = {**row, **about}
+                kept["rows"][f"{name}, {threads}"] = joined(kept["rows"].get(f"{name}, {threads}"), {**row, **about})
                 kept["machine"] = describe()
                 given.json.parent.mkdir(exist_ok=True)
                 given.json.write_text(json.dumps(kept, indent=1) + "\n")

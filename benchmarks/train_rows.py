@@ -39,6 +39,7 @@ class Row:
     length: int = 0
     sides: tuple[str, ...] = ()
     goals: tuple[tuple[str, float], ...] = ()  # side, how many times faster ours is to be
+    apart: bool = False  # memory does not hold all sides at once
 
 
 DENSE = ("camelid", "transformers", "transformers compiled", "litgpt compiled", "torchtune compiled", "matrix")
@@ -46,9 +47,9 @@ DENSE_GOALS = (
     ("transformers", 1.6),
     *((side, 1.2) for side in ("transformers compiled", "litgpt compiled", "torchtune compiled")),
 )
-SFT = ("camelid", "trl", "trl float32", "trl packed", "transformers grouped")
+SFT = ("camelid", "camelid bfloat16", "trl", "trl float32", "trl packed", "transformers grouped")
 SFT_GOALS = (("trl", 4.0), ("trl float32", 4.0), ("trl packed", 2.0), ("transformers grouped", 1.3))
-ADAPTERS = ("camelid", "trl", "trl float32", "transformers padded", "transformers grouped")
+ADAPTERS = ("camelid", "camelid bfloat16", "trl", "trl float32", "transformers padded", "transformers grouped")
 ADAPTER_GOALS = (("trl", 4.0), ("trl float32", 4.0), ("transformers padded", 1.5), ("transformers grouped", 1.5))
 ROWS = {
     "dense 15M": Row("dense", "15M", 8, 256, DENSE, DENSE_GOALS),
@@ -56,7 +57,7 @@ ROWS = {
     "sft 15M": Row("sft", "15M", sides=SFT, goals=SFT_GOALS),
     "sft 110M": Row("sft", "110M", sides=SFT, goals=SFT_GOALS),
     "lora 110M": Row("lora", "110M", sides=ADAPTERS, goals=ADAPTER_GOALS),
-    "lora 1.1B": Row("lora", "1.1B", sides=ADAPTERS, goals=ADAPTER_GOALS),
+    "lora 1.1B": Row("lora", "1.1B", sides=ADAPTERS, goals=ADAPTER_GOALS, apart=True),
 }
 
 

@@ -1,7 +1,8 @@
 """One side of a comparison, in a process of its own: `train_sides.py SIDE ROW THREADS FOLDER [STEPS TO WARM UP]`.
 
-Every side does whole steps in float32 (but "trl", which does what it does by default): data, forward, backward, the
-gradient clipped to norm 1, fused AdamW. Fresh weights, except that zeros would do: speed does not depend on them.
+Every side does whole steps: data, forward, backward, the gradient clipped to norm 1, fused AdamW. In float32, but for
+"trl", which does what it does by default, in bfloat16, and "camelid bfloat16" beside it. Fresh weights, except that
+zeros would do: speed does not depend on them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from benchmarks.train_rows import ALPHA, LONGEST, RANK, RATE, ROWS, SEQUENCES, S
 from benchmarks.turns import Turns
 
 
-def camelid(row: Row, threads: int, folder: Path, turns: Turns) -> None:
+def camelid(row: Row, threads: int, folder: Path, turns: Turns, *, dtype: Any = "float32") -> None:
     """The trainer as it is, on the machine as it divides it."""
     from camelid.data.batch import PretrainingBatches, SequenceBatches
     from camelid.data.corpus import Corpus
@@ -29,7 +30,7 @@ def camelid(row: Row, threads: int, folder: Path, turns: Turns) -> None:
 
     shape = SHAPES[row.shape]
     lora = LoRA(RANK, ALPHA, targets=LINEARS) if row.kind == "lora" else None
-    machine = divided(Machine(threads=threads), shape.parameters())
+    machine = divided(Machine(threads=threads, dtype=dtype), shape.parameters())
     turns.told["hands"] = hands(machine)
     batches: Any
     if row.kind == "dense":
@@ -63,11 +64,14 @@ def _train(
     from camelid.train.optim import Optimizer
 
     torch.set_num_threads(machine.threads)
-    model = Llama(shape, dtype=torch.float32)
+    dtype = getattr(torch, machine.dtype)
+    model = Llama(shape, dtype=torch.float32 if lora is None else dtype)
     initialise(model, 0)
     if lora is not None:
         add_lora(model, lora, seed=0)
-    optimizer = Optimizer(dict(model.named_parameters()), optim)
+    optimizer = Optimizer(dict(model.named_parameters()), optim, dtype=dtype if lora is None else None)
+    if lora is None:
+        model.to(dtype)
 
     def told(step: int, *others: Any) -> None:
         turns.tick(fixed or sum(batch.tokens for batch in batches.at(step - 1)))
@@ -317,6 +321,7 @@ def _grouped(records: list[dict[str, list[int]]]) -> list[dict[str, list[int]]]:
 
 SIDES: dict[str, Callable[[Row, int, Path, Turns], None]] = {
     "camelid": camelid,
+    "camelid bfloat16": lambda *given: camelid(*given, dtype="bfloat16"),
     "matrix": matrix,
     "transformers": transformers,
     "transformers compiled": transformers_compiled,

@@ -121,7 +121,7 @@ def tried(name: str, n: int, seed: int) -> dict[str, object]:
         scale = n / goal.cases
     else:
         scale = max(1.0, n / goal.cases)
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *goal.tests]
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *goal.tests]
     environment = {**os.environ, "CAMELID_N": str(scale), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     told: dict[str, object] = {"goal": name, "says": goal.says, "cases": max(n, goal.cases) if goal.tests else n}
@@ -143,10 +143,12 @@ def main() -> int:
     names = list(GOALS) if asked.goal == "all" else [asked.goal]
     if asked.seed is not None and not GOALS[names[0]].harness:
         parser.error(f"--seed: {names[0]} tries its cases in order; use --n")
-    found = [tried(name, asked.n or GOALS[name].cases, asked.seed or 0) for name in names]
-    for each in found:
-        print(json.dumps(each, ensure_ascii=False))
-    return 0 if all(each["holds"] for each in found) else 1
+    holds = True
+    for name in names:
+        found = tried(name, asked.n or GOALS[name].cases, asked.seed or 0)
+        print(json.dumps(found, ensure_ascii=False), flush=True)
+        holds = holds and found["holds"] is True
+    return 0 if holds else 1
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from camelid.nn.lora import Draws, TrainedEmbedding, TrainedLinear
 from camelid.nn.norm import RMSNorm
 from camelid.nn.paged import CACHES, PAGE, CacheKind, PagedCache, PagedTokens
 from camelid.nn.rope import Rope
+from camelid.nn.tied import Tie, embedded
 from camelid.randomness import torch_generator
 
 DEVIATION = 0.02  # ours: LLaMA's initialisation is unpublished; this is GPT-2's and transformers' default
@@ -120,6 +121,7 @@ class Llama(nn.Module):
         cache: Held | None = None,
         counts: Sequence[int] | None = None,
         recompute: bool = False,
+        tie: Tie | None = None,
     ) -> Tensor:
         """The states [B, T, D] after the final norm, from which the head predicts the next tokens of `ids` [B, T].
 
@@ -132,10 +134,11 @@ class Llama(nn.Module):
                    autograd, and without `segments` and `positions`. PagedTokens say where each of `ids` [1, N] stands.
         recompute  keeps only each layer's input for the backward pass and computes the rest again: less memory, about
                    a third more time, the same bits.
+        tie        where a tied model's embedding meets the gradient that a loss will leave there (`cross_entropy`).
         """
         layout = self._plan(ids, segments, positions, cache, counts)
         rotations = self.rope.rotations(layout.positions, lengths=layout.lengths, dtype=self.dtype, device=self.device)
-        x = self.model.embed_tokens(layout.lay(ids))  # [P, D]
+        x = self._embedded(layout.lay(ids), tie)  # [P, D]
         if self.noise is not None and self.training:
             x = self.noise(x, layout)
         for index, layer in enumerate(self.model.layers):
@@ -146,6 +149,13 @@ class Llama(nn.Module):
         if isinstance(cache, KeyValueCache) and layout.counts is not None:
             cache.advance(layout.counts)
         return layout.restore(self.model.norm(x))
+
+    def _embedded(self, ids: Tensor, tie: Tie | None) -> Tensor:
+        end = self.model.embed_tokens
+        plain = type(end) is nn.Embedding and type(end.weight) is nn.Parameter and end.weight.is_cpu
+        if tie is None or not plain or self.lm_head is not None or not torch.is_grad_enabled():
+            return cast(Tensor, end(ids))
+        return embedded(ids, end.weight, tie)
 
     def layout(self, segments: Tensor | NDArray[Any], positions: Tensor | None = None) -> Layout:
         """The layout of a batch [B, T], for passing as `segments` where one batch is used more than once."""

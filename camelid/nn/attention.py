@@ -30,6 +30,7 @@ from camelid.nn.cache import KeyValueCache, Placement
 from camelid.nn.linear import beside, joined
 from camelid.nn.once import once
 from camelid.nn.paged import PagedTokens
+from camelid.nn.products import small_backward, small_products
 from camelid.nn.rope import rotate
 
 Ints = NDArray[np.int64]
@@ -259,8 +260,9 @@ def _attend_group(q: Tensor, k: Tensor, v: Tensor, group: Group) -> Tensor:
     shared = q.shape[1] // k.shape[1]
     if shared > 1 and q.is_cuda and q.dtype == torch.float32:  # its only lean kernel there knows no shared keys
         k, v, shared = k.repeat_interleave(shared, 1), v.repeat_interleave(shared, 1), 1
-    out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=shared > 1)
-    return out.transpose(1, 2).flatten(0, 1)
+    with small_products():
+        out = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=shared > 1)
+    return small_backward(out).transpose(1, 2).flatten(0, 1)
 
 
 def _rows(x: Tensor, rows: int, length: int) -> Tensor:

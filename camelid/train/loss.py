@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from camelid.errors import BadData, Problem
+from camelid.nn.tied import Tie
 
 if TYPE_CHECKING:
     from camelid.data.batch import Batch
@@ -42,11 +43,14 @@ class NextToken:
         return int(numpy.count_nonzero(batch.learned))
 
     def __call__(self, model: Llama, batch: Batch) -> Tensor:
-        hidden = model.hidden(_tensor(batch.ids, model.model.norm.weight), segments=batch.segments)  # [1, N, D]
+        tie = Tie()
+        hidden = model.hidden(
+            _tensor(batch.ids, model.model.norm.weight), segments=batch.segments, tie=tie
+        )  # [1, N, D]
         weight = model.head_weight()  # [V, D]; asked for here, because a divided model holds it whole only now
         places = numpy.flatnonzero(batch.learned)
         learned = hidden.flatten(0, 1).index_select(0, _tensor(places, weight))  # [M, D]
-        return cross_entropy(learned, weight, _tensor(batch.targets.reshape(-1)[places], weight))
+        return cross_entropy(learned, weight, _tensor(batch.targets.reshape(-1)[places], weight), tie=tie)
 
 
 class Distilled:
@@ -92,24 +96,34 @@ def _tensor(array: numpy.ndarray[Any, Any], like: Tensor) -> Tensor:
     return torch.from_numpy(array.astype(numpy.int64, copy=False)).to(like.device)
 
 
-def cross_entropy(hidden: Tensor, weight: Tensor, targets: Tensor, *, rows: int | None = None) -> Tensor:
+def cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor, *, rows: int | None = None, tie: Tie | None = None
+) -> Tensor:
     """The sum over rows of -log softmax(hidden weight^T)[target], in float64: [M, D], [V, D], [M] -> scalar.
 
     The softmax is taken in float32 (float64 for float64). Logits exist for `rows` positions at a time (by default a
     number that depends on V alone). Where gradients are wanted they are made in the same pass: three matrix products in
-    all, no second forward; so the result can be differentiated once, and not twice.
+    all, no second forward; so the result can be differentiated once, and not twice. Where `weight` is the embedding that
+    `hidden` came from, by `tie`, its gradient is left there.
     """
     learns = torch.is_grad_enabled()
     rows = rows or max(ROWS, LOGITS // weight.shape[0])
     wanted = (learns and hidden.requires_grad, learns and weight.requires_grad)
-    total: Tensor = _CrossEntropy.apply(hidden, weight, targets, rows, wanted)  # type: ignore[no-untyped-call]
+    met = tie if tie is not None and tie.weight is weight and all(wanted) else None
+    total: Tensor = _CrossEntropy.apply(hidden, weight, targets, rows, wanted, met)  # type: ignore[no-untyped-call]
     return total
 
 
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, rows: int, wanted: tuple[bool, bool]
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        rows: int,
+        wanted: tuple[bool, bool],
+        tie: Tie | None,
     ) -> Tensor:
         exact = torch.promote_types(hidden.dtype, torch.float32)
         losses = torch.empty(len(hidden), dtype=exact, device=hidden.device)
@@ -130,17 +144,20 @@ class _CrossEntropy(torch.autograd.Function):
                 to_weight.addmm_(slope.T, part)
             elif to_weight is not None:
                 to_weight.add_(slope.T @ part)  # products in bfloat16, their sum over chunks in float32
-        ctx.gradients = (to_hidden, to_weight)
+        ctx.gradients, ctx.tie = (to_hidden, to_weight), tie
         return losses.sum(dtype=torch.float64)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
+    def backward(ctx: Any, factor: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None, None]:
         if ctx.gradients is None:
             raise RuntimeError("this loss was differentiated already: its gradients were made once and given away")
         to_hidden, to_weight = ctx.gradients
         ctx.gradients = None
-        return _scaled(to_hidden, factor), _scaled(to_weight, factor), None, None, None
+        to_hidden, to_weight = _scaled(to_hidden, factor), _scaled(to_weight, factor)
+        if ctx.tie is not None:
+            ctx.tie.gradient, to_weight = to_weight, None
+        return to_hidden, to_weight, None, None, None, None
 
 
 def _scaled(gradient: Tensor | None, factor: Tensor) -> Tensor | None:

@@ -1,10 +1,11 @@
 """Which library multiplies float32 matrices on a CPU while a model is trained.
 
 PyTorch asks MKL. On AMD processors MKL's threads share the work badly (docs/log.md: four threads do what three could),
-and oneDNN, which PyTorch carries too, is up to 1.5 times as fast. With one thread a process, as small models are trained, MKL is: the
-desk model learns twice as fast by it. PyTorch hands float32 products to oneDNN only where
-it is told that they may be rounded to bfloat16 on the way. So it is told that, and oneDNN is told to leave the bfloat16
-instructions of the processor alone, by which it computes in float32; whether it does is tried before it is believed.
+and oneDNN, which PyTorch carries too, is up to 1.5 times as fast. With one thread a process, as small models are trained,
+there is nothing to share, and MKL stays. PyTorch hands float32 products to oneDNN only where it is told that they may be
+rounded to bfloat16 on the way. So it is told that, and oneDNN is told to leave the bfloat16 instructions of the processor
+alone, by which it computes in float32; whether it does is tried before it is believed. Attention's own products, which are
+small, stay with MKL always (nn/products.py).
 
 Which one it is changes bits, as another PyTorch would: a run's journal names it, and on one processor it is always the
 same. CAMELID_PRODUCTS=mkl or =onednn decides otherwise.
@@ -23,6 +24,7 @@ import torch
 
 from camelid.errors import Problem, UsageError
 from camelid.machine import Machine, processor_vendor
+from camelid.nn.products import through_onednn
 
 Library = Literal["MKL", "oneDNN"]
 WISH = "CAMELID_PRODUCTS"
@@ -43,9 +45,7 @@ def library(machine: Machine) -> Library | None:
     wish = os.environ.get(WISH, "").lower()
     if wish not in ("", "mkl", "onednn"):
         raise UsageError([Problem(WISH, wish, 'use "mkl" or "onednn", or leave it unset')])
-    shared = (
-        processor_vendor() == "AuthenticAMD" and machine.threads > 1
-    )  # one thread shares nothing: MKL is faster then
+    shared = processor_vendor() == "AuthenticAMD" and machine.threads > 1
     asked = wish == "onednn" or (not wish and shared)
     return "oneDNN" if asked and _exact() else "MKL"
 
@@ -56,7 +56,7 @@ def multiplying(machine: Machine) -> Iterator[None]:
     if library(machine) != "oneDNN":
         yield
         return
-    with _through_onednn():
+    with through_onednn():
         yield
 
 
@@ -84,17 +84,6 @@ def _settle(machine: Machine) -> None:
         torch.cuda.synchronize(machine.device)
 
 
-@contextmanager
-def _through_onednn() -> Iterator[None]:
-    switch = torch.backends.mkldnn.matmul  # type: ignore[attr-defined]  # PyTorch's own stubs lack it
-    before = switch.fp32_precision
-    switch.fp32_precision = "bf16"
-    try:
-        yield
-    finally:
-        switch.fp32_precision = before
-
-
 @cache
 def _exact() -> bool:
     """Whether oneDNN takes float32 products and computes them in float32; tried once per process."""
@@ -104,7 +93,7 @@ def _exact() -> bool:
     limit = os.environ.get(LIMIT)
     os.environ[LIMIT] = limit or FLOAT32_ONLY
     try:
-        with torch.no_grad(), _through_onednn():
+        with torch.no_grad(), through_onednn():
             return all(_error(rows) < EXACT for rows in (32, 67))
     finally:
         if limit is None:
