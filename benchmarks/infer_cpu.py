@@ -7,7 +7,9 @@
 Each side is a process of its own that loads its model and waits; the sides of one row work by turns, the order changing
 from turn to turn, and rows show medians with the slowest and fastest turn. llama.cpp reads a GGUF file with the very
 bytes that ours decodes (blocks of q8_0 and q4_0 included); ids that both choose are compared. The last columns are the
-weight bytes read a second and the share of what `stream.c` reads in the same minutes. Loading is from a file in the page
+weight bytes read a second and the share of what `stream.c` reads in the same minutes; the table of a file has the floor
+beside each row: weight bytes over that bandwidth or multiplications over PEAK, whichever takes longer, and ours as a
+share of it. Loading is from a file in the page
 cache, in a process that has imported what it needs, to the first token after a prompt of 16. Rows that FILE holds
 already are replaced, others stay, each with its date. Needs requirements/bench.txt; sides that are not installed are left
 out, and the table says so.
@@ -19,6 +21,7 @@ import argparse
 import importlib.util
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -46,6 +49,10 @@ TOKENS = {"tiny": 256, "110M": 48, "1.1B": 12, "3.2-1B": 12, "7B": 5}  # of one 
 PROMPT, READ = 16, 512
 SIDES = ("camelid", "llama.cpp", "transformers")
 QUANTISED = ("q8_0", "q4_0")
+# Operations a second of one thread out of registers, measured on the machine of docs/log.md: FMA (what float32 and bf16
+# weights are multiplied with), VPDPBUSD. Of another machine the floor of reading is not known.
+PEAK = {"float32": 117e9, "bf16": 117e9, "q8_0": 470e9, "q4_0": 470e9}
+BYTES = {"float32": 4.0, "bf16": 2.0, "q8_0": 34 / 32, "q4_0": 18 / 32}
 
 
 def tensors(shape: LlamaShape) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -155,7 +162,8 @@ class Ours:
 
         torch.set_num_threads(threads)
         self.torch, self.shape = torch, shape
-        self.model = NativeLlama.load(shape, Weights(shape), kind)  # type: ignore[arg-type]
+        stored = _stored(path) if kind in QUANTISED and path.exists() else None
+        self.model = stored or NativeLlama.load(shape, Weights(shape), kind)  # type: ignore[arg-type]
         self.bytes = self.model.bytes
 
     def read(self, ids: list[list[int]], room: int) -> list[int]:
@@ -170,6 +178,14 @@ class Ours:
         with self.torch.inference_mode():
             logits = self.model.step(list(range(len(ids))), ids, self.cache)
             return self.model.pick(logits)[0].tolist()  # type: ignore[no-any-return]
+
+
+def _stored(path: Path) -> Any:
+    """The blocks of a GGUF file, which are those that the weights would be rounded to."""
+    from camelid.checkpoints import directory
+    from camelid.generate.gguf import as_stored
+
+    return as_stored(directory.load(path))
 
 
 class LlamaCpp:
@@ -271,7 +287,7 @@ def serve(side: str, shape: str, kind: str, threads: int, path: Path) -> None:
     for line in sys.stdin:
         word, *numbers = json.loads(line)
         if word == "load":
-            told = loaded(side, SHAPES[shape], kind, threads, path, text[0][:PROMPT])
+            told = loaded(side, SHAPES[shape], kind, threads, path, text[0][:PROMPT], *numbers)
         elif word == "read":
             start = time.perf_counter()
             ids = made.read([text[0]], READ)
@@ -291,8 +307,21 @@ def serve(side: str, shape: str, kind: str, threads: int, path: Path) -> None:
 _QUIET: Any = None
 
 
-def loaded(side: str, shape: LlamaShape, kind: str, threads: int, path: Path, ids: list[int]) -> dict[str, Any]:
-    """Seconds from the GGUF file to the first token."""
+def write_folder(shape: LlamaShape, kind: str, path: Path) -> None:
+    """The weights as a folder of ours."""
+    import torch
+
+    from camelid.checkpoints import directory
+
+    directory.save(
+        path, Weights(shape), shape=shape, dtype=torch.float32 if kind == "float32" else torch.bfloat16
+    )  # fmt: skip
+
+
+def loaded(
+    side: str, shape: LlamaShape, kind: str, threads: int, path: Path, ids: list[int], check: str = ""
+) -> dict[str, Any]:
+    """Seconds from the GGUF file to the first token; with `check`, ours from the folder beside it."""
     start = time.perf_counter()
     made: Any
     if side == "camelid":
@@ -301,7 +330,7 @@ def loaded(side: str, shape: LlamaShape, kind: str, threads: int, path: Path, id
         from camelid.native.llama import NativeLlama
 
         made = Ours.__new__(Ours)
-        checkpoint = directory.load(path)
+        checkpoint = directory.load(path.with_suffix(""), check=check) if check else directory.load(path)  # type: ignore[arg-type]
         model = as_stored(checkpoint) or NativeLlama.load(shape, checkpoint.tensors(), kind)  # type: ignore[arg-type]
         made.torch, made.shape, made.model = sys.modules["torch"], shape, model
     else:
@@ -392,20 +421,24 @@ def row(shape: str, kind: str, threads: int, asked: argparse.Namespace, folder: 
         tasks[f"read {READ}"] = ("read",)
     if asked.load:
         tasks["load"] = ("load",)
+    if asked.load_folder and kind in ("float32", "bf16"):
+        tasks["load folder"], tasks["load folder, every byte checked"] = ("load", "lengths"), ("load", "contents")
+        if not path.with_suffix("").exists():
+            write_folder(SHAPES[shape], kind, path.with_suffix(""))
     found: dict[str, Any] = {"shape": shape, "kind": kind, "threads": threads, "busy before": busy()}
     found["stream GB/s"] = stream(threads, folder)
     sides = [Side(name, shape, kind, threads, path) for name in names]
     size = next((side.told["bytes"] for side in sides if side.name == "camelid"), 0)
     for task, words in tasks.items():
         seconds: dict[str, list[float]]
-        busy_with = [side for side in sides if task != "load" or side.name != "transformers"]
+        busy_with = [side for side in sides if words[0] != "load" or side.name != "transformers"]
         seconds = {side.name: [] for side in busy_with}
         said: dict[str, Any] = {side.name: side.ask(*words)["ids"] for side in busy_with}  # warm
         for turn in range(asked.turns if words[0] == "decode" else max(3, asked.turns // 2)):
             for side in busy_with[:: 1 if turn % 2 else -1]:
                 seconds[side.name].append(side.ask(*words)["seconds"])
         told: dict[str, Any] = {}
-        if task == "load":
+        if words[0] == "load":
             for name, times in seconds.items():
                 told[name] = {
                     "seconds": [round(spent, 3) for spent in (statistics.median(times), max(times), min(times))]
@@ -435,6 +468,7 @@ def row(shape: str, kind: str, threads: int, asked: argparse.Namespace, folder: 
     found["machine"], found["date"] = describe(), time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
     if not asked.keep:
         path.unlink(missing_ok=True)
+        shutil.rmtree(path.with_suffix(""), ignore_errors=True)
     return found
 
 
@@ -466,11 +500,26 @@ GOALS = {  # issue 4; by task and kinds: against llama.cpp, against transformers
 }
 
 
+def floor(found: dict[str, Any], task: str) -> tuple[float, str]:
+    """Tokens a second that no program exceeds on the machine (seconds for `load`), and what bounds them."""
+    shape, kind, threads = SHAPES[found["shape"]], found["kind"], found["threads"]
+    weights = shape.parameters() - (0 if shape.tied else shape.vocab * shape.width)  # the embedding's rows are few
+    stream = statistics.mean(found[name][0] for name in ("stream GB/s", "stream GB/s after") if name in found) * 1e9
+    if task.startswith("load"):
+        return shape.parameters() * BYTES[kind] / stream, "bytes"
+    rows = READ if task.startswith("read") else int(task.split()[1]) if "at once" in task else 1
+    head = shape.vocab * shape.width
+    products = rows * weights - (rows - 1) * head if task.startswith("read") else rows * weights
+    reading, computing = weights * BYTES[kind] / stream, 2 * products / (PEAK[kind] * threads)
+    return rows / max(reading, computing), "bytes" if reading > computing else "operations"
+
+
 def table(path: Path) -> None:
-    """Every ratio of a file beside its goal, and prefill as the best of ours against the best of theirs."""
+    """Every ratio of a file beside its goal and its floor, and prefill as the best of ours against the best of theirs."""
     rows = json.loads(path.read_text())["rows"]
     print(
-        f"{'':8}{'':9}{'thr':>4} {'task':20}{'to llama.cpp':>22}{'goal':>6}{'to transformers':>22}{'goal':>6}{'of stream':>11}"
+        f"{'':8}{'':9}{'thr':>4} {'task':32}{'ours':>9}{'to llama.cpp':>20}{'goal':>6}{'to transformers':>20}{'goal':>6}"
+        f"{'floor':>10} {'set by':11}{'reached':>8}"
     )
     best: dict[tuple[str, int], dict[str, float]] = {}
     for found in rows:
@@ -489,16 +538,16 @@ def table(path: Path) -> None:
             )
             if sort == "decode" and kind in QUANTISED and shape in ("tiny", "110M"):
                 goals = (2.0, None)
-            line = f"{shape:8}{kind:9}{threads:4} {task:20}"
+            ours = told.get("camelid", {}).get("seconds" if task.startswith("load") else "tokens/s", [0])[0]
+            line = f"{shape:8}{kind:9}{threads:4} {task:32}{ours:9,.4g}"
             for other, goal in zip(SIDES[1:], goals, strict=True):
                 values = told.get(f"times {other}") or told.get(f"time as a multiple of {other}")
-                line += f"{values[0]:8.2f} ({values[1]:.2f}-{values[2]:.2f})".rjust(22) if values else " " * 22
+                line += f"{values[0]:6.2f} ({values[1]:.2f}-{values[2]:.2f})".rjust(20) if values else " " * 20
                 line += f"{goal:6.1f}" if goal and values else " " * 6
-            if task == "load":
-                line += " <= 1.5 of its time"
-            speed = told.get("camelid", {}).get("GB/s")
-            streams = [found[name][0] for name in ("stream GB/s", "stream GB/s after") if name in found]
-            print(line + (f"{speed / statistics.mean(streams):11.0%}" if speed else ""))
+            least, bound = floor(found, task)
+            share = (least / ours if task.startswith("load") else ours / least) if ours else 0
+            print(line + f"{least:10,.4g} {bound:11}{share:8.0%}")
+    print("load is in seconds, to the first token: at most 1.5 times llama.cpp's time is the goal")
     for (shape, threads), rates in best.items():
         for other, goal in (("llama.cpp", 1.5), ("transformers", 2.0)):
             if other in rates and "camelid" in rates:
@@ -521,6 +570,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--no-read", action="store_true", help=f"leave out reading {READ} tokens")
     parser.add_argument("--load", action="store_true", help="also load the file")
+    parser.add_argument("--load-folder", action="store_true", help="also load a folder of ours (float32, bf16)")
     parser.add_argument("--keep", action="store_true", help="keep GGUF files between runs (with --folder)")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--out", type=Path)

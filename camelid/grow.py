@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from camelid.data.corpus import check_expressed
 from camelid.fit import check_fit
 from camelid.journal import Narrator
 from camelid.machine import Machine
@@ -64,9 +65,13 @@ def _grow(work: Work, anyway: bool) -> Outcome | None:
 
 
 def check_records(stage: AnyStage) -> None:
-    """Reads the files of records that a stage learns from, before stages that come earlier have cost their time.
+    """Reads the files of records that a stage learns from, and lays them into its template, before stages that come
+    earlier have cost their time.
 
     Raises BadData and BadFile as their readers do.
     """
-    if isinstance(stage, Finetune) and any(isinstance(each, Table | Trees) for each in portions(stage.data)):
-        supplied(stage.data, stage.prompt, stage.name, [], stage.fields)
+    if not isinstance(stage, Finetune) or not any(isinstance(each, Table | Trees) for each in portions(stage.data)):
+        return
+    told = supplied(stage.data, stage.prompt, stage.name, [], stage.fields)
+    if not (isinstance(stage.data, Table) and stage.data.bad_rows == "skip"):
+        check_expressed(told, stage.prompt)

@@ -21,11 +21,13 @@ from camelid.checkpoints.safetensors_io import Deferred, Header, TensorFile, rea
 from camelid.checkpoints.table import Table, short
 from camelid.durable import FILES, MANIFEST, Draft, Files, Manifest, commit, json_bytes, read_json, verify
 from camelid.errors import BadFile, NonFinite, ProblemList, UsageError
+from camelid.frozen import from_data, to_data
 from camelid.models.shape import LINEARS, LlamaShape, LoRA, Whole
 
 if TYPE_CHECKING:
     import torch
 
+    from camelid.dialogue.template import Template
     from camelid.models.llama import Llama
     from camelid.tokenizers.protocol import Tokenizer
 
@@ -76,6 +78,15 @@ class Adapter:
         provenance: Mapping[str, Any] = self.told.get("provenance", {})
         return provenance
 
+    @property
+    def template(self) -> Template | None:
+        """The template that it was tuned in; None where the folder does not say."""
+        if self.told.get("template") is None:
+            return None
+        from camelid.dialogue.template import Template
+
+        return from_data(Template, self.told["template"], f"{self.path / PROVENANCE}: template")
+
     def tensors(self) -> Mapping[str, torch.Tensor]:
         """The adapter's tensors under PEFT's names, lazily."""
         return self.file
@@ -113,6 +124,7 @@ def save(
     base_name: str = "",
     base_rows: int | None = None,
     tokenizer: Tokenizer | None = None,
+    template: Template | None = None,
     provenance: Mapping[str, Any] | None = None,
     files: Files = FILES,
 ) -> Path:
@@ -124,6 +136,7 @@ def save(
     base_name  a folder or name by which people find them
     base_rows  rows of their vocabulary, where the model had more: then embedding and head must be among what was
                trained whole, and `tokenizer` is that of all rows
+    template   in which it was tuned
 
     Raises UsageError naming every missing, superfluous and misshapen tensor, NonFinite, StoreError.
     """
@@ -154,6 +167,8 @@ def save(
     }
     if grew:
         told |= {"rows": shape.vocab, "base rows": base_rows}
+    if template is not None:
+        told["template"] = to_data(template)
     texts = tokenizer.files() if grew and tokenizer is not None else {}
     ordered: dict[str, torch.Tensor | Deferred] = {name: state[name] for name in wanted}
 

@@ -62,6 +62,7 @@ CONFIG = "config.json"
 GENERATION = "generation_config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+MIXED = "config.json and the weights are of different models: get all files of one, whole"
 CHAT_TEMPLATE = "chat_template.jinja"
 MAX_SHARD_BYTES = 5_000_000_000  # as in Hugging Face's published folders
 MAX_INDEX_BYTES = 8 << 20
@@ -315,7 +316,7 @@ class Checkpoint:
         tokenizer = tokenizers.load(self.path)
         if tokenizer.size > self.shape.vocab:
             found = f"its tokenizer has {tokenizer.size} ids, its embedding {self.shape.vocab} rows"
-            raise BadFile(self.path, "", found, "the files are of different models")
+            raise BadFile(self.path, "", found, "the files are of different models: get all files of one, whole")
         return tokenizer
 
     @cached_property
@@ -481,7 +482,7 @@ def _check_tensors(
     held = {name: place for header in headers for name, place in header.places.items()}
     if 9 * shape.layers > len(held):  # so that a config cannot ask for work out of proportion to the files
         found = f"{len(held)} tensors, too few for {shape.layers} layers"
-        raise BadFile(path, "", found, "config.json and the weights are of different models")
+        raise BadFile(path, "", found, MIXED)
     wanted: dict[str, Piece] = {}
     for name, parts in standing(layout, expected(shape), held).items():
         wanted |= parts
@@ -507,7 +508,7 @@ def _check_tensors(
         wrong += _check_tied(headers)
     if wrong:
         more = f"; and {len(wrong) - 8} more" if len(wrong) > 8 else ""
-        raise BadFile(path, "", "; ".join(wrong[:8]) + more, "config.json and the weights are of different models")
+        raise BadFile(path, "", "; ".join(wrong[:8]) + more, MIXED)
     return tuple(sorted(ignored))
 
 

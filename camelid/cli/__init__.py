@@ -10,12 +10,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
 
 import camelid
-from camelid.errors import CamelidError, Problems, UsageError, did_you_mean
+from camelid.errors import CamelidError, Problem, Problems, UsageError, did_you_mean
 
 # Where each command lives; a command's module is imported when the command is used.
 COMMANDS = {
@@ -35,11 +37,14 @@ COMMANDS = {
     "render": ("talking", "A conversation to ids, loss mask and stop ids."),
     "eval": ("talking", "Score a model on tasks."),
     "convert": ("keeping", "Rewrite a model in another format: Hugging Face, Meta, GGUF."),
+    "merge": ("merging", "The mean of several models, or a model with adapters added."),
     "quantize": ("measuring", "Weights in fewer bits: bytes, errors, perplexity and divergence, measured."),
     "verify": ("measuring", "Whether two models say the same: ids, chats, logits."),
     "data": ("keeping", "Look at a data set as the model will see it; remove repetitions and held-out items."),
     "doctor": ("keeping", "What this machine, this installation and the store are like."),
 }
+
+NUMBERS = 6  # of rows of which the same is said
 
 
 class Family(click.Group):
@@ -108,10 +113,25 @@ def complain(error: CamelidError) -> None:
         count = len(error.problems)
         kind = "wrong usage" if isinstance(error, UsageError) else "unusable data"
         print(f"camelid: {kind}, {count} problem{'s' * (count != 1)}:", file=sys.stderr)
-        for problem in error.problems:
-            print(f"  {problem}", file=sys.stderr)
+        for line in told(error.problems):
+            print(f"  {line}", file=sys.stderr)
     else:
         print(f"camelid: {error}", file=sys.stderr)
+
+
+def told(problems: Sequence[Problem]) -> list[str]:
+    """A line for each problem; rows of one file of which the same is to be said share one: "a.json, row 2, 5 and 9 more"."""
+    alike: dict[tuple[object, ...], list[Problem]] = {}
+    for number, problem in enumerate(problems):
+        place, _, row = problem.where.rpartition(" ")
+        name = (place, problem.found, problem.remedy) if row.isdigit() else (number,)
+        alike.setdefault(name, []).append(problem)
+    lines = []
+    for first, *rest in alike.values():
+        others = "".join(f", {problem.where.rpartition(' ')[2]}" for problem in rest[: NUMBERS - 1])
+        more = f" and {len(rest) - NUMBERS + 1} more" if len(rest) >= NUMBERS else ""
+        lines.append(str(replace(first, where=first.where + others + more)))
+    return lines
 
 
 def entry() -> Any:

@@ -27,10 +27,11 @@ from camelid.recipe import (
     SelfInstruct,
     Table,
     TrainTokenizer,
+    Trees,
     portions,
     replace,
 )
-from camelid.recipes import MEMBERS
+from camelid.recipes import MEMBERS, Member
 from camelid.request import Request, read_request
 from camelid.runs import find_run
 
@@ -47,8 +48,8 @@ WIDER = ("vocab", "context", "theta", "scaling")  # what a stage of plain text m
     "--data",
     multiple=True,
     metavar="[STAGE=]FILE",
-    help="Your records (alpaca, sharegpt or messages format) or texts, or a folder saved by Hugging Face's datasets, "
-    "in place of the last stage's or the one named.",
+    help="Your records (alpaca, sharegpt or messages format, or Open Assistant's trees) or texts, or a folder saved by "
+    "Hugging Face's datasets, in place of the last stage's or the one named.",
 )
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change one setting: tuned.length=1024.")
 @click.option("--bad-rows", metavar="stop|skip", help="What to do with rows that cannot be used (default: stop).")
@@ -145,19 +146,28 @@ def asked_recipe(asked: Asked, /, request: Request) -> Recipe | None:
         files[recipe.last.name] = data
     if start is not None and (start / "config.json").is_file():
         check_parent(recipe, start, asked)
+        advise_size(found[0], recipe, start)
         recipe = started(recipe, Folder(str(start.resolve())))
     skips: Literal["skip", "stop"] = "skip" if bad_rows == "skip" else "stop"
     tables = {name: Table(path=str(path.resolve()), bad_rows=skips) for name, path in files.items()}
     changed = tuple(_told(stage, tables[stage.name]) if stage.name in tables else stage for stage in recipe.stages)
     recipe = replace(recipe, stages=relinked(recipe.stages, changed))
     recipe = override_recipe(recipe, changes, asked)
-    missing(recipe, asked)
+    check_room(recipe, asked)
+    missing(recipe, asked, named=request.start is not None)
     return recipe
 
 
 def _told(stage: AnyStage, table: Table) -> AnyStage:
-    """The stage with a person's own records or texts."""
-    return stage if isinstance(stage, SelfInstruct) else replace(stage, data=table)
+    """The stage with a person's own records, trees or texts."""
+    if isinstance(stage, SelfInstruct):
+        return stage
+    if isinstance(stage, Finetune):
+        from camelid.data.trees import is_trees
+
+        if is_trees(table.path):
+            return replace(stage, data=Trees(path=table.path))
+    return replace(stage, data=table)
 
 
 def check_parent(recipe: Recipe, folder: Path, asked: Asked) -> None:
@@ -169,8 +179,8 @@ def check_parent(recipe: Recipe, folder: Path, asked: Asked) -> None:
     found = directory.load(folder, check="lengths")
     kind = "sentencepiece" if type(found.tokenizer).__name__ == "SentencePieceTokenizer" else "byte_bpe"
     if kinds and kind != kinds[0]:
-        words = {"sentencepiece": "a SentencePiece vocabulary", "byte_bpe": "a byte-level one, as Llama 3's"}
-        told = f"has {words[kind]}, {declared.title} has {words[kinds[0]]}"
+        words = {"sentencepiece": "a SentencePiece vocabulary", "byte_bpe": "a byte-level vocabulary, as Llama 3's"}
+        told = f"has {words[kind]}; {declared.title} has {words[kinds[0]]}"
         asked.problems.add(f"--start {folder}", told, "name a model of that line, or another member: camelid tree")
     prompt = declared.last.prompt if isinstance(declared.last, Finetune) and declared is not recipe else None
     if prompt is not None and found.template is not None and found.template != prompt:
@@ -178,6 +188,43 @@ def check_parent(recipe: Recipe, folder: Path, asked: Asked) -> None:
         asked.problems.add(f"--start {folder}", told, f"name a folder of {declared.title}, or set another prompt")
     if prompt is None and found.template is not None and isinstance(recipe.last, Finetune):
         Narrator().warn(f"--start {folder}: was tuned on dialogues already; {recipe.title} starts from a base model")
+
+
+def check_room(recipe: Recipe, asked: Asked) -> None:
+    """What makes a folder no parent of a vocabulary that is to be extended: it has as many rows already."""
+    from camelid.checkpoints import directory
+
+    for stage in recipe.stages:
+        if isinstance(stage, ExtendTokenizer) and isinstance(stage.start, Folder):
+            rows = directory.load(Path(stage.start.path), check="lengths").tokenizer.size
+            if rows >= stage.vocab:
+                found = f"its vocabulary has {rows:,} ids, {recipe.title} extends its parent's to {stage.vocab:,}"
+                remedy = (
+                    f"name a model whose vocabulary was not extended, or --set {stage.name}.vocab={rows + 1} or more"
+                )
+                asked.problems.add(f"--start {stage.start.path}", found, remedy)
+
+
+def advise_size(member: Member, recipe: Recipe, folder: Path) -> None:
+    """A warning where the folder's model has the shape of another published size of the member than the one asked for."""
+    from camelid.checkpoints import directory
+
+    found = directory.load(folder, check="lengths").shape
+    sizes = {}
+    for size in member.sizes:
+        parent = member.make(size).parent
+        if isinstance(parent, Recipe) and isinstance(parent.last, Pretrain | Finetune):
+            sizes[member.make(size).title] = size, _body(shape_of(parent.last))
+    own = sizes.get(recipe.title)
+    fitting = [size for size, body in sizes.values() if body == _body(found)]
+    if own is not None and fitting and own[0] not in fitting:
+        words = f"has the shape that {member.name} has at {' or '.join(fitting)}: --size {fitting[0]} has its settings"
+        Narrator().warn(f"--start {folder}: {words}, --size {own[0]} another's")
+
+
+def _body(shape: LlamaShape) -> tuple[int, int, int]:
+    """What tells a model's size, whatever its vocabulary and context."""
+    return shape.layers, shape.width, shape.hidden
 
 
 def started(recipe: Recipe, folder: Folder) -> Recipe:
@@ -209,7 +256,7 @@ def _widened(stage: Pretrain, folder: Folder) -> LlamaShape:
     return replace(own, **wider)
 
 
-def missing(recipe: Recipe, asked: Asked) -> None:
+def missing(recipe: Recipe, asked: Asked, *, named: bool = False) -> None:
     """What a recipe at its published size needs from whoever runs it."""
     parent = recipe.parent
     based = parent is not None or isinstance(recipe.last, Finetune)
@@ -229,7 +276,7 @@ def missing(recipe: Recipe, asked: Asked) -> None:
             else:
                 continue
             asked.problems.add(option, f"{recipe.title} needs {found}", remedy)
-    if isinstance(parent, Recipe) and not grows_here(parent):
+    if isinstance(parent, Recipe) and not named and not grows_here(parent):  # a start that is none was told
         found = f"{recipe.title} starts from {parent.title}, which cannot be grown here"
         asked.problems.add("--start", found, "name its folder with --start")
     if not based and not grows_here(recipe):

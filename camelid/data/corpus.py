@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from camelid.data import encoding
 from camelid.data.source import SHOWN, BadRows, Rejected
 from camelid.dialogue.message import Message
-from camelid.dialogue.template import Learn, Template, render
+from camelid.dialogue.template import Learn, Template, parts, render
 from camelid.errors import BadData
 from camelid.tokenizers.protocol import Tokenizer
 
@@ -23,6 +23,7 @@ Ids: TypeAlias = NDArray[np.unsignedinteger[Any]]
 Marks: TypeAlias = NDArray[np.uint8]
 OverLength: TypeAlias = Literal["cut", "drop", "stop"]
 
+UNEXPRESSED = "correct them, or leave them out with --bad-rows skip"
 LAYOUT = "camelid corpus 1"  # what digests and caches are of; a new one where the bytes, or what they mean, change
 
 
@@ -157,6 +158,22 @@ def render_all(
     return collect(pairs, tokenizer.size), tally.report()
 
 
+def check_expressed(dialogues: Iterable[Sequence[Message]], template: Template) -> None:
+    """Raises BadData with all dialogues that the template cannot express, without a tokenizer."""
+    refused, seen = Rejected(), 0
+    for seen, dialogue in enumerate(dialogues, 1):
+        try:
+            parts(template, dialogue)
+        except BadData as error:
+            refused.add(getattr(dialogue, "place", "") or f"dialogue {seen}", _joined(error))
+    if refused.count:
+        raise refused.error("data", seen, remedy=UNEXPRESSED)
+
+
+def _joined(error: BadData) -> str:
+    return "; ".join(str(problem) for problem in error.problems)
+
+
 def id_type(vocabulary: int) -> np.dtype[Any]:
     """The smallest unsigned type that holds every id of a vocabulary of this size."""
     return np.dtype(np.uint16 if vocabulary <= 1 << 16 else np.uint32)
@@ -225,7 +242,7 @@ def rendered_pairs(
         try:
             rendered = render(template, dialogue, tokenizer, learn=learn)
         except BadData as error:
-            refused.add(place, "; ".join(str(problem) for problem in error.problems))
+            refused.add(place, _joined(error))
             continue
         marks = [int(mark) for mark in rendered.supervised]
         kept = _within(length, rendered.ids, marks, over_length, place, tally)
@@ -235,7 +252,7 @@ def rendered_pairs(
             yield kept
     tally.bad.merge(refused)
     if refused.count and (bad_rows == "stop" or not tally.counts["kept"]):
-        raise refused.error("data", tally.counts["rows"], remedy="correct them, or leave them out with --bad-rows skip")
+        raise refused.error("data", tally.counts["rows"], remedy=UNEXPRESSED)
     if tally.long.count:
         remedy = f'allow more than {length} tokens, or set over_length to "cut" or "drop"'
         raise tally.long.error("data", tally.counts["rows"], remedy=remedy)

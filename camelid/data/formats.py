@@ -55,7 +55,8 @@ class Fields:
 def known(wanted: Iterable[Format] = tuple(FIELDS), fields: Fields | None = None) -> str:
     """The formats and the fields of each, for a message."""
     words = "known are " + "; ".join(f"{name} ({', '.join(FIELDS[name])})" for name in wanted)
-    return words if fields is None else f"{words}; or a table with the columns {fields.words}"
+    others = "others: --set STAGE.fields.instruction=COLUMN and so on"
+    return words if fields is None else f"{words}; or a table with the columns {fields.words} ({others})"
 
 
 class Unfit(Exception):

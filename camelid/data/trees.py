@@ -21,6 +21,7 @@ from camelid.data.rows import BadRow
 from camelid.data.rows import rows as read_rows
 from camelid.data.source import Dialogue, Rejected
 from camelid.dialogue.message import Message
+from camelid.errors import BadFile
 
 READY = "ready_for_export"
 DEEPEST = 200  # messages on one path; published trees have some twenty
@@ -45,6 +46,16 @@ class Pruned:
             (self.unanswered, "questions at the end of a path have no answer and were left off"),
         )
         return [f"{count} {what}" for count, what in told if count]
+
+
+def is_trees(path: Path | str) -> bool:
+    """Whether a file's first row is a tree: a root message under "prompt" that may have replies."""
+    try:
+        row = next(iter(read_rows(Path(path), None)), None)
+    except BadFile:
+        return False  # its reader says what is wrong with it
+    root = None if row is None or isinstance(row, BadRow) else row.data.get("prompt")
+    return isinstance(root, dict) and "role" in root and "text" in root
 
 
 def conversations(

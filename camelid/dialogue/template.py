@@ -245,7 +245,8 @@ def _check_message(
 ) -> None:
     placed = message.role == "user" and template.user_with_input and not template.folds(messages, index)
     if message.input and not placed:
-        problems.add(f"messages[{index}].input", "has no place in this template", "put it into the content")
+        remedy = "put it into the content (of an Alpaca record: into its instruction)"
+        problems.add(f"messages[{index}].input", "has no place in this template", remedy)
     if message.mark and (message.role != "assistant" or message.mark not in dict(template.marks)):
         known = ", ".join(repr(mark) for mark, _ in template.marks) or "none"
         told = f"is {message.mark!r}; this template marks replies of these kinds: {known}"

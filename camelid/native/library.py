@@ -79,6 +79,7 @@ def opened(path: Path) -> ctypes.CDLL:
         "camelid_pack": (c_int64, (POINTER(MatrixStruct), c_int, pointer, pointer, pointer, whole)),
         "camelid_panels": (None, (pointer, whole, whole, whole, c_int, pointer, pointer, whole)),
         "camelid_copy": (None, (pointer, pointer, whole, whole)),
+        "camelid_moved": (None, (POINTER(MatrixStruct), pointer)),
         "camelid_room": (c_void_p, (c_size_t,)),
         "camelid_leave": (None, (pointer, c_size_t)),
     }

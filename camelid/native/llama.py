@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from ctypes import addressof, c_int32, c_int64
 from dataclasses import dataclass
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from camelid.nn.rope import Rope
 
 CHUNK = 512  # ours: tokens of one call; bounds its scratch memory
 TOGETHER = 4  # ours: rows of logits from which several threads choose ids; for fewer, meeting takes longer
+LATER = 256 << 20  # ours: bytes of float weights that are copied while the model answers already
 FEW = 16  # ours: calls of so few tokens begin with the number of threads that serves yet smaller ones
 LONG = 1 << 31  # ours: weight bytes times tokens of a call that is too long for trying numbers of threads
 
@@ -88,15 +90,17 @@ class NativeLlama:
     def load(shape: LlamaShape, tensors: Mapping[str, Tensor], weights: Kind, *, share: bool = False) -> NativeLlama:
         """From tensors by their Hugging Face names, taken one by one, so that no second copy of all is ever held.
 
-        `share` leaves float weights where they are; otherwise they are copied onto huge pages. Raises UsageError,
-        naming the tensor, for weights that `weights` cannot hold.
+        `share` leaves float weights where they are; otherwise they are copied onto huge pages. Many that are of the right
+        type already (those of a mapped file) are begun with where they are, and copied while the model answers (`move`).
+        Raises UsageError, naming the tensor, for weights that `weights` cannot hold.
         """
         found = library()
         if found is None:
             raise CamelidError(f"native kernels: {state()}")
         sizes = {name: size for name, size in _sizes(shape).items() if name in tensors}
         total = 0 if share else sum(size_of(*size, weights) for size in sizes.values())
-        room = Room(found, total) if total else None
+        later = not share and total >= LATER and weights in ("float32", "bf16")
+        room = Room(found, total) if total and not later else None
         matrices, norms = {}, {}
         for name in tensors:
             tensor = tensors[name]
@@ -105,10 +109,32 @@ class NativeLlama:
             elif weights == "q8_0" or weights == "q4_0":
                 matrices[name] = Matrix.quantised(found, tensor, weights, room, name)
             elif room is None:
-                matrices[name] = Matrix.floats(tensor)
+                kind = torch.float32 if weights == "float32" else torch.bfloat16
+                matrices[name] = Matrix.floats(tensor.to(kind) if later else tensor)
             else:
                 matrices[name] = Matrix.copied(found, tensor, weights, room)
-        return NativeLlama(shape, matrices, norms)
+        model = NativeLlama(shape, matrices, norms)
+        if later:
+            Thread(target=model.move, name="weights", daemon=True).start()
+        return model
+
+    def move(self) -> None:
+        """Copies the weights onto huge pages, one matrix after the other, and lets go of where they were. Calls go on
+        meanwhile; no bit changes, for the numbers are the same. Where there is no memory for it they stay."""
+        try:
+            room = Room(self._library, sum(matrix.room for matrix in self._held.matrices.values()))
+        except CamelidError:
+            return
+        maps = ("query", "key", "value", "out", "gate", "up", "down")
+        holders = [getattr(layer, name) for layer in self._layers for name in maps]
+        holders += [self._struct.embed, self._struct.head]
+        for matrix in self._held.matrices.values():
+            old = matrix.struct.data
+            new = room.take(matrix.room)
+            self._library.camelid_copy(new, old, matrix.bytes, 1)
+            for holder in (matrix.struct, *(each for each in holders if each.data == old)):
+                self._library.camelid_moved(holder, new)
+            matrix.held = room
 
     def modules(self) -> Iterator[nn.Module]:
         """None: nothing here is in training mode."""

@@ -51,6 +51,11 @@ class Matrix:
             return self.rows * self.cols * (4 if self.kind == "float32" else 2)
         return groups(self.cols) * BLOCK[KINDS[self.kind]] * self.rows
 
+    @property
+    def room(self) -> int:
+        """Bytes that it takes of a room."""
+        return size_of(self.rows, self.cols, self.kind)
+
     def row(self, library: ctypes.CDLL, index: int) -> Tensor:
         """One row as float32, [cols]."""
         found = torch.empty(self.cols)

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import prod
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from camelid.errors import CamelidError
+
+LINE = 64  # bytes of a cache line
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +47,8 @@ class KeyValueCache:
         device: torch.device | str,
     ) -> None:
         self.length = length
-        self.keys = torch.zeros(layers, batch, kv_heads, length, head_width, dtype=dtype, device=device)
-        self.values = torch.zeros_like(self.keys)
+        size = (layers, batch, kv_heads, length, head_width)
+        self.keys, self.values = (_zeros(size, dtype, torch.device(device)) for _ in range(2))
         self._lengths = [0] * batch
 
     @property
@@ -133,3 +137,14 @@ class KeyValueCache:
                 raise CamelidError(
                     f"cache: row {row} would hold {length + count} tokens, made for {self.length}: grow it or stop"
                 )
+
+
+def _zeros(size: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that begin at a cache line. On a CPU the system gives them, page by page when they are first touched: filled
+    by PyTorch, its threads would go on spinning beside those that decode."""
+    if device.type != "cpu":
+        return torch.zeros(size, dtype=dtype, device=device)
+    count = prod(size) * dtype.itemsize
+    raw = np.zeros(count + LINE, np.uint8)
+    start = -raw.ctypes.data % LINE
+    return torch.from_numpy(raw[start : start + count]).view(dtype).view(size)

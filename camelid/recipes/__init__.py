@@ -280,12 +280,18 @@ MEMBERS: dict[str, Member] = {
 }
 
 
+def _holding(word: str) -> str:
+    """A remedy for a word that is a part of some members' names."""
+    found = [name for name in MEMBERS if word and word.lower() in name]
+    return f"there are {', '.join(found)};" if 0 < len(found) <= 12 else ""
+
+
 def find(name: str, size: str | None, problems: ProblemList) -> tuple[Member, Recipe] | None:
     """The member and its recipe at a size (the published one where none is named); None where `problems` says why not."""
     plain, plus, variant = name.partition("+")
     member = MEMBERS.get(plain)
     if member is None:
-        remedy = did_you_mean(plain, MEMBERS)
+        remedy = did_you_mean(plain, MEMBERS) or _holding(plain)
         problems.add(f"member {name!r}", "there is no such member", f"{remedy} camelid tree shows all".strip())
         return None
     if plus and variant not in member.variants:

@@ -3,8 +3,8 @@
 Paper    Dettmers et al. 2023, QLoRA (arXiv 2305.14314); artidoro/qlora, scripts
 Parent   LLaMA, its weights frozen in NF4 with double quantization
 New      a base of 4.127 bits a weight; moments in pages that may leave the memory; loss on both speakers' words
-Missing  the paper counts 9,209 conversations, the released file has 9,846: supply it with --data. Records of like length
-         are grouped in the original, here they are packed
+Missing  the paper counts 9,209 conversations, the released file has 9,846: supply it with --data, or OASST1's trees with
+         --set adapted.data.best=1. Records of like length are grouped in the original, here they are packed
 Ours     "###" closes the last reply too, so that its end is learned, and is what ends a reply; the sentence about a
          curious human stands before inference only in the original, and is left out; no [PAD] row, nothing is padded;
          what is computed in is the machine's; the desk size

@@ -4,9 +4,9 @@ Paper    Köpf et al. 2023, OpenAssistant Conversations (arXiv 2304.07327); mode
 Parent   LLaMA, every weight trained
 New      every path of a tree from its root to an assistant's message is a conversation; tokens of its own name the
          roles
-Missing  reward model and PPO come with later waves; supply the trees' conversations with --data. How many paths the
-         trees have is not in our sources: the count below is of trees of every state, 161,443 messages (not 600k, as
-         told elsewhere), of which more than 10,000 trees are fully annotated
+Missing  reward model and PPO come with later waves; supply the trees with --data (--set tuned.data.best=1 follows the best
+         replies alone). How many paths the trees have is not in our sources: the count below is of trees of every
+         state, 161,443 messages (not 600k, as told elsewhere), of which more than 10,000 trees are fully annotated
 Ours     eight devices are unverified: typical of its configurations; the cosine is unverified; a thread too long is cut
          at the end, where the original starts it at a random message; the desk size
 """

@@ -6,7 +6,8 @@ New      near-duplicates removed by the likeness of their embeddings, the benchm
          seven; merged with other adapters afterwards
 Missing  the released 24,926 records are curated already: supply them with --data. The paper says 80%, the released notebook
          uses 0.7. Rates of 7B and 30B are not in our sources. The embeddings are of all-MiniLM-L6-v2, which is no part
-         of this package. The 70B's partners in merging are not declared, and averaging of models is not built
+         of this package. The 70B's partners in merging are not declared: camelid merge adds adapters to a base, or takes
+         the mean of models of one shape, once they are there
 Ours     likeness is the cosine of hashed runs of characters; rates of 7B and 30B are the 13B's; the 30B has 2,048 tokens,
          its parent's context; int8 is of weights alone; the desk size, whose records are curated in the run
 """

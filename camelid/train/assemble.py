@@ -152,6 +152,7 @@ def save_adapter(
     parent: Checkpoint,
     shape: LlamaShape,
     tokenizer: Tokenizer,
+    template: Template | None,
     history: Mapping[str, Any],
     conduct: Conduct,
 ) -> None:
@@ -171,6 +172,7 @@ def save_adapter(
         base_name=parent.path.name,
         base_rows=parent.shape.vocab,
         tokenizer=tokenizer,
+        template=template,
         provenance=history,
         files=conduct.files,
     )

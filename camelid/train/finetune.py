@@ -166,7 +166,7 @@ def finetune(
             if adapter is not None:
                 history["training"]["merged"] = _moved_by_merging(model, parent, corpus, base)
                 if not apart:
-                    save_adapter(run, portable(model), parent, model.shape, tokenizer, history, conduct)
+                    save_adapter(run, portable(model), parent, model.shape, tokenizer, template, history, conduct)
                 shapes = expected(shape)
                 weights = {name: Deferred(model.dtype, shapes[name], make) for name, make in merged(model).items()}
             directory.save(

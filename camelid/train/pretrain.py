@@ -149,7 +149,7 @@ def pretrain(
         if here:
             history = told(provenance or {}, trained, facts, batches, conduct)
             if worn is not None and parent is not None and not apart:
-                save_adapter(run, worn, parent, shape, tokenizer, history, conduct)
+                save_adapter(run, worn, parent, shape, tokenizer, None, history, conduct)
             directory.save(
                 target,
                 weights,

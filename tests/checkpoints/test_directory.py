@@ -288,6 +288,47 @@ def test_everything_that_does_not_fit_is_told_at_once(foreign):
         assert told in str(caught.value)
 
 
+UP = "model.layers.0.mlp.up_proj.weight"
+SPOILT = {
+    "another dtype": (
+        lambda state: {**state, UP: state[UP].to(torch.int32)},
+        f"{UP} is of I32, no floating-point dtype",
+    ),
+    "a tensor less": (lambda state: {name: own for name, own in state.items() if name != UP}, f"{UP} is missing"),
+    "a tensor more": (
+        lambda state: {**state, "model.layers.7.x": state[UP]},
+        "'model.layers.7.x' is no weight of such",
+    ),
+    "a row less": (lambda state: {**state, UP: state[UP][:-1]}, f"{UP} is [47, 32] where config.json needs [48, 32]"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_weights_of_another_model_are_refused_with_folder_finding_and_remedy(tmp_path, case):
+    change, found = SPOILT[case]
+    path = directory.save(tmp_path / "model", weights(SHAPE), shape=SHAPE)
+    (path / "manifest.json").unlink()
+    (path / "camelid.json").unlink()
+    (path / "model.safetensors").write_bytes(b"".join(serialise(change(weights(SHAPE)))))
+    with pytest.raises(BadFile) as caught:
+        directory.load(path)
+    told = str(caught.value)
+    assert str(path) in told and found in told and told.endswith("get all files of one, whole")
+
+
+def test_a_cut_file_and_a_tokenizer_with_more_ids_than_the_embedding_are_refused(foreign, tmp_path, speaking):
+    for name, data in speaking.files().items():
+        (foreign / name).write_bytes(data)
+    with pytest.raises(BadFile, match=rf"{speaking.size} ids, its embedding 64 rows; .* get all files of one, whole"):
+        print(directory.load(foreign).tokenizer)
+    shard = min(foreign.glob("*.safetensors"))
+    shard.write_bytes(shard.read_bytes()[:-100])
+    with pytest.raises(
+        BadFile, match=rf"{shard.name} \(offset \d+\): 100 bytes are missing; copy or download it again"
+    ):
+        directory.load(foreign)
+
+
 @pytest.mark.parametrize(
     "name", ["../x.safetensors", "/etc/passwd", "a\0.safetensors", "..", "x" * 300, 7, None, ["a"]]
 )

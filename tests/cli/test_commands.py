@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,6 +70,19 @@ def test_the_engine_and_the_weights_can_be_chosen_and_floats_agree(store: Path) 
     assert "weights: q8_0 for PyTorch" in told
     assert "did you mean 'native'?" in command(store, *words, "--engine", "nativ", code=2)
     assert as_json(store, "doctor")["facts"]["native"] == state()
+
+
+def test_keys_and_values_in_int8_are_told_and_refused_where_guesses_are_made(store: Path) -> None:
+    words = ("generate", "alpaca", "--prompt", "Where does Mila live?", "--max-tokens", "12")
+    environment = {**os.environ, "CAMELID_STORE": str(store), "OMP_NUM_THREADS": "1"}
+    run = [*RUN, *words, "--cache", "int8"]
+    told = subprocess.run(run, capture_output=True, env=environment, check=True).stderr.decode()
+    assert re.search(r"cache: keys and values in int8, [\d,]+ bytes a token instead of [\d,]+;", told), told
+    beams = as_json(store, *words, "--cache", "int8", "--beams", "2", "--n", "2")
+    assert len(beams["choices"]) == 2
+    told = command(store, *words, "--cache", "int8", "--lookup", "--engine", "nativ", code=2)
+    assert "--cache int8: beside --lookup" in told and "leave out --lookup" in told and "nativ" in told
+    assert "did you mean 'int8'?" in command(store, *words, "--cache", "int", code=2)
 
 
 def test_growing_again_makes_nothing_and_says_where_all_lies(store: Path) -> None:

@@ -13,7 +13,9 @@ from camelid.cli.growing import asked_recipe
 from camelid.dialogue.published import VICUNA_1_1
 from camelid.models.llama import Llama, initialise
 from camelid.models.shape import LlamaShape
+from camelid.plan.plan import shape_of
 from camelid.recipe import ExtendTokenizer, Finetune, Folder, Pretrain, Recipe, Table
+from camelid.recipes import MEMBERS
 from camelid.request import Request
 from camelid.tokenizers import byte_bpe, sentencepiece
 from tests.tokenizers.conftest import TALE
@@ -59,7 +61,35 @@ def test_what_a_recipe_of_several_stages_needs_is_told_stage_by_stage(folders: d
 
 
 def test_a_parent_of_another_line_or_template_is_refused(folders: dict[str, Path]) -> None:
-    assert "byte-level one, as Llama 3's, Llama 2 7B has a SentencePiece" in asked("metamath", folders["ranks"])[1]
+    assert (
+        "byte-level vocabulary, as Llama 3's; Llama 2 7B has a SentencePiece" in asked("metamath", folders["ranks"])[1]
+    )
     assert "byte-level" in asked("llama-3.1", folders["base"], "8B")[1]
     assert "talks in another template than Alpaca 13B" in asked("gpt4-x-alpaca", folders["chat"], "13B")[1]
     assert "template" not in asked("metamath", folders["base"])[1]
+
+
+def test_a_parent_whose_vocabulary_was_extended_already_is_refused_before_any_work(folders: dict[str, Path]) -> None:
+    base = folders["base"]
+    assert f"--start {base}: its vocabulary has 420 ids, OpenBuddy tiny extends" in asked("openbuddy", base, "tiny")[1]
+    assert not asked("openbuddy", base, "tiny", settings=("characters.vocab=440",))[1]
+
+
+def test_a_parent_of_another_published_size_is_told_with_the_size_that_has_its_settings(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shape = shape_of(MEMBERS["alpaca"].make("desk").last)  # type: ignore[arg-type]
+    pieces = directory.load(folders["base"]).tokenizer
+    model = Llama(replace(shape, vocab=pieces.size))
+    initialise(model, 0)
+    path = directory.save(tmp_path / "desk", model.state_dict(), shape=model.shape, tokenizer=pieces)
+    asked("alpaca", path, "13B")
+    assert "has the shape that alpaca has at desk: --size desk has its settings" in capsys.readouterr().err
+    asked("alpaca", path, "desk")
+    asked("alpaca", folders["base"], "13B")
+    assert "settings" not in capsys.readouterr().err
+
+
+def test_a_start_that_is_none_is_told_once(tmp_path: Path) -> None:
+    problems = asked("alpaca", tmp_path / "nowhere")[1]
+    assert problems.count("--start") == 1 and "there is no folder" in problems

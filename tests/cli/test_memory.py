@@ -13,6 +13,7 @@ from camelid.checkpoints.gguf import save_gguf
 from camelid.cli import memory
 from camelid.errors import UsageError
 from camelid.machine import GIB, available, detect
+from camelid.models.llama import paged_cache
 from camelid.models.shape import SIZES
 from camelid.native.llama import NativeLlama
 from tests.checkpoints.models import SHAPE, weights
@@ -47,8 +48,9 @@ def test_a_long_answer_alone_is_told_to_be_shorter(checkpoint, monkeypatch):
     monkeypatch.setattr(memory, "available", lambda device="cpu": 10 * GIB)
     big = as_large(checkpoint, "llama-3.2-1B")
     memory.check_loading(big, CPU, tokens=512)
-    with pytest.raises(UsageError, match="fewer --max-tokens"):
+    with pytest.raises(UsageError, match=r"--cache int8 \(7.0 GiB\); fewer --max-tokens"):
         memory.check_loading(big, CPU, tokens=120_000)
+    memory.check_loading(big, CPU, tokens=120_000, cache="int8")
 
 
 def test_every_other_command_says_so_too(checkpoint, monkeypatch):
@@ -63,6 +65,13 @@ def test_every_other_command_says_so_too(checkpoint, monkeypatch):
         memory.check_converting(big, CPU, anyway=False)
     with pytest.raises(UsageError, match="memory for quantize"):
         memory.check_quantizing(big, CPU, measured=False, **asked)
+
+
+@pytest.mark.parametrize("kind", ["float", "int8"])
+def test_what_is_counted_of_a_cache_is_what_it_takes(kind):
+    for shape in (SHAPE, replace(SHAPE, head_width=48), SIZES["llama-3.2-1B"]):
+        cache = paged_cache(shape, 0, torch.float32, kind=kind)
+        assert memory.cache_bytes(shape, cache.page, kind) == cache.page_bytes
 
 
 @pytest.mark.parametrize("kind", ["float32", "bf16", "q8_0", "q4_0"])

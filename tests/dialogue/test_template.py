@@ -317,7 +317,8 @@ def test_messages_that_a_template_cannot_express_are_named_all_at_once(pieces):
         "messages[0]: is a system message, for which this template has no place; leave it out",
         "messages[1].role: is 'assistant' where 'user' is due; let turns alternate",
         "messages[2].role: is 'user' where 'assistant' is due; let turns alternate",
-        "messages[2].input: has no place in this template; put it into the content",
+        "messages[2].input: has no place in this template; "
+        "put it into the content (of an Alpaca record: into its instruction)",
     ]
     with pytest.raises(BadData, match=r"messages\[1\]: is not the user's, so there is nothing to answer"):
         render(ALPACA, [USER, REPLY], pieces, generate=True)

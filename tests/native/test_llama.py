@@ -3,6 +3,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from camelid.models.adapt import add_lora
 from camelid.models.llama import Cache, Llama, initialise
 from camelid.models.shape import LlamaShape, LoRA, RopeScaling
 from camelid.native import build, library
+from camelid.native import llama as native
 from camelid.native.llama import NativeLlama, refusal
 from camelid.native.matrix import KINDS, Matrix
 from camelid.native.pace import Pace
@@ -307,3 +309,34 @@ def test_threads_and_forked_processes_decode_side_by_side() -> None:
         found.camelid_linear(matrix.struct, x.data_ptr(), 3, other.data_ptr(), 3)
         os._exit(0 if other.tolist() == y.tolist() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("kind", ["float32", "bf16"])
+def test_weights_that_are_moved_while_the_model_answers_change_no_bit(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder's weights are answered from where they are mapped, then from memory of their own; the file may go then."""
+    monkeypatch.setattr(native, "LATER", 1)
+    started: list[Thread] = []
+    monkeypatch.setattr(native, "Thread", lambda **asked: started.append(Thread(**asked)) or started[-1])
+    dtype = torch.float32 if kind == "float32" else torch.bfloat16
+    model = grown(3, LlamaShape(2, 24, 4, 2, 6, 40, 50, 64), dtype=dtype)
+    expected = complete(NativeLlama.of(model), [1, 2, 3], Settings(max_tokens=40))
+    folder = directory.save(tmp_path / "model", model.state_dict(), shape=model.shape, dtype=dtype)
+    tensors = dict(directory.load(folder).tensors())
+    moving = NativeLlama.load(model.shape, tensors, kind)  # type: ignore[arg-type]
+    for _ in range(3):
+        assert complete(moving, [1, 2, 3], Settings(max_tokens=40)) == expected
+    (thread,) = started
+    thread.join()
+    for tensor in tensors.values():
+        tensor.fill_(float("nan"))  # the mapping's own copy: what still looked there would see it
+    assert complete(moving, [1, 2, 3], Settings(max_tokens=40)) == expected
+
+
+def test_every_size_of_matrix_is_known_before_it_is_read() -> None:
+    for tied in (False, True):
+        model = grown(1, LlamaShape(2, 24, 4, 2, 6, 40, 50, 64, tied=tied))
+        told = native._sizes(model.shape)
+        found = {name: tuple(own.shape) for name, own in model.state_dict().items() if own.dim() == 2}
+        assert {name: told[name] for name in found} == found
