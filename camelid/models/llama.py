@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
 from camelid.errors import Problem, UsageError
@@ -27,6 +28,8 @@ from camelid.nn.tied import Tie, embedded
 from camelid.randomness import torch_generator
 
 DEVIATION = 0.02  # ours: LLaMA's initialisation is unpublished; this is GPT-2's and transformers' default
+
+DRAWS = (Tensor.uniform_, Tensor.normal_, nn.init.uniform_, nn.init.normal_, nn.init.kaiming_uniform_)
 
 Segments = Tensor | NDArray[Any] | Layout
 Held = KeyValueCache | PagedTokens
@@ -60,6 +63,21 @@ class Decoder(nn.Module):
         self.norm = RMSNorm(shape.width, shape.eps, dtype=dtype, device=device)
 
 
+class _Undrawn(TorchFunctionMode):
+    """PyTorch's constructors without their own draws, which would cost time and mean nothing.
+
+    On the meta device they would cost most: it brings in a second's worth of modules to draw what is not there.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        named = kwargs or {}
+        if func in DRAWS:
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
+
+
 class Llama(nn.Module):
     """A LLaMA of `shape`. Its weights are not drawn yet: call `initialise`, or load a state dict.
 
@@ -72,11 +90,11 @@ class Llama(nn.Module):
         super().__init__()
         self.shape = shape
         place = torch.device(device) if device is not None else None
-        with torch.device("meta"):  # the constructors' own draws would cost time and mean nothing
-            self.model = Decoder(shape, dtype=dtype, device=None)
-            self.lm_head = None if shape.tied else nn.Linear(shape.width, shape.vocab, bias=False, dtype=dtype)
+        with _Undrawn():
+            self.model = Decoder(shape, dtype=dtype, device=place)
+            head: dict[str, Any] = {"bias": False, "dtype": dtype, "device": place}
+            self.lm_head = None if shape.tied else nn.Linear(shape.width, shape.vocab, **head)
         if place is None or place.type != "meta":
-            self.to_empty(device=place or torch.get_default_device())
             with torch.no_grad():
                 for parameter in self.parameters():
                     parameter.zero_()

@@ -1,5 +1,8 @@
 """The decoder against transformers, against NumPy, and against itself along every other path."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -349,3 +352,17 @@ def test_wrong_arguments_are_named():
         model(ids, segments=torch.zeros(1, 5, dtype=torch.int64))
     with pytest.raises(UsageError, match="given without a cache"):
         model(ids, counts=[3])
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])
+def test_a_model_is_built_without_draws_and_without_what_draws_on_the_meta_device_would_import(device):
+    program = (
+        "import sys, torch; from camelid.models.llama import Llama; from camelid.models.shape import LlamaShape\n"
+        "state = torch.random.get_rng_state()\n"
+        "shape = LlamaShape(layers=1, width=8, heads=2, kv_heads=1, head_width=4, hidden=8, vocab=16, context=8)\n"
+        f"model = Llama(shape, device={device!r})\n"
+        "assert torch.equal(state, torch.random.get_rng_state())\n"
+        "assert {'torch._dynamo', 'sympy'}.isdisjoint(sys.modules)\n"
+        f"assert all(weight.device.type == {device!r} for weight in model.parameters())\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
