@@ -23,3 +23,8 @@ def shared() -> Path:
         if candidate and Path(candidate).is_dir():
             return Path(candidate)
     pytest.skip("the real data sets are absent: set CAMELID_SHARED to the folder that holds tokenizers/ and instruct/")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests marked `long` begin first, so that no worker still has one before it when the others are done."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)

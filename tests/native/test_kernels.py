@@ -56,6 +56,7 @@ def test_kernels_compute_what_their_definitions_say(
         check(kernels, seed)
 
 
+@pytest.mark.long
 def test_sanitizers_find_nothing_in_the_kernels_and_would(tmp_path: Path) -> None:
     """Address and undefined-behaviour sanitizers over every check; a planted read beyond the end is found."""
     cc = compiler()
