@@ -10,13 +10,14 @@ parents are stored (float32 where theirs differ).
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,9 +34,6 @@ from camelid.durable import FILES, Files
 from camelid.errors import ProblemList
 from camelid.frozen import diff
 from camelid.models.adapt import merged
-
-if TYPE_CHECKING:
-    from camelid.dialogue.template import Template
 
 KIND = "merge"
 WHOLE = 1e-6  # ours: how far from 1 shares written with few digits may add up
@@ -77,7 +75,16 @@ def mean(parents: Sequence[Parent], target: Path, *, files: Files = FILES) -> Me
         if each.template is not None and each.template != first.template
     ]
     template = first.template or next((each.template for each in found if each.template is not None), None)
-    _save(target, state, first, template, _told("mean", parents, [each.digest for each in found]), files)
+    directory.save(
+        target,
+        state,
+        shape=first.shape,
+        tokenizer=first.tokenizer,
+        template=template,
+        provenance=_told("mean", parents, [each.digest for each in found]),
+        generation=first.generation if template == first.template else None,
+        files=files,
+    )
     return Merged(target, tuple(notes) if first.template is not None else ())
 
 
@@ -221,8 +228,6 @@ def _cast(make: Any, dtype: torch.dtype) -> Tensor:
 
 def _digest(found: Adapter) -> str:
     """What names an adapter: its base and its weights' file, whose bytes the manifest vouches for where there is one."""
-    import hashlib
-
     with open(found.path / adapters.WEIGHTS, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -235,23 +240,3 @@ def _told(how: str, parents: Sequence[Parent], digests: Sequence[str]) -> dict[s
     made = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     title = ("mean of " if how == "mean" else "") + " and ".join(parent.path.name for parent in parents)
     return {"kind": KIND, "how": how, "title": title, "made": made, "camelid": camelid.__version__, "parents": named}
-
-
-def _save(
-    target: Path,
-    state: Mapping[str, Deferred],
-    first: Checkpoint,
-    template: Template | None,
-    told: Mapping[str, Any],
-    files: Files,
-) -> None:
-    directory.save(
-        target,
-        state,
-        shape=first.shape,
-        tokenizer=first.tokenizer,
-        template=template,
-        provenance=told,
-        generation=first.generation if template == first.template else None,
-        files=files,
-    )
