@@ -57,8 +57,10 @@ def test_parent_and_delta_give_the_tuned_model_back_and_exactness_is_told(tmp_pa
 
 
 def test_a_delta_that_transformers_made_as_alpaca_s_was_gives_the_tuned_model_back(
-    tmp_path: Path, saved, pieces
-) -> None:  # noqa: F811
+    tmp_path: Path,
+    saved,
+    pieces,  # noqa: F811
+) -> None:
     """The parent resized with the mean of its rows, subtracted in float32, saved by save_pretrained: a folder of others."""
     parent = saved(tmp_path / "parent", 0)
     tuned = saved(tmp_path / "tuned", 1, more=1, like=parent)
