@@ -38,7 +38,8 @@ def load(
     """The model in a folder (ours or Hugging Face's) or a GGUF file, ready to be asked.
 
     engine    "native" (the kernels; CPU) or "pytorch"; by default native where it can be had
-    weights   how the kernels hold the weights, rounded at once; as stored by default
+    weights   how the kernels hold the weights, rounded at once; as stored by default. All but float32 round what the
+              weights are multiplied with as well
     dtype     of PyTorch's weights: "float32", "bfloat16", "float16", "float64"; as stored by default
     device    "cpu", "cuda", "cuda:1", ...
     threads   CPU threads, for the whole process; PyTorch's number by default
