@@ -113,71 +113,60 @@ INLINE void summed(V (*acc)[TILE_TOKENS], float *y, int64_t stride, int rows, in
   for (; i < rows; i++) for (int j = 0; j < tokens; j++) y[j * stride + i] = sum(acc[i][j]);
 }
 
-// Where a tile's rows begin, how far on it goes, and what it leaves behind
-typedef struct {
-  const char *w, *x, *next;  // `next`: what memory is asked for meanwhile, or NULL
-  int64_t row, lines;        // bytes of a row of w; whole lines
-  int rest;                  // bytes of one line more
-  V *held;                   // the sums of lines before, and after it
-  int begins, ends;          // whether there are none before, and whether these are the last
-} Tile;
+// `rows` rows of w times `tokens` tokens. Memory is asked for the lines from `soon` to `end` meanwhile, `each` at a time
+typedef struct { const char *w, *x, *soon, *end; int64_t row, each; } Tile;
 
 INLINE void float_tile(const Tile *t, float *y, int64_t stride, int rows, int tokens, int kind) {
   V acc[TILE_ROWS][TILE_TOKENS];
-  const char *w = t->w, *x = t->x, *next = t->next;
-  const int64_t row = t->row, lines = t->lines;
-  for (int i = 0; i < rows; i++)
-    for (int j = 0; j < tokens; j++) acc[i][j] = t->begins ? zero() : t->held[i * tokens + j];
+  const char *w = t->w, *x = t->x, *soon = t->soon, *end = t->end;
+  const int64_t row = t->row, lines = row / 64, each = t->each;
+  for (int i = 0; i < rows; i++) for (int j = 0; j < tokens; j++) acc[i][j] = zero();
   for (int64_t k = 0; k < lines; k++) {
-    for (int i = 0; next && i < rows; i++) PREFETCH(next + (k * rows + i) * 64);
+    if (soon < end) for (int64_t i = 0; i < each; i++, soon += 64) PREFETCH(soon);
     line(acc, w + k * 64, row, x + k * tokens * 64, 64, rows, tokens, kind);
   }
-  if (t->rest) line(acc, w + lines * 64, row, x + lines * tokens * 64, t->rest, rows, tokens, kind);
-  if (t->ends) summed(acc, y, stride, rows, tokens);
-  else for (int i = 0; i < rows; i++) for (int j = 0; j < tokens; j++) t->held[i * tokens + j] = acc[i][j];
+  if (row % 64) line(acc, w + lines * 64, row, x + lines * tokens * 64, (int)(row % 64), rows, tokens, kind);
+  summed(acc, y, stride, rows, tokens);
 }
 
 // Sizes of tiles: as large as may be, then 2, then 1
 INLINE int64_t tile_of(int64_t left, int64_t most) { return left >= most ? most : left >= 2 ? 2 : 1; }
 
-// A block of tokens stays in the second cache while all rows pass by, and a tile's rows in the first while the block
-// does. Rows too long for that are cut.
+// A block of rows stays in the second cache while all tokens pass by, and a tile's tokens in the first while the block
+// does. Few tokens take few rows at once, for they wait for the first block.
 INLINE void many_tokens(const Matrix *m, int64_t from, int64_t to, const Given *x, int64_t tokens, float *y,
                         int64_t stride, int kind) {
-  enum { BLOCK = 512 << 10, LEAST = 32, PART = 12 << 10, MOST_HELD = 64 };  // ours: bytes, tokens, bytes, tokens
+  enum { BLOCK = 256 << 10, SHARE = 4 };  // ours: bytes; tiles of tokens for one of rows
   const int64_t row = row_bytes(m->cols, kind), lines = lines_of(m->cols, kind);
-  const int64_t cuts = (lines * 64 + PART - 1) / PART, part = (lines + cuts - 1) / cuts;
-  const int64_t fit = BLOCK / (lines * 64), block = (fit < LEAST ? LEAST : fit) / TILE_TOKENS * TILE_TOKENS;
-  V held[TILE_ROWS * MOST_HELD];
-  _Static_assert(BLOCK / PART <= MOST_HELD && LEAST <= MOST_HELD, "sums of cut rows have a place");
-  for (int64_t first = 0, last; first < tokens; first = last) {
-    last = first + block < tokens ? first + block : tokens;
-    for (int64_t r = from, rows; r < to; r += rows) {
-      rows = tile_of(to - r, TILE_ROWS);
-      const char *w = (const char *)m->data + r * row;
-      for (int64_t k = 0, n; k < lines; k += n) {
-        n = k + part < lines ? part : lines - k;
-        const int rest = k + n == lines ? (int)(row % 64) : 0;
-        for (int64_t t = first, count; t < last; t += count) {
-          count = tile_of(last - t, TILE_TOKENS);
-          const Tile tile = {w + k * 64, x->lines + (t * lines + k * count) * 64,
-                             t == first ? w + rows * row + k * rows * 64 : NULL, row, n - !!rest, rest,
-                             held + (t - first) * rows, k == 0, k + n == lines};
-          float *out = y + t * stride + r;
+  const int64_t token_tiles = (tokens + TILE_TOKENS - 1) / TILE_TOKENS, fit = BLOCK / (row * TILE_ROWS);
+  const int64_t wanted = fit < token_tiles / SHARE ? fit : token_tiles / SHARE, height = (wanted < 1 ? 1 : wanted) * TILE_ROWS;
+  for (int64_t first = from, last; first < to; first = last) {
+    last = first + height < to ? first + height : to;
+    const int64_t next = last + height < to ? last + height : to;
+    const char *soon = (const char *)m->data + last * row, *end = (const char *)m->data + next * row;
+    const int64_t tiles = token_tiles * ((last - first + TILE_ROWS - 1) / TILE_ROWS);
+    const int64_t asked = ((end - soon) / 64 + tiles - 1) / tiles, each = (asked + lines - 1) / lines;
+    for (int64_t t = 0, count; t < tokens; t += count) {
+      count = tile_of(tokens - t, TILE_TOKENS);
+      for (int64_t r = first, rows; r < last; r += rows) {
+        rows = tile_of(last - r, TILE_ROWS);
+        const char *then = soon + asked * 64 < end ? soon + asked * 64 : end;
+        const Tile tile = {(const char *)m->data + r * row, x->lines + t * lines * 64, soon, then, row, each};
+        float *out = y + t * stride + r;
+        soon = then;
 #define CASE(r, c) if (rows == r && count == c) float_tile(&tile, out, stride, r, c, kind)
-          if (TILE_ROWS > 2 && rows > 2) {
-            CASE(TILE_ROWS, TILE_TOKENS);
-            else CASE(TILE_ROWS, 2);
-            else CASE(TILE_ROWS, 1);
-          } else if (TILE_TOKENS > 2 && count > 2) {
-            CASE(2, TILE_TOKENS);
-            else CASE(1, TILE_TOKENS);
-          } else CASE(2, 2);
-          else CASE(2, 1);
-          else CASE(1, 2);
-          else CASE(1, 1);
+        if (TILE_ROWS > 2 && rows > 2) {
+          CASE(TILE_ROWS, TILE_TOKENS);
+          else CASE(TILE_ROWS, 2);
+          else CASE(TILE_ROWS, 1);
+        } else if (TILE_TOKENS > 2 && count > 2) {
+          CASE(2, TILE_TOKENS);
+          else CASE(1, TILE_TOKENS);
+        } else CASE(2, 2);
+        else CASE(2, 1);
+        else CASE(1, 2);
+        else CASE(1, 1);
 #undef CASE
-        }
       }
     }
   }
