@@ -98,7 +98,7 @@ def test_a_delta_is_neither_talked_with_nor_trained_on(
     assert told.out.strip() == names[2] and "weights, which come back bit for bit" in told.err
     with pytest.raises(UsageError, match=r"is a delta.*camelid delta apply PARENT DELTA DST"):
         load(tmp_path / "delta")
-    assert main(["grow", "alpaca", "--scale", "tiny", "--start", names[2], "--store", str(tmp_path / "store")]) == 2
+    assert main(["grow", "alpaca", "--size", "tiny", "--start", names[2], "--store", str(tmp_path / "store")]) == 2
     assert "is a delta" in capsys.readouterr().err
     assert main(["delta", "apply", names[0], names[2], names[3]]) == 0
     assert "the weights add up to" in capsys.readouterr().err
