@@ -88,7 +88,12 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
     recipe = asked_recipe(asked, request)
     store = asked.store(options["store"])
     found = asked.machine(
-        options["device"], options["dtype"], options["threads"], options["micro_tokens"], options["recompute"]
+        options["device"],
+        options["dtype"],
+        options["threads"],
+        options["micro_tokens"],
+        options["recompute"],
+        options["compiled"],
     )
     machine = asked.ranks(found, options)
     seconds = asked.number("--save-every", options.get("save_every"), 60.0)
