@@ -27,6 +27,7 @@ class Machine:
     workers  processes, of so many threads each, that share the micro-batches of a step; changes no bit of a run
     shares   into how many micro-batches of about equal size a step is cut, or a multiple of it, where it holds so much
     compile  the passes between matrix products are compiled for this device: fewer kernels, another rounding
+    float8   the layers' products in eight-bit floats (train/float8.py)
     recompute  keep each layer's input only and compute the rest again for the backward pass: less memory, the same bits
 
     Past one process, torchrun starts `ranks` of them, data x shard x tensor, on as many devices:
@@ -47,6 +48,7 @@ class Machine:
     memory_bytes: int = 0
     recompute: bool = False
     compile: bool = False
+    float8: bool = False
     data: int = 1
     shard: int = 1
     tensor: int = 1

@@ -173,6 +173,7 @@ class Asked:
         micro_tokens: str | None = None,
         recompute: bool = False,
         compiled: bool = False,
+        float8: bool = False,
     ) -> Machine:
         """The machine to run on, asked for or found."""
         if device is not None and device not in ("cpu", "cuda") and not device.startswith("cuda:"):
@@ -183,7 +184,8 @@ class Asked:
         micro = self.whole("--micro-tokens", micro_tokens)
         if compiled and (why := no_compiler(found.device)):
             self.problems.add("--compile", why, "install one, or leave --compile out")
-        return replace(found, micro_tokens=micro or found.micro_tokens, recompute=recompute, compile=compiled)
+        micro = micro or found.micro_tokens
+        return replace(found, micro_tokens=micro, recompute=recompute, compile=compiled, float8=float8)
 
     def ranks(self, machine: Machine, options: Mapping[str, Any]) -> Machine:
         """The machine as torchrun's processes share it: --shard, --tensor, --shares, --sums."""
@@ -279,6 +281,7 @@ def training_options(function: F) -> F:
             is_flag=True,
             help="Passes between matrix products compiled by PyTorch, with its own rounding: for GPUs, and large models.",
         ),
+        click.option("--float8", is_flag=True, help="The layers' products in eight-bit floats (GPUs; extra: float8)."),
         click.option("--micro-tokens", metavar="N", help="Tokens worked on at once (default: 8192, on a GPU 32768)."),
     ):
         function = option(function)

@@ -94,8 +94,13 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
         options["micro_tokens"],
         options["recompute"],
         options["compiled"],
+        options["float8"],
     )
     machine = asked.ranks(found, options)
+    if machine.float8:
+        from camelid.train.float8 import check as check_float8
+
+        check_float8(machine, asked.problems)
     seconds = asked.number("--save-every", options.get("save_every"), 60.0)
     spikes = asked.whole("--spikes", options["spikes"], least=0)
     log = asked.log(options["log"])

@@ -417,6 +417,7 @@ def bits(machine: Machine) -> dict[str, Any]:
         "shares": machine.shares,
         "products": library(machine),
         **({"compiled": True} if machine.compile else {}),
+        **({"float8": True} if machine.float8 else {}),
         **({"sums": f"fast, {machine.replicas} ranks"} if machine.sums == "fast" and machine.replicas > 1 else {}),
         **({"tensor": machine.tensor} if machine.tensor > 1 else {}),
         "torch": torch.__version__,
