@@ -48,7 +48,7 @@ WIDER = ("vocab", "context", "theta", "scaling")  # what a stage of plain text m
     "--data",
     multiple=True,
     metavar="[STAGE=]FILE",
-    help="Your records (alpaca, sharegpt or messages format, or Open Assistant's trees) or texts, or a folder saved by "
+    help="Your records (alpaca, sharegpt, messages or APIBench's format, or Open Assistant's trees) or texts, or a folder saved by "
     "Hugging Face's datasets, in place of the last stage's or the one named.",
 )
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change one setting: tuned.length=1024.")

@@ -34,6 +34,7 @@ def inspected(
             learn=stage.learn,
             length=length or stage.length,
             over_length=stage.over_length,
+            fields=stage.fields,
             bad_rows="skip" if bad_rows == "skip" else "stop",
         )
         if as_json:

@@ -34,6 +34,7 @@ from camelid.recipes.dolly import dolly
 from camelid.recipes.expertllama import expertllama
 from camelid.recipes.gogpt import gogpt
 from camelid.recipes.gorilla import gorilla
+from camelid.recipes.gorilla import retriever as gorilla_retriever
 from camelid.recipes.gpt4_x_alpaca import gpt4_x_alpaca
 from camelid.recipes.gpt_4_llm import gpt_4_llm
 from camelid.recipes.guanaco import guanaco
@@ -162,7 +163,15 @@ MEMBERS: dict[str, Member] = {
     "expertllama": Member(
         "expertllama", expertllama, ("7B", "desk", "tiny"), "7B", "llama", "instruction tuning by experts' answers"
     ),
-    "gorilla": Member("gorilla", gorilla, ("7B", "desk", "tiny"), "7B", "llama", "tuning on calls of APIs"),
+    "gorilla": Member(
+        "gorilla",
+        gorilla,
+        ("7B", "desk", "tiny"),
+        "7B",
+        "llama",
+        "tuning on calls of APIs",
+        {"retriever": gorilla_retriever},
+    ),
     "gpt4-x-alpaca": Member(
         "gpt4-x-alpaca", gpt4_x_alpaca, ("13B", "desk", "tiny"), "13B", "alpaca", "a second tuning by a better teacher"
     ),
