@@ -40,7 +40,7 @@ WIDER = ("vocab", "context", "theta", "scaling")  # what a stage of plain text m
 
 @click.command(cls=Command)
 @click.argument("member", metavar="MEMBER", required=False)
-@click.option("--size", metavar="SIZE", help="desk (default), a published size, or tiny.")
+@click.option("--size", metavar="SIZE", help="desk (default), tiny, or a published size (default: that of --start).")
 @click.option(
     "--start", metavar="FOLDER", help="A Hugging Face Llama folder to start from, in place of the recipe's parent."
 )
@@ -53,6 +53,7 @@ WIDER = ("vocab", "context", "theta", "scaling")  # what a stage of plain text m
 )
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change one setting: tuned.length=1024.")
 @click.option("--bad-rows", metavar="stop|skip", help="What to do with rows that cannot be used (default: stop).")
+@click.option("--other-size", is_flag=True, help="Take the settings of --size for a --start of another published size.")
 @click.option("--save-every", metavar="SECONDS", help="Seconds between checkpoints of a run (default: 60).")
 @training_options
 @machine_options
@@ -74,6 +75,7 @@ def grow(asked: Asked, /, as_json: bool, **options: Any) -> None:
         texts=tuple(word for word in options["data"] if _of_stage(word)),
         settings=options["settings"],
         bad_rows=options["bad_rows"],
+        other_size=options["other_size"],
     )
     run_request(asked, request, options, as_json)
 
@@ -132,6 +134,8 @@ def asked_recipe(asked: Asked, /, request: Request) -> Recipe | None:
     data = asked.records("--data", request.data)
     changes = asked.settings(request.settings)
     bad_rows = asked.choice("--bad-rows", request.bad_rows, ("stop", "skip"), "stop")
+    if found is not None and start is not None and (start / "config.json").is_file():
+        found = sized(found, request, start, asked)
     if found is None:
         return None
     recipe, files = found[1], {}
@@ -146,7 +150,6 @@ def asked_recipe(asked: Asked, /, request: Request) -> Recipe | None:
         files[recipe.last.name] = data
     if start is not None and (start / "config.json").is_file():
         check_parent(recipe, start, asked)
-        advise_size(found[0], recipe, start)
         recipe = started(recipe, Folder(str(start.resolve())))
     skips: Literal["skip", "stop"] = "skip" if bad_rows == "skip" else "stop"
     tables = {name: Table(path=str(path.resolve()), bad_rows=skips) for name, path in files.items()}
@@ -205,21 +208,30 @@ def check_room(recipe: Recipe, asked: Asked) -> None:
                 asked.problems.add(f"--start {stage.start.path}", found, remedy)
 
 
-def advise_size(member: Member, recipe: Recipe, folder: Path) -> None:
-    """A warning where the folder's model has the shape of another published size of the member than the one asked for."""
+def sized(found: tuple[Member, Recipe], request: Request, folder: Path, asked: Asked) -> tuple[Member, Recipe] | None:
+    """The member at the size whose parent has the shape of the folder's model, which is told, where no size was named.
+
+    One that was named and is another published one's is refused unless the request says that it is meant.
+    """
+    from rich.markup import escape
+
     from camelid.checkpoints import directory
 
-    found = directory.load(folder, check="lengths").shape
-    sizes = {}
+    member, body = found[0], _body(directory.load(folder, check="lengths").shape)
+    own, fitting = request.size or member.published, []
     for size in member.sizes:
         parent = member.make(size).parent
         if isinstance(parent, Recipe) and isinstance(parent.last, Pretrain | Finetune):
-            sizes[member.make(size).title] = size, _body(shape_of(parent.last))
-    own = sizes.get(recipe.title)
-    fitting = [size for size, body in sizes.values() if body == _body(found)]
-    if own is not None and fitting and own[0] not in fitting:
-        words = f"has the shape that {member.name} has at {' or '.join(fitting)}: --size {fitting[0]} has its settings"
-        Narrator().warn(f"--start {folder}: {words}, --size {own[0]} another's")
+            fitting += [size] * (_body(shape_of(parent.last)) == body)
+    if not fitting or own in fitting or request.other_size:
+        return found
+    told = f"has the shape of the parent that {member.name} has at {' and '.join(fitting)}"
+    if not request.size:
+        Narrator().say(escape(f"--start {folder}: {told}: grown with the settings of --size {fitting[0]}"))
+        return asked.member(request.member, fitting[0])
+    remedy = f"use --size {fitting[0]}, which has its settings, or --other-size where {own}'s are meant"
+    asked.problems.add(f"--start {folder}", f"{told}, not at {own}", remedy)
+    return found
 
 
 def _body(shape: LlamaShape) -> tuple[int, int, int]:

@@ -75,7 +75,7 @@ def test_a_parent_whose_vocabulary_was_extended_already_is_refused_before_any_wo
     assert not asked("openbuddy", base, "tiny", settings=("characters.vocab=440",))[1]
 
 
-def test_a_parent_of_another_published_size_is_told_with_the_size_that_has_its_settings(
+def test_a_parent_of_another_published_size_is_refused_unless_it_is_meant_and_gives_the_size_that_was_not_named(
     folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shape = shape_of(MEMBERS["alpaca"].make("desk").last)  # type: ignore[arg-type]
@@ -83,11 +83,17 @@ def test_a_parent_of_another_published_size_is_told_with_the_size_that_has_its_s
     model = Llama(replace(shape, vocab=pieces.size))
     initialise(model, 0)
     path = directory.save(tmp_path / "desk", model.state_dict(), shape=model.shape, tokenizer=pieces)
-    asked("alpaca", path, "13B")
-    assert "has the shape that alpaca has at desk: --size desk has its settings" in capsys.readouterr().err
-    asked("alpaca", path, "desk")
-    asked("alpaca", folders["base"], "13B")
-    assert "settings" not in capsys.readouterr().err
+    problems = asked("alpaca", path, "13B")[1]
+    assert "has the shape of the parent that alpaca has at desk, not at 13B" in problems
+    assert "use --size desk, which has its settings, or --other-size where 13B's are meant" in problems
+    assert "shape" not in asked("alpaca", path, "13B", other_size=True)[1]
+    assert "shape" not in asked("alpaca", path, "desk")[1] + asked("alpaca", folders["base"], "13B")[1]
+    assert "shape" not in capsys.readouterr().err
+    recipe, problems = asked("alpaca", path, "")
+    assert recipe and recipe.title == "Alpaca desk" and not problems
+    assert "alpaca has at desk: grown with the settings of --size desk" in " ".join(capsys.readouterr().err.split())
+    recipe, _ = asked("alpaca", folders["base"], "")
+    assert recipe and recipe.title == "Alpaca 7B"
 
 
 def test_a_start_that_is_none_is_told_once(tmp_path: Path) -> None:
