@@ -20,6 +20,7 @@ from camelid.recipe import (
     Finetune,
     Folder,
     LlamaShape,
+    Merge,
     Mixture,
     Pretrain,
     Recipe,
@@ -147,7 +148,7 @@ def asked_recipe(asked: Asked, /, request: Request) -> Recipe | None:
         elif (path := asked.records("--data", file)) is not None:
             files[stage] = path
     if data is not None:
-        files[recipe.last.name] = data
+        files[recipe.fed.name] = data
     if start is not None and (start / "config.json").is_file():
         check_parent(recipe, start, asked)
         recipe = started(recipe, Folder(str(start.resolve())))
@@ -163,7 +164,7 @@ def asked_recipe(asked: Asked, /, request: Request) -> Recipe | None:
 
 def _told(stage: AnyStage, table: Table) -> AnyStage:
     """The stage with a person's own records, trees or texts."""
-    if isinstance(stage, SelfInstruct):
+    if isinstance(stage, SelfInstruct | Merge):
         return stage
     if isinstance(stage, Finetune):
         from camelid.data.trees import is_trees
@@ -185,11 +186,11 @@ def check_parent(recipe: Recipe, folder: Path, asked: Asked) -> None:
         words = {"sentencepiece": "a SentencePiece vocabulary", "byte_bpe": "a byte-level vocabulary, as Llama 3's"}
         told = f"has {words[kind]}; {declared.title} has {words[kinds[0]]}"
         asked.problems.add(f"--start {folder}", told, "name a model of that line, or another member: camelid tree")
-    prompt = declared.last.prompt if isinstance(declared.last, Finetune) and declared is not recipe else None
+    prompt = declared.trained.prompt if isinstance(declared.trained, Finetune) and declared is not recipe else None
     if prompt is not None and found.template is not None and found.template != prompt:
         told = f"talks in another template than {declared.title}, from which this member goes on"
         asked.problems.add(f"--start {folder}", told, f"name a folder of {declared.title}, or set another prompt")
-    if prompt is None and found.template is not None and isinstance(recipe.last, Finetune):
+    if prompt is None and found.template is not None and isinstance(recipe.trained, Finetune):
         Narrator().warn(f"--start {folder}: was tuned on dialogues already; {recipe.title} starts from a base model")
 
 
@@ -221,8 +222,8 @@ def sized(found: tuple[Member, Recipe], request: Request, folder: Path, asked: A
     own, fitting = request.size or member.published, []
     for size in member.sizes:
         parent = member.make(size).parent
-        if isinstance(parent, Recipe) and isinstance(parent.last, Pretrain | Finetune):
-            fitting += [size] * (_body(shape_of(parent.last)) == body)
+        if isinstance(parent, Recipe) and isinstance(parent.trained, Pretrain | Finetune):
+            fitting += [size] * (_body(shape_of(parent.trained)) == body)
     if not fitting or own in fitting or request.other_size:
         return found
     told = f"has the shape of the parent that {member.name} has at {' and '.join(fitting)}"
@@ -263,7 +264,7 @@ def _widened(stage: Pretrain, folder: Folder) -> LlamaShape:
     own = directory.load(Path(folder.path), check="lengths").shape
     if not isinstance(stage.start, Recipe):
         return own
-    parent = shape_of(cast(Pretrain | Finetune, stage.start.last))
+    parent = shape_of(cast(Pretrain | Finetune, stage.start.trained))
     wider = {f: getattr(stage.shape, f) for f in WIDER if getattr(stage.shape, f) != getattr(parent, f)}
     return replace(own, **wider)
 
@@ -271,9 +272,9 @@ def _widened(stage: Pretrain, folder: Folder) -> LlamaShape:
 def missing(recipe: Recipe, asked: Asked, *, named: bool = False) -> None:
     """What a recipe at its published size needs from whoever runs it."""
     parent = recipe.parent
-    based = parent is not None or isinstance(recipe.last, Finetune)
+    based = parent is not None or isinstance(recipe.trained, Finetune)
     for stage in recipe.stages if based else ():
-        option = "--data" if stage is recipe.last else f"--data {stage.name}=FILE"
+        option = "--data" if stage is recipe.fed else f"--data {stage.name}=FILE"
         for each in portions(getattr(stage, "data", None)):
             if isinstance(each, SelfInstruct):
                 found, remedy = f"records: its teacher {each.teacher} is retired", "name a file with --data"

@@ -21,7 +21,7 @@ def inspected(
     path: Path, recipe: Recipe, where: Path, *, length: int | None, samples: int, bad_rows: str, as_json: bool
 ) -> None:
     """Counts and samples of a file of dialogues on standard output; nothing is kept."""
-    stage = recipe.last
+    stage = recipe.trained
     if not isinstance(stage, Finetune):
         raise click.UsageError(f"{recipe.title} is trained on plain text, which has no template to look through")
     tokenizer = load_tokenizer(where)

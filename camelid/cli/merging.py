@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +47,20 @@ def merge(asked: Asked, /, names: tuple[str, ...], worn: tuple[str, ...], store:
     from camelid.checkpoints import directory
     from camelid.checkpoints.merge import Parent, mean, with_adapters
     from camelid.cli.memory import check_converting
+    from camelid.generate.certificate import certificate
     from camelid.machine import detect
 
     check_converting(directory.load(parents[0][0], check="lengths"), detect("cpu"), anyway=options["anyway"])
-    wanted = Path(target).expanduser()
+    wanted, noted = (
+        Path(target).expanduser(),
+        partial(certificate, note=lambda line: click.echo(f"warning {line}", err=True)),
+    )
     if worn:
         chosen = [Parent(Path(path).expanduser(), 1.0 if share is None else share) for path, share in adapters]
-        made = with_adapters(parents[0][0], chosen, wanted)
+        made = with_adapters(parents[0][0], chosen, wanted, extra=noted)
     else:
         equal = 1 / len(parents)
-        made = mean([Parent(path, equal if share is None else share) for path, share in parents], wanted)
+        made = mean([Parent(path, equal if share is None else share) for path, share in parents], wanted, extra=noted)
     click.echo(str(made.path))
     for note in made.notes:
         click.echo(f"warning {note}", err=True)

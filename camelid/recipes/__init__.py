@@ -58,6 +58,7 @@ from camelid.recipes.openassistant import openassistant
 from camelid.recipes.openbuddy import openbuddy
 from camelid.recipes.openllama import openllama
 from camelid.recipes.openllama_v2 import openllama_v2
+from camelid.recipes.platypus import merged as platypus_merged
 from camelid.recipes.platypus import platypus
 from camelid.recipes.ultralm import ultralm
 from camelid.recipes.vicuna import vicuna
@@ -285,6 +286,7 @@ MEMBERS: dict[str, Member] = {
         "70B",
         "llama-2",
         "adapters on curated records",
+        {"merged": platypus_merged},
     ),
 }
 

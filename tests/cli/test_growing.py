@@ -14,7 +14,7 @@ from camelid.dialogue.published import VICUNA_1_1
 from camelid.models.llama import Llama, initialise
 from camelid.models.shape import LlamaShape
 from camelid.plan.plan import shape_of
-from camelid.recipe import ExtendTokenizer, Finetune, Folder, Pretrain, Recipe, Table
+from camelid.recipe import ExtendTokenizer, Finetune, Folder, Merge, Pretrain, Recipe, Table
 from camelid.recipes import MEMBERS
 from camelid.request import Request
 from camelid.tokenizers import byte_bpe, sentencepiece
@@ -58,6 +58,35 @@ def test_what_a_recipe_of_several_stages_needs_is_told_stage_by_stage(folders: d
     _, problems = asked("gogpt", folders["base"], texts=("raed=x",))
     for part in ("--data pieces=FILE", "--data read=FILE", "--data: GoGPT2 7B needs 1,200,000", "did you mean 'read'?"):
         assert part in problems
+
+
+def test_both_models_of_a_merge_take_their_own_records(folders: dict[str, Path], tmp_path: Path) -> None:
+    paths = [tmp_path / "own.json", tmp_path / "partner.json"]
+    for path in paths:
+        path.write_text("[]")
+    base = folders["base"]
+    recipe, problems = asked(
+        "platypus+merged",
+        base,
+        data=str(paths[0]),
+        texts=(f"partner={paths[1]}",),
+        settings=("merged.shares=0.5,0.25",),
+    )
+    assert "merged.shares: 0.5 + 0.25 = 0.75; let them add up to 1, or name the parent" in problems
+    for wrong, told in (
+        ("merged.shares=0.5", "cannot read '0.5'; expected 2 items with commas between them, each a number"),
+        ("merged.shares.1=0.5", "is one of a row; set the whole row: merged.shares=0.5,0.5"),
+        ("merged.shares=nan,1", "cannot read 'nan,1'"),
+    ):
+        assert told in asked("platypus+merged", base, settings=(wrong,))[1]
+    recipe, problems = asked("platypus+merged", base, data=str(paths[0]), texts=(f"partner={paths[1]}",))
+    assert recipe and not problems
+    partner, adapted, merged = recipe.stages
+    assert isinstance(partner, Finetune) and isinstance(adapted, Finetune) and isinstance(merged, Merge)
+    assert (adapted.data, partner.data) == tuple(Table(path=str(path)) for path in paths)
+    assert (merged.start, merged.partner) == (adapted, partner) and recipe.parent == adapted.start == partner.start
+    _, problems = asked("platypus+merged", base)
+    assert "--data: GPlatty 7B needs 24,926 records" in problems and "--data partner=FILE: GPlatty 7B needs" in problems
 
 
 def test_a_parent_of_another_line_or_template_is_refused(folders: dict[str, Path]) -> None:
