@@ -57,8 +57,12 @@ def score_line(
             title = f"{each.title} {each.stage.name}" if titles.count(each.title) > 1 else each.title
             found.append((title, desk_score(each.path, last.prompt, asked, work.machine)))
             report(done + 1)
-    scores = tuple((title, tuple(_scores(scores))) for title, scores in found)
-    return scores, tuple(_samples(found))
+    for title, scores in found:
+        if scores.unread:
+            told = f"{scores.unread:,} of {scores.overall.count:,} questions are longer than its context: not answered"
+            work.narrator.warn(f"{title}: {told}")
+    rows = tuple((title, tuple(_scores(scores))) for title, scores in found)
+    return rows, tuple(_samples(found))
 
 
 def _scores(scores: Scores) -> Iterator[Score]:
