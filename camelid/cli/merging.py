@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from camelid.cli.asked import Asked, Command, store_option
 from camelid.store import Store
+
+if TYPE_CHECKING:
+    from camelid.checkpoints.merge import Extra
 
 
 @click.command(cls=Command)
@@ -46,11 +49,10 @@ def merge(asked: Asked, /, names: tuple[str, ...], worn: tuple[str, ...], store:
         asked.problems.add("MODEL=X", found, "leave it out" if worn else "give each one, or none")
     asked.settle()
     from camelid.checkpoints.merge import Parent, mean, with_adapters
-    from camelid.generate.certificate import certificate
 
     _check_memory(parents[0][0], anyway=options["anyway"])
     wanted = Path(target).expanduser()
-    noted = partial(certificate, note=lambda line: click.echo(f"warning {line}", err=True))
+    noted = _noted()
     if worn:
         chosen = [Parent(Path(path).expanduser(), 1.0 if share is None else share) for path, share in adapters]
         made = with_adapters(parents[0][0], chosen, wanted, extra=noted)
@@ -114,7 +116,8 @@ def apply_delta(asked: Asked, /, names: tuple[str, ...], store: str | None, **op
     from camelid.checkpoints import delta as deltas
 
     _check_memory(change, anyway=options["anyway"])
-    made = deltas.apply(parent, change, target, new_rows=cast("deltas.Beside | None", options["new_rows"]))
+    new_rows = cast("deltas.Beside | None", options["new_rows"])
+    made = deltas.apply(parent, change, target, new_rows=new_rows, extra=_noted())
     click.echo(str(made.path))
     for note in made.notes:
         click.echo(f"warning {note}", err=True)
@@ -132,6 +135,13 @@ def _three(asked: Asked, names: tuple[str, ...], wanted: str, store: str | None)
         asked.problems.add("DST", f"{target} exists", "name something that does not exist yet")
     found_store = asked.store(store)
     return asked.model(one, found_store), asked.model(two, found_store), Path(target).expanduser()
+
+
+def _noted() -> Extra:
+    """What certifies a model as it is written; where memory does not suffice for it, that is told."""
+    from camelid.generate.certificate import certificate
+
+    return partial(certificate, note=lambda line: click.echo(f"warning {line}", err=True))
 
 
 def _check_memory(model: Path, *, anyway: bool) -> None:
