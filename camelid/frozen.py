@@ -268,6 +268,10 @@ def _put(value: Any, path: list[str], written: str, whole: str, problems: Proble
             problems.add(f"--set {whole}", f"there is no {step!r} here", did_you_mean(step, names))
             return value
         place = names.index(step)
+        if not rest and not is_frozen(value[place]):
+            row = whole.rpartition(".")[0]
+            problems.add(f"--set {whole}", "is one of a row", f"set the whole row: {row}={','.join(map(text, value))}")
+            return value
         if not rest:
             problems.add(
                 f"--set {whole}", "names a whole stage", f"name one of its settings: {', '.join(_fields(value[place]))}"
@@ -328,9 +332,10 @@ def _read_as(wanted: Any, written: str, where: str) -> Any:
     if typing.get_origin(wanted) is Literal:
         return next((choice for choice in typing.get_args(wanted) if str(choice) == written), _UNREAD)
     if typing.get_origin(wanted) is tuple:
-        inner = typing.get_args(wanted)[0]
-        items = [_read_as(inner, item.strip(), where) for item in written.split(",") if item.strip()]
-        return _UNREAD if _UNREAD in items else tuple(items)
+        inner, *more = typing.get_args(wanted)
+        items = [_read_as(inner, item.strip(), where) for item in written.strip("()").split(",") if item.strip()]
+        fits = more == [...] or len(items) == 1 + len(more)
+        return tuple(items) if fits and _UNREAD not in items else _UNREAD
     if wanted is bool:
         return {"true": True, "false": False}.get(written.lower(), _UNREAD)
     if wanted in (int, float):
@@ -368,5 +373,9 @@ def _written_type(wanted: Any, current: object = None) -> str:
         return " | ".join(map(str, typing.get_args(wanted)))
     if wanted is types.NoneType:
         return "none"
+    if typing.get_origin(wanted) is tuple:
+        inner, *more = typing.get_args(wanted)
+        count = "any number of items" if more == [...] else f"{1 + len(more)} items"
+        return f"{count} with commas between them, each {_written_type(inner)}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return words.get(wanted, getattr(wanted, "__name__", str(wanted)))
