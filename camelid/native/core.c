@@ -407,8 +407,8 @@ INLINE void share(int64_t items, int own, int threads, int64_t *from, int64_t *t
 typedef struct {
   const Model *m;
   const Batch *b;
-  int64_t widest, groups;  // of all inputs of products
-  int64_t reach;           // numbers in the scores of a thread
+  int64_t widest, groups;  // of all inputs of products; at least the groups of ABREAST queries
+  int64_t reach;           // scores of a query; a thread has room for ABREAST of them
   float *x, *h, *q, *k, *v, *a, *g, *u;  // [tokens, .]
   int8_t *ints;
   float *scales, *scores;
@@ -527,18 +527,27 @@ static void remember(const Step *s, int64_t l, int64_t t, int64_t head) {
   memcpy((float *)held.values + at * e, s->v + in_row, sizeof(float) * e);
 }
 
-// `own` is the thread, whose room for scores it uses, and that for the input of products, which is not in use meanwhile
-static void look(const Step *s, int64_t l, int64_t t, int64_t head, int own) {
+// What `count` tokens of one sequence, from `t` on, see with all heads that share key-value head `head`: four queries at a
+// time while there are as many. `own` is the thread, whose room for scores it uses, and that for the input of products,
+// which is not in use meanwhile.
+static void look(const Step *s, int64_t l, int64_t t, int64_t count, int64_t head, int own) {
   const Model *m = s->m;
   const Batch *b = s->b;
-  const int64_t e = m->head_width, kv = head / (m->heads / m->kv_heads);
-  float *q = s->q + (t * m->heads + head) * e, *out = s->a + (t * m->heads + head) * e, *scores = s->scores + own * s->reach;
+  const int64_t e = m->head_width, shared = m->heads / m->kv_heads, all_of_them = count * shared;
   const Held held = held_by(b);
-  const Pages pages = pages_of(m, b, l, t, kv);
+  const Pages pages = pages_of(m, b, l, t, head);
   const Asked asked = {s->ints + own * s->groups * GROUP, s->scales + own * s->groups, s->totals + own * s->groups};
-  turn(q, b->cosines + b->turn[t] * e, b->sines + b->turn[t] * e, e / 2);
-  if (held.kind == INTS) attend_ints(q, &held, pages, b->place[t] + 1, e, asked, scores, out);
-  else attend(q, held.keys, held.values, pages, b->place[t] + 1, e, scores, out);
+  for (int64_t first = 0; first < all_of_them;) {
+    const int together = first + ABREAST <= all_of_them ? ABREAST : 1;
+    Queries a = {.reach = s->reach, .scores = s->scores + own * ABREAST * s->reach};
+    for (int j = 0; j < together; j++, first++) {
+      const int64_t token = t + first / shared, in_row = (token * m->heads + head * shared + first % shared) * e;
+      const int32_t row = b->turn[token];
+      turn(s->q + in_row, b->cosines + row * e, b->sines + row * e, e / 2);
+      a.q[j] = s->q + in_row, a.out[j] = s->a + in_row, a.seen[j] = b->place[token] + 1;
+    }
+    answer(&a, together, &held, pages, e, asked);
+  }
 }
 
 // One token: every thread makes queries, keys and values of heads of its own, so that none waits for another. Returns
@@ -553,27 +562,24 @@ static int own_heads(const Step *s, int64_t l, const Given *x, int own, int thre
   rows_of(&layer->query, from * shared * e, to * shared * e, x, 1, s->q, m->heads * e);
   rows_of(&layer->key, from * e, to * e, x, 1, s->k, m->kv_heads * e);
   rows_of(&layer->value, from * e, to * e, x, 1, s->v, m->kv_heads * e);
-  for (int64_t head = from; head < to; head++) {
-    remember(s, l, 0, head);
-    for (int64_t i = 0; i < shared; i++) look(s, l, 0, head * shared + i, own);
-  }
+  for (int64_t head = from; head < to; head++) remember(s, l, 0, head), look(s, l, 0, 1, head, own);
   return 1;
 }
 
 static void attention(const Step *s, int64_t l, int own, int threads) {
   const Model *m = s->m;
-  const int64_t tokens = s->b->tokens, shared = m->heads / m->kv_heads;
-  int64_t from, to;
+  const int32_t *slot = s->b->slot;
+  const int64_t tokens = s->b->tokens;
+  int64_t from, to, unit = 0;
   share(tokens * m->kv_heads, own, threads, &from, &to);
   for (int64_t i = from; i < to; i++) remember(s, l, i / m->kv_heads, i % m->kv_heads);
   meet(own, threads);
-  // Later tokens see more: work is dealt out in turn. Heads that share keys stand side by side.
-  const int64_t all_heads = tokens * m->heads, chunk = tokens == 1 ? 1 : shared;
-  if (tokens == 1) share(all_heads, own, threads, &from, &to);
-  else from = own * chunk, to = all_heads;
-  const int64_t stride = tokens == 1 ? 1 : chunk * threads;
-  for (int64_t i = from; i < to; i += stride)
-    for (int64_t j = i; j < i + chunk && j < to; j++) look(s, l, j / m->heads, j % m->heads, own);
+  // Later tokens see more: work is dealt out in turn, up to ABREAST tokens of a sequence at a time
+  for (int64_t t = 0, count; t < tokens; t += count) {
+    for (count = 1; count < ABREAST && t + count < tokens && slot[t + count] == slot[t]; count++) {}
+    for (int64_t head = 0; head < m->kv_heads; head++, unit++)
+      if (unit % threads == own) look(s, l, t, count, head, own);
+  }
 }
 
 // x += w times `given`, every thread for rows of its own
@@ -710,18 +716,20 @@ static int whole_step(const Model *m, const Batch *b) {
   s.widest = m->width > m->hidden ? m->width : m->hidden;
   if (inner > s.widest) s.widest = inner;
   s.groups = (s.widest + GROUP - 1) / GROUP;
+  const int64_t asked = ABREAST * ((m->head_width + GROUP - 1) / GROUP);
+  if (asked > s.groups) s.groups = asked;
   const size_t copies = n > threads ? n : threads, outer = m->hidden > m->width ? m->hidden : m->width;
   const size_t sizes[] = {n * m->width, copies * m->width, n * inner, n * m->kv_heads * m->head_width,
                           n * m->kv_heads * m->head_width, n * inner, n * outer, n * m->hidden};
   float **const places[] = {&s.x, &s.h, &s.q, &s.k, &s.v, &s.a, &s.g, &s.u};
-  size_t wanted = lined(copies * s.groups * GROUP) + 2 * lined(copies * s.groups * 4) + lined(threads * s.reach * 4);
+  size_t wanted = lined(copies * s.groups * GROUP) + 2 * lined(copies * s.groups * 4) + lined(threads * ABREAST * s.reach * 4);
   for (int i = 0; i < 8; i++) wanted += lined(sizes[i] * sizeof(float));
   char *held = space(&step_space, &step_size, wanted);
   if (!held) return ENOMEM;
   for (int i = 0; i < 8; i++) *places[i] = (float *)held, held += lined(sizes[i] * sizeof(float));
   s.scales = (float *)held, held += lined(copies * s.groups * 4);
   s.totals = (int32_t *)held, held += lined(copies * s.groups * 4);
-  s.scores = (float *)held, held += lined(threads * s.reach * 4);
+  s.scores = (float *)held, held += lined(threads * ABREAST * s.reach * 4);
   s.ints = (int8_t *)held;
   run(step, &s, b->threads);
   return 0;
@@ -795,22 +803,18 @@ void camelid_turn(float *x, const float *cosines, const float *sines, int64_t ro
   for (int64_t r = 0; r < rows; r++) turn(x + r * width, cosines + r * width, sines + r * width, width / 2);
 }
 void camelid_gate(const float *g, float *u, int64_t n) { gate(g, u, n); }
-// The same where places 0.. lie `page` by page, page i at table[i] * stride places
-void camelid_attend_pages(const float *q, const float *keys, const float *values, const int32_t *table, int64_t page,
-                          int64_t stride, int64_t heads, int64_t seen, int64_t width, float *scores, float *out) {
-  const Pages p = {table, page, stride, 0};
-  for (int64_t h = 0; h < heads; h++) attend(q + h * width, keys, values, p, seen, width, scores, out + h * width);
-}
-void camelid_attend(const float *q, const float *keys, const float *values, int64_t heads, int64_t seen, int64_t width,
-                    float *scores, float *out) {  // `heads` queries that share keys
-  camelid_attend_pages(q, keys, values, &(int32_t){0}, seen, 0, heads, seen, width, scores, out);
-}
-// The same over int8: `q` [E] in groups of 32 as `Asked` has it
-void camelid_attend_ints(const float *q, const Held *held, const int32_t *table, int64_t page, int64_t stride, int64_t heads,
-                         int64_t seen, int64_t width, int8_t *ints, float *scales, int32_t *totals, float *scores, float *out) {
-  const Pages p = {table, page, stride, 0};
-  for (int64_t h = 0; h < heads; h++)
-    attend_ints(q + h * width, held, p, seen, width, (Asked){ints, scales, totals}, scores, out + h * width);
+// `count` queries that share keys, in the order of what they see, over places that lie `page` by page, page i at table[i] *
+// stride places: four at a time while there are as many. Query i sees seen[i] places; `scores` has room for four times the
+// last of these, and `asked` for the groups of four queries.
+void camelid_attend(const float *q, const Held *held, const int32_t *table, int64_t page, int64_t stride, int64_t count,
+                    const int64_t *seen, int64_t width, const Asked *asked, float *scores, float *out) {
+  for (int64_t first = 0; first < count;) {
+    const int together = first + ABREAST <= count ? ABREAST : 1;
+    Queries a = {.reach = seen[count - 1], .scores = scores};
+    for (int j = 0; j < together; j++, first++)
+      a.q[j] = q + first * width, a.out[j] = out + first * width, a.seen[j] = seen[first];
+    answer(&a, together, held, (Pages){table, page, stride, 0}, width, *asked);
+  }
 }
 void camelid_keep_ints(const Held *held, int64_t at, const float *key, const float *value, int64_t width) {
   keep_ints(held, at, key, value, width);

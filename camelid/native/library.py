@@ -54,6 +54,10 @@ class HeldStruct(Structure):
     )
 
 
+class AskedStruct(Structure):
+    _fields_ = tuple((name, c_void_p) for name in ("ints", "scales", "totals"))
+
+
 def opened(path: Path) -> ctypes.CDLL:
     """The library with its signatures told."""
     library = ctypes.CDLL(str(path))
@@ -67,12 +71,10 @@ def opened(path: Path) -> ctypes.CDLL:
         "camelid_norm": (None, (pointer, pointer, whole, whole, c_double, pointer)),
         "camelid_turn": (None, (pointer, pointer, pointer, whole, whole)),
         "camelid_gate": (None, (pointer, pointer, whole)),
-        "camelid_attend": (None, (pointer, pointer, pointer, whole, whole, whole, pointer, pointer)),
-        "camelid_attend_pages": (
+        "camelid_attend": (
             None,
-            (pointer, pointer, pointer, pointer, whole, whole, whole, whole, whole, pointer, pointer),
+            (pointer, POINTER(HeldStruct), pointer, *[whole] * 3, pointer, whole, POINTER(AskedStruct), pointer, pointer),
         ),
-        "camelid_attend_ints": (None, (pointer, POINTER(HeldStruct), pointer, *[whole] * 5, *[pointer] * 5)),
         "camelid_keep_ints": (None, (POINTER(HeldStruct), whole, pointer, pointer, whole)),
         "camelid_quantise": (None, (pointer, whole, pointer, pointer, pointer)),
         "camelid_embed": (None, (POINTER(MatrixStruct), whole, pointer)),

@@ -15,9 +15,11 @@ import numpy as np
 
 from camelid.native import plain
 from camelid.native.library import (
+    FLOATS,
     GROUP,
     INTS,
     PANEL,
+    AskedStruct,
     BatchStruct,
     HeldStruct,
     LayerStruct,
@@ -198,40 +200,70 @@ def check_rows(library: ctypes.CDLL, seed: int) -> None:
         assert (totals == -wanted_ints.astype(np.int32).sum(-1)).all()
 
 
+def asking(draw: np.random.Generator, seed: int) -> tuple[np.ndarray, int, int]:
+    """What each of several queries sees, in order; places held; width of a head. Some see the same, some one more."""
+    count, held, width = int(draw.integers(1, 11)), int(draw.integers(1, 120)), 2 * int(draw.integers(1, 70))
+    seen = held - np.minimum(np.arange(count)[::-1] // [1, 3, 99][seed % 3], held - 1)
+    return unaligned(seen.astype(np.int64), 8), held, width
+
+
+def attended(library: ctypes.CDLL, q: np.ndarray, held: HeldStruct, pages: tuple, seen: np.ndarray) -> np.ndarray:
+    """The kernel's answers to queries [n, E], checked to be the bits of each alone; `pages`: table, page, stride."""
+    groups = -(-q.shape[1] // GROUP) * 4
+    room = [unaligned(np.zeros(groups * size, kind), 4) for size, kind in ((GROUP, "i1"), (1, "f4"), (1, "i4"))]
+    asked = AskedStruct(*(part.ctypes.data for part in room))
+    table, *sizes = pages
+
+    def some(first: int, last: int) -> np.ndarray:
+        own, part = unaligned(q[first:last]), unaligned(seen[first:last], 8)
+        out, scores = unaligned(np.full_like(own, np.nan)), unaligned(np.full(4 * part[-1], np.nan, np.float32))
+        places = (last - first, part.ctypes.data, q.shape[1], asked, scores.ctypes.data, out.ctypes.data)
+        library.camelid_attend(own.ctypes.data, held, table.ctypes.data, *sizes, *places)
+        return out.copy()
+
+    together = some(0, len(q))
+    alone = np.concatenate([some(i, i + 1) for i in range(len(q))])
+    assert np.array_equal(together, alone, equal_nan=True), "four queries at a time, and one"
+    return together
+
+
 def check_attention(library: ctypes.CDLL, seed: int) -> None:
+    """Right, and the same bits alone, four at a time, and over pages; what a query does not see does not matter."""
     draw = np.random.default_rng(seed)
-    heads, seen, width = int(draw.integers(1, 5)), int(draw.integers(1, 120)), 2 * int(draw.integers(1, 70))
-    q, keys, values = (unaligned(draw.standard_normal((n, width)).astype(np.float32)) for n in (heads, seen, seen))
+    seen, count, width = asking(draw, seed)
+    q, keys, values = (unaligned(draw.standard_normal((n, width)).astype(np.float32)) for n in (len(seen), count, count))
     if seed % 3 == 0:
         q[0] *= 300  # one key takes everything
-    out, scores = unaligned(np.zeros_like(q)), unaligned(np.zeros(seen, np.float32))
-    places = (part.ctypes.data for part in (q, keys, values))
-    library.camelid_attend(*places, heads, seen, width, scores.ctypes.data, out.ctypes.data)
-    wanted = plain.attend(q, keys, values)
+    whole = HeldStruct(FLOATS, keys.ctypes.data, values.ctypes.data)
+    out = attended(library, q, whole, (np.zeros(1, np.int32), count, 0), seen)
     steep = np.abs(q @ keys.T).max(axis=-1, keepdims=True) / np.sqrt(width)  # an error in a score, times a value
-    near(out, wanted, np.abs(values).max() * (1 + steep), 16 + width / 8)
+    for i, own in enumerate(seen):
+        wanted = plain.attend(q[i : i + 1], keys[:own], values[:own])
+        near(out[i : i + 1], wanted, np.abs(values).max() * (1 + steep[i]), 16 + width / 8)
     page = PANEL * int(draw.integers(1, 4))  # the same places, scattered over pages
-    count = -(-seen // page)
-    table = draw.permutation(count + 3)[:count].astype(np.int32)
-    held = [unaligned(np.full((count + 3, page, width), np.nan, np.float32)) for _ in range(2)]
+    pages = -(-count // page)
+    table = draw.permutation(pages + 3)[:pages].astype(np.int32)
+    held = [unaligned(np.full((pages + 3, page, width), np.nan, np.float32)) for _ in range(2)]
     for number, own in enumerate(table):
-        for pages, whole in zip(held, (keys, values), strict=True):
-            part = whole[number * page : (number + 1) * page]
-            pages[own, : len(part)] = part
-    paged, scores = unaligned(np.zeros_like(q)), unaligned(np.zeros(seen, np.float32))
-    places = (part.ctypes.data for part in (q, *held, table))
-    sizes = (page, page, heads, seen, width)
-    library.camelid_attend_pages(*places, *sizes, scores.ctypes.data, paged.ctypes.data)
-    assert (paged == out).all()
+        for scattered, part in zip(held, (keys, values), strict=True):
+            part = part[number * page : (number + 1) * page]
+            scattered[own, : len(part)] = part
+    paged = HeldStruct(FLOATS, *(part.ctypes.data for part in held))
+    assert (attended(library, q, paged, (table, page, page), seen) == out).all()
+    last = min(count, seen[-1] - 1)
+    if seen[0] <= last:
+        keys[last], values[last] = np.nan, np.inf
+        found = attended(library, q, whole, (np.zeros(1, np.int32), count, 0), seen)
+        assert (found[seen <= last] == out[seen <= last]).all() and not np.isfinite(found[seen > last]).any()
 
 
 def check_int8_attention(library: ctypes.CDLL, seed: int) -> None:
     """Keys and values in int8: what is written is the definition's to the bit, wherever it lies; what is read, to
     rounding. Codes and scales of places that were never written are as bad as can be."""
     draw = np.random.default_rng(seed)
-    heads, seen, width = int(draw.integers(1, 5)), int(draw.integers(1, 120)), 2 * int(draw.integers(1, 70))
+    sees, seen, width = asking(draw, seed)
     groups = -(-width // GROUP)
-    q, keys, values = (draw.standard_normal((n, width)).astype(np.float32) for n in (heads, seen, seen))
+    q, keys, values = (draw.standard_normal((n, width)).astype(np.float32) for n in (len(sees), seen, seen))
     keys[0], keys[seen // 2], values[-1, : width // 2] = numbers(draw, (width,)), 0, 1e-40
     values[seen // 2] *= np.float32(1e30)
     if seed % 3 == 0:
@@ -257,18 +289,14 @@ def check_int8_attention(library: ctypes.CDLL, seed: int) -> None:
         assert (ints[at] == wanted[0]).all() and (scales[at] == wanted[1]).all()
         rest = np.setdiff1d(np.arange(places), at)
         assert np.isnan(scales[rest]).all() and np.isnan(key_scales[rest // PANEL, :, rest % PANEL]).all()
-        out, scores = unaligned(np.zeros_like(q)), unaligned(np.zeros(seen, np.float32))
-        room = [unaligned(np.zeros(groups * size, kind), 4) for size, kind in ((GROUP, "i1"), (1, "f4"), (1, "i4"))]
-        sizes = (page, page, heads, seen, width)
-        places_of = [part.ctypes.data for part in (*room, scores, out)]
-        library.camelid_attend_ints(q.ctypes.data, held, table.ctypes.data, *sizes, *places_of)
-        found.append(out.copy())
+        found.append(attended(library, q, held, (table, page, page), sees))
     assert (found[0] == found[1]).all(), "pages of any size give the same bits"
-    wanted = plain.attend_ints(q, keys, values)
     steep = (np.abs(q) @ np.abs(keys).T).max(axis=-1, keepdims=True) / np.sqrt(width)
-    near(found[0], wanted, np.abs(values).max(axis=0) * (1 + steep), 16 + width / 8)
+    for i, own in enumerate(sees):
+        wanted = plain.attend_ints(q[i : i + 1], keys[:own], values[:own])
+        near(found[0][i : i + 1], wanted, np.abs(values[:own]).max(axis=0) * (1 + steep[i]), 16 + width / 8)
     q[0, width // 2] = [np.nan, np.inf, -np.inf][seed % 3]
-    library.camelid_attend_ints(q.ctypes.data, held, table.ctypes.data, *sizes, *places_of)
+    out = attended(library, q, held, (table, page, page), sees)
     assert np.isnan(out[0]).all() and (out[1:] == found[1][1:]).all()
 
 
