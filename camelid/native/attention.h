@@ -29,13 +29,16 @@ INLINE float dot(const float *a, const float *b, int64_t n) {
 // The largest of n numbers, NaN left out
 static float largest(const float *x, int64_t n) {
   float lanes[PANEL], most = -INFINITY;
-  for (int i = 0; i < PANEL; i++) lanes[i] = -INFINITY;
+  V acc[4];
+  for (int i = 0; i < 4; i++) acc[i] = all(-INFINITY);
   int64_t k = 0;
-  for (; k + PANEL <= n; k += PANEL)
-    for (int i = 0; i < PANEL; i++) lanes[i] = x[k + i] > lanes[i] ? x[k + i] : lanes[i];
-  for (; k < n; k++) lanes[0] = x[k] > lanes[0] ? x[k] : lanes[0];
-  for (int i = 0; i < PANEL; i++) most = lanes[i] > most ? lanes[i] : most;
-  return most;
+  for (; k + 4 * PANEL <= n; k += 4 * PANEL) for (int i = 0; i < 4; i++) acc[i] = larger(load(x + k + i * PANEL), acc[i]);
+  for (; k + PANEL <= n; k += PANEL) acc[0] = larger(load(x + k), acc[0]);
+  if (n >= PANEL) acc[1] = larger(load(x + n - PANEL), acc[1]);
+  else for (; k < n; k++) most = x[k] > most ? x[k] : most;
+  store(lanes, larger(larger(acc[0], acc[1]), larger(acc[2], acc[3])));
+  for (int i = 8; i; i /= 2) for (int j = 0; j < i; j++) lanes[j] = lanes[j] > lanes[j + i] ? lanes[j] : lanes[j + i];
+  return lanes[0] > most ? lanes[0] : most;
 }
 
 // scores[i] -> e^(scores[i] - the largest); their sum comes back
@@ -47,8 +50,13 @@ static float soften(float *scores, int64_t n) {
     for (int j = 0; j < PANEL; j++) scores[i + j] = exp1(scores[i + j] - most);
     acc = add(acc, load(scores + i));
   }
-  for (int64_t j = i; j < n; j++) scores[j] = exp1(scores[j] - most);
-  if (i < n) acc = add(acc, load_some(scores + i, (int)(n - i)));
+  if (i < n) {
+    float rest[PANEL];
+    store(rest, load_some(scores + i, (int)(n - i)));
+    for (int j = 0; j < PANEL; j++) rest[j] = exp1(rest[j] - most);
+    store_some(scores + i, load(rest), (int)(n - i));
+    acc = add(acc, load_some(rest, (int)(n - i)));
+  }
   return sum(acc);
 }
 
@@ -73,8 +81,8 @@ INLINE void mixed(const Queries *a, const float *values, Pages pages, int64_t co
   do {                                                                                                                     \
     const float *v = page + (place) * width, *end = v + 16 * (vectors - 1);                                                \
     V near[4];                                                                                                             \
-    for (int i = 0; i < vectors - 1; i++) near[i] = load(v + 16 * i);                                                      \
-    near[vectors - 1] = last == PANEL ? load(end) : load_some(end, last);                                                  \
+    for (int i = 0; i < vectors - 1; i++) near[i] = kept(load(v + 16 * i));                                                 \
+    near[vectors - 1] = kept(last == PANEL ? load(end) : load_some(end, last));                                                  \
     for (int j = 0; j < count; j++) {                                                                                      \
       if (!(query)) continue;                                                                                              \
       V p = all(w[j * a->reach + (place)]);                                                                                \
@@ -131,9 +139,9 @@ INLINE void compare_four(const float *const *q, const float *keys, int64_t n, in
     int64_t k = 0;
     for (; k + 16 <= width; k += 16) {
       V b[4];
-      for (int i = 0; i < 4; i++) b[i] = load(near + i * width + k);
+      for (int i = 0; i < 4; i++) b[i] = kept(load(near + i * width + k));
       for (int j = 0; j < 4; j++) {
-        V a = load(q[j] + k);
+        V a = kept(load(q[j] + k));
         for (int i = 0; i < 4; i++) acc[4 * j + i] = fma16(a, b[i], acc[4 * j + i]);
       }
     }

@@ -1,5 +1,6 @@
 // Sixteen numbers at a time. Three spellings of the same arithmetic: AVX-512 with VNNI, AVX2 with FMA, plain C.
 // V: 16 float32.  I: 16 int32.  W: 64 bytes, four for each of 16 lanes.
+// `larger` is b where a is NaN. `kept` keeps a vector in a register, where a compiler would read it from memory for every use.
 // Every sum runs lane by lane in the order of the input, and `sum` adds lanes in one fixed tree, so that a result does
 // not depend on the tile it was computed in. AVX-512 and AVX2 give the same bits; plain C rounds products as well.
 #include <math.h>
@@ -21,8 +22,10 @@ INLINE V load(const float *p) { return _mm512_loadu_ps(p); }
 INLINE V load_some(const float *p, int n) { return _mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
 INLINE void store(float *p, V x) { _mm512_storeu_ps(p, x); }
 INLINE void store_some(float *p, V x, int n) { _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), x); }
+INLINE V kept(V x) { __asm__("" : "+v"(x)); return x; }
 INLINE V add(V a, V b) { return _mm512_add_ps(a, b); }
 INLINE V mul(V a, V b) { return _mm512_mul_ps(a, b); }
+INLINE V larger(V a, V b) { return _mm512_max_ps(a, b); }
 INLINE V fma16(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE V halves(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 INLINE V brains(const uint16_t *p) {
@@ -39,12 +42,12 @@ INLINE V sums(const V *x) {
   V y[8], z[4], r[2];
   for (int i = 0; i < 8; i++) {  // vector 4 b + e stands at place 4 e + b, and leaves in order
     V a = x[((2 * i) & 3) * 4 + (2 * i >> 2)], b = x[((2 * i + 1) & 3) * 4 + (2 * i >> 2)];
-    y[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xEE));
+    y[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xFF00, a, b), _mm512_shuffle_f32x4(a, b, 0x4E));
   }
   for (int i = 0; i < 4; i++)
     z[i] = _mm512_add_ps(_mm512_shuffle_f32x4(y[2 * i], y[2 * i + 1], 0x88), _mm512_shuffle_f32x4(y[2 * i], y[2 * i + 1], 0xDD));
   for (int i = 0; i < 2; i++)
-    r[i] = _mm512_add_ps(_mm512_shuffle_ps(z[2 * i], z[2 * i + 1], 0x44), _mm512_shuffle_ps(z[2 * i], z[2 * i + 1], 0xEE));
+    r[i] = _mm512_add_ps(_mm512_mask_blend_ps(0xCCCC, z[2 * i], z[2 * i + 1]), _mm512_shuffle_ps(z[2 * i], z[2 * i + 1], 0x4E));
   return _mm512_add_ps(_mm512_shuffle_ps(r[0], r[1], 0x88), _mm512_shuffle_ps(r[0], r[1], 0xDD));
 }
 INLINE I all_int(int32_t x) { return _mm512_set1_epi32(x); }
@@ -76,8 +79,10 @@ INLINE void store_some(float *p, V x, int n) {
   store(t, x);
   memcpy(p, t, sizeof(float) * n);
 }
+INLINE V kept(V x) { return x; }
 INLINE V add(V a, V b) { return (V){_mm256_add_ps(a.a, b.a), _mm256_add_ps(a.b, b.b)}; }
 INLINE V mul(V a, V b) { return (V){_mm256_mul_ps(a.a, b.a), _mm256_mul_ps(a.b, b.b)}; }
+INLINE V larger(V a, V b) { return (V){_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)}; }
 INLINE V fma16(V a, V b, V c) { return (V){_mm256_fmadd_ps(a.a, b.a, c.a), _mm256_fmadd_ps(a.b, b.b, c.b)}; }
 INLINE V halves(const uint16_t *p) {
   return (V){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
@@ -133,8 +138,10 @@ INLINE V load(const float *p) { V r; memcpy(&r, p, sizeof r); return r; }
 INLINE V load_some(const float *p, int n) { V r = all(0); memcpy(&r, p, sizeof(float) * n); return r; }
 INLINE void store(float *p, V x) { memcpy(p, &x, sizeof x); }
 INLINE void store_some(float *p, V x, int n) { memcpy(p, &x, sizeof(float) * n); }
+INLINE V kept(V x) { return x; }
 INLINE V add(V a, V b) { EACH a.v[i] += b.v[i]; return a; }
 INLINE V mul(V a, V b) { EACH a.v[i] *= b.v[i]; return a; }
+INLINE V larger(V a, V b) { EACH b.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return b; }
 INLINE V fma16(V a, V b, V c) { EACH c.v[i] += a.v[i] * b.v[i]; return c; }
 INLINE float half(uint16_t h) {
   uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 1023, bits;
@@ -188,12 +195,12 @@ INLINE V brains_some(const uint16_t *p, int n) {
   return brains(t);
 }
 
-// e^x to about one unit in the last place; 0 below -87, infinity above 88, NaN stays. 2^n times Cephes' polynomial.
+// e^x to about one unit in the last place; 0 below -87, infinity above 88, NaN stays. 2^n times Cephes' polynomial. Beyond
+// these bounds everything is computed all the same and thrown away, so that a compiler makes one vector of it.
 INLINE float exp1(float x) {
   const float rounder = 0x1.8p23f;
-  float clamped = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-  float n = fma1(clamped, 1.44269504088896341f, rounder) - rounder;
-  float r = fma1(n, -0.693359375f, clamped);
+  float n = fma1(x, 1.44269504088896341f, rounder) - rounder;
+  float r = fma1(n, -0.693359375f, x);
   r = fma1(n, 2.12194440e-4f, r);
   float p = 1.9875691500e-4f;
   p = fma1(p, r, 1.3981999507e-3f);
@@ -202,7 +209,7 @@ INLINE float exp1(float x) {
   p = fma1(p, r, 1.6666665459e-1f);
   p = fma1(p, r, 5.0000001201e-1f);
   p = fma1(p, r * r, r) + 1.0f;
-  float safe = n == n ? n : 0.0f;
+  float safe = x >= -87.0f && x <= 88.0f ? n : 0.0f;
   uint32_t bits = (uint32_t)((int32_t)safe + 127) << 23;
   float scale;
   memcpy(&scale, &bits, 4);
