@@ -73,7 +73,17 @@ def opened(path: Path) -> ctypes.CDLL:
         "camelid_gate": (None, (pointer, pointer, whole)),
         "camelid_attend": (
             None,
-            (pointer, POINTER(HeldStruct), pointer, *[whole] * 3, pointer, whole, POINTER(AskedStruct), pointer, pointer),
+            (
+                pointer,
+                POINTER(HeldStruct),
+                pointer,
+                *[whole] * 3,
+                pointer,
+                whole,
+                POINTER(AskedStruct),
+                pointer,
+                pointer,
+            ),
         ),
         "camelid_keep_ints": (None, (POINTER(HeldStruct), whole, pointer, pointer, whole)),
         "camelid_quantise": (None, (pointer, whole, pointer, pointer, pointer)),

@@ -231,7 +231,9 @@ def check_attention(library: ctypes.CDLL, seed: int) -> None:
     """Right, and the same bits alone, four at a time, and over pages; what a query does not see does not matter."""
     draw = np.random.default_rng(seed)
     seen, count, width = asking(draw, seed)
-    q, keys, values = (unaligned(draw.standard_normal((n, width)).astype(np.float32)) for n in (len(seen), count, count))
+    q, keys, values = (
+        unaligned(draw.standard_normal((n, width)).astype(np.float32)) for n in (len(seen), count, count)
+    )
     if seed % 3 == 0:
         q[0] *= 300  # one key takes everything
     whole = HeldStruct(FLOATS, keys.ctypes.data, values.ctypes.data)
