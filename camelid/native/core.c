@@ -23,7 +23,9 @@ enum { PANEL = 16, GROUP = 32 };  // rows side by side; weights that share a sca
 // A matrix [rows, cols]. Floats lie row by row, as PyTorch holds them. Quantised weights lie in panels of 16 rows: a
 // group of a panel is 16 scales (half floats) in `scales`, and in `data` 4 weights of each row in turn:
 //   Q8  8 times 64 bytes, w + 128;  Q4  4 times 64 bytes, weight k in the low and k + 16 in the high half, w + 8
-typedef struct { int64_t kind, rows, cols; const void *data; const uint16_t *scales; } Matrix;
+// Without `scales` they lie row by row as GGUF's blocks, and products lay out what they need of them, panel by panel: the
+// same bits, slower. Where `turned` is the width of a head, each head's row i stands at 2i, and i + turned / 2 at 2i + 1.
+typedef struct { int64_t kind, rows, cols; const void *data; const uint16_t *scales; int64_t turned; } Matrix;
 typedef struct { Matrix query, key, value, out, gate, up, down; const float *before, *after; } Layer;
 typedef struct {
   int64_t layers, width, heads, kv_heads, head_width, hidden, vocab;
@@ -151,17 +153,26 @@ INLINE int32_t four(const int8_t *p) {
 }
 
 // `panels` panels of 16 rows times `tokens` rows of int8; `bytes` and `steps` from a panel's data and scales to the next's.
-// `ahead` asks memory for the panels that come next, which arrive while these are computed with.
-INLINE void tile(const uint8_t *data, const uint16_t *scales, int64_t bytes, int64_t steps, const Given *x, int64_t token,
-                 float *y, int64_t stride, int rows, int panels, int tokens, int kind, int ahead) {
+// `ahead` asks memory for the panels that come next, which arrive while these are computed with. The groups are `count`
+// from `start` on, added to what `y` has of those before.
+INLINE void tile(const uint8_t *data, const uint16_t *scales, int64_t bytes, int64_t steps, const Given *x, int64_t start,
+                 int64_t count, int64_t token, float *y, int64_t stride, int rows, int panels, int tokens, int kind,
+                 int ahead) {
   const int64_t groups = x->groups;
-  const int8_t *q = x->q + token * groups * GROUP;
+  const int8_t *q = x->q + (token * groups + start) * GROUP;
+  const float *own = x->scale + token * groups + start;
+  const int32_t *makes_up = x->total + token * groups + start;
   V total[2][4];
-  for (int p = 0; p < panels; p++) for (int j = 0; j < tokens; j++) total[p][j] = zero();
-  for (int64_t g = 0; g < groups; g++) {
+  for (int p = 0; p < panels; p++) {
+    for (int j = 0; j < tokens; j++) {
+      const float *before = y + j * stride + p * PANEL;
+      total[p][j] = !start ? zero() : rows == panels * PANEL ? load(before) : load_some(before, rows);
+    }
+  }
+  for (int64_t g = 0; g < count; g++) {
     I acc[2][4];
     for (int p = 0; p < panels; p++)
-      for (int j = 0; j < tokens; j++) acc[p][j] = all_int(x->total[(token + j) * groups + g]);
+      for (int j = 0; j < tokens; j++) acc[p][j] = all_int(makes_up[j * groups + g]);
     for (int s = 0; s < (kind == Q8 ? 8 : 4); s++) {
       W w[2], a[2], b[2];
       for (int p = 0; p < panels; p++) {
@@ -182,7 +193,7 @@ INLINE void tile(const uint8_t *data, const uint16_t *scales, int64_t bytes, int
       if (ahead) PREFETCH(scales + (p + panels) * steps + g * PANEL);
       V scale = halves(scales + p * steps + g * PANEL);
       for (int j = 0; j < tokens; j++)
-        total[p][j] = fma16(floats(acc[p][j]), mul(scale, all(x->scale[(token + j) * groups + g])), total[p][j]);
+        total[p][j] = fma16(floats(acc[p][j]), mul(scale, all(own[j * groups + g])), total[p][j]);
     }
   }
   for (int p = 0; p < panels; p++) {
@@ -193,27 +204,86 @@ INLINE void tile(const uint8_t *data, const uint16_t *scales, int64_t bytes, int
   }
 }
 
+// How many bytes of GGUF 32 weights take, and where row `row` of a matrix of such blocks begins
+INLINE int64_t block_bytes(int64_t kind) { return kind == Q8 ? 34 : 18; }
+INLINE const uint8_t *blocks_of(const Matrix *w, int64_t row) {
+  const int64_t half_head = w->turned / 2, in = w->turned ? row % w->turned : 0;
+  const int64_t at = w->turned ? row - in + 2 * (in % half_head) + in / half_head : row;
+  return (const uint8_t *)w->data + at * ((w->cols + GROUP - 1) / GROUP) * block_bytes(w->kind);
+}
+
+// `count` groups from `start` on of 16 rows of GGUF's blocks, from row `first` on, as a panel has them. Rows that the
+// matrix lacks become zeros.
+INLINE void lay_panel(const Matrix *w, int64_t first, int64_t start, int64_t count, uint8_t *data, uint16_t *scales, int kind) {
+  static const uint8_t nothing[34];
+  const uint8_t *row[PANEL], *part[PANEL];
+  int64_t step[PANEL];
+  for (int i = 0; i < PANEL; i++) {
+    step[i] = first + i < w->rows ? block_bytes(kind) : 0;
+    row[i] = step[i] ? blocks_of(w, first + i) + start * step[i] : nothing;
+  }
+  for (int64_t g = 0; g < count; g++) {
+    for (int i = 0; i < PANEL; i++) {
+      memcpy(scales + g * PANEL + i, row[i], 2);
+      part[i] = row[i] + 2;
+      row[i] += step[i];
+    }
+    if (kind == Q8) across(part, 8, 0x80808080u, data + g * 512);
+    else across(part, 4, 0, data + g * 256);
+  }
+}
+
+#define TILES(pair, ahead)                                                                                                 \
+  do {                                                                                                                     \
+    int64_t t = 0;                                                                                                         \
+    if (pair && ahead) TILE(2, 4, 1), t = 4;                                                                               \
+    for (; pair && t + 4 <= tokens; t += 4) TILE(2, 4, 0);                                                                 \
+    for (; t + 4 <= tokens; t += 4) TILE(1, 4, 0);                                                                         \
+    for (; pair && t < tokens; t++) TILE(2, 1, 0);                                                                         \
+    for (; t < tokens; t++) TILE(1, 1, 0);                                                                                 \
+  } while (0)
+
 INLINE void quantised_rows(const Matrix *w, int64_t from, int64_t to, const Given *x, int64_t tokens, float *y,
                            int64_t stride, int kind) {
   const int64_t bytes = x->groups * (kind == Q8 ? 512 : 256), steps = x->groups * PANEL;
   int64_t r = from;
 #define TILE(panels, tokens, ahead) \
-  tile(data, scales, bytes, steps, x, t, y + t * stride + r, stride, rows, panels, tokens, kind, ahead)
+  tile(data, scales, bytes, steps, x, 0, x->groups, t, y + t * stride + r, stride, rows, panels, tokens, kind, ahead)
   for (int64_t next; r < to; r = next) {
     const uint8_t *data = (const uint8_t *)w->data + r / PANEL * bytes;
     const uint16_t *scales = w->scales + r * x->groups;
     const int pair = tokens >= 4 && r + 2 * PANEL <= to;
     next = r + (pair ? 2 * PANEL : PANEL);
     const int rows = (int)(next < to ? next - r : to - r);
-    int64_t t = 0;
-    if (pair) TILE(2, 4, 1), t = 4;
-    for (; pair && t + 4 <= tokens; t += 4) TILE(2, 4, 0);
-    for (; t + 4 <= tokens; t += 4) TILE(1, 4, 0);
-    for (; pair && t < tokens; t++) TILE(2, 1, 0);
-    for (; t < tokens; t++) TILE(1, 1, 0);
+    TILES(pair, 1);
   }
 #undef TILE
 }
+
+// The same from GGUF's blocks: a few groups of two panels are laid out at a time, which stay in the nearest cache
+INLINE void stored_rows(const Matrix *w, int64_t from, int64_t to, const Given *x, int64_t tokens, float *y, int64_t stride,
+                        int kind) {
+  enum { PIECE = 16 };
+  _Alignas(64) uint8_t data[2 * PIECE * 512];
+  uint16_t scales[2 * PIECE * PANEL];
+  const int64_t bytes = PIECE * (kind == Q8 ? 512 : 256), steps = PIECE * PANEL;
+  int64_t r = from;
+#define TILE(panels, tokens, ahead) \
+  tile(data, scales, bytes, steps, x, start, count, t, y + t * stride + r, stride, rows, panels, tokens, kind, 0)
+  for (int64_t next; r < to; r = next) {
+    const int pair = r + 2 * PANEL <= to;
+    next = r + (pair ? 2 * PANEL : PANEL);
+    const int rows = (int)(next < to ? next - r : to - r);
+    for (int64_t start = 0; start < x->groups; start += PIECE) {
+      const int64_t count = x->groups - start < PIECE ? x->groups - start : PIECE;
+      for (int p = 0; p <= pair; p++)
+        lay_panel(w, r + p * PANEL, start, count, data + p * bytes, scales + p * steps, kind);
+      TILES(pair, 0);
+    }
+  }
+#undef TILE
+}
+#undef TILES
 
 static void f32_rows(const Matrix *w, int64_t a, int64_t b, const Given *x, int64_t n, float *y, int64_t s) {
   float_rows(w, a, b, x, n, y, s, FLOAT32);
@@ -222,10 +292,12 @@ static void bf16_rows(const Matrix *w, int64_t a, int64_t b, const Given *x, int
   float_rows(w, a, b, x, n, y, s, BFLOAT16);
 }
 static void q8_rows(const Matrix *w, int64_t a, int64_t b, const Given *x, int64_t n, float *y, int64_t s) {
-  quantised_rows(w, a, b, x, n, y, s, Q8);
+  if (w->scales) quantised_rows(w, a, b, x, n, y, s, Q8);
+  else stored_rows(w, a, b, x, n, y, s, Q8);
 }
 static void q4_rows(const Matrix *w, int64_t a, int64_t b, const Given *x, int64_t n, float *y, int64_t s) {
-  quantised_rows(w, a, b, x, n, y, s, Q4);
+  if (w->scales) quantised_rows(w, a, b, x, n, y, s, Q4);
+  else stored_rows(w, a, b, x, n, y, s, Q4);
 }
 
 // Rows from..to of w times `tokens` rows of x; `from` is a multiple of 16
@@ -451,7 +523,7 @@ static void share_rows(const Matrix *w, int own, int threads, int64_t *from, int
 static void soon(const Step *s, const Matrix *w, int own, int threads) {
   enum { LINES = 512 };  // ours: about what memory gives in the meantime
   int64_t from, to, row = w->cols * (w->kind == FLOAT32 ? 4 : 2);
-  if (s->b->tokens > 1) return;
+  if (s->b->tokens > 1 || (w->kind >= Q8 && !w->scales)) return;
   share_rows(w, own, threads, &from, &to);
   if (w->kind >= Q8) row = (w->cols + GROUP - 1) / GROUP * (w->kind == Q8 ? 32 : 16);
   const char *start = (const char *)w->data + from * row;
@@ -483,6 +555,18 @@ static void embed(const Matrix *w, int64_t row, float *y) {
     for (int64_t i = 0; i < w->cols; i++) {
       uint32_t bits = (uint32_t)from[i] << 16;
       memcpy(y + i, &bits, 4);
+    }
+  } else if (!w->scales) {
+    const uint8_t *block = blocks_of(w, row);
+    for (int64_t i = 0; i < w->cols; i++) {
+      uint16_t half_scale[PANEL] = {0};
+      float wide[PANEL];
+      const int64_t part = i % GROUP;
+      if (i && !part) block += block_bytes(w->kind);
+      memcpy(half_scale, block, 2);
+      store(wide, halves(half_scale));
+      const int value = w->kind == Q8 ? (int8_t)block[2 + part] : (block[2 + part % 16] >> (part < 16 ? 0 : 4) & 15) - 8;
+      y[i] = (float)value * wide[0];
     }
   } else {
     int64_t groups = (w->cols + GROUP - 1) / GROUP, in = row % PANEL, panel_of = row / PANEL;
@@ -951,36 +1035,37 @@ void camelid_copy(void *to, const void *from, int64_t bytes, int64_t threads) {
 }
 
 // Says that a matrix's numbers lie elsewhere now, between two calls; afterwards nobody looks where they were
-void camelid_moved(Matrix *w, const void *to) {
+void camelid_moved(Matrix *w, const void *to, const uint16_t *scales) {
   pthread_mutex_lock(&pool.step);
   pthread_mutex_lock(&pool.linear);
-  w->data = to;
+  w->data = to, w->scales = scales;
   pthread_mutex_unlock(&pool.linear);
   pthread_mutex_unlock(&pool.step);
 }
 
-typedef struct { const uint8_t *blocks; int64_t row, count, groups; int kind; uint8_t *data; uint16_t *scales; } Laying;
+typedef struct { const Matrix *from; uint8_t *data; uint16_t *scales; } Laying;
 
 static void lay(void *given, int own, int threads) {
   const Laying *l = given;
-  const int64_t bytes = l->kind == Q8 ? 34 : 18;
+  const Matrix *w = l->from;
+  const int64_t groups = (w->cols + GROUP - 1) / GROUP, bytes = w->kind == Q8 ? 512 : 256;
   int64_t from, to;
-  share((l->count + PANEL - 1) / PANEL, own, threads, &from, &to);
+  share(panels_of(w), own, threads, &from, &to);
   for (int64_t p = from; p < to; p++) {
-    const int64_t first = p * PANEL, rows = l->count - first < PANEL ? l->count - first : PANEL;
-    coming(l->blocks + first * l->groups * bytes, rows * l->groups * bytes);
-    for (int64_t g = 0; g < l->groups; g++)
-      for (int64_t i = 0; i < rows; i++)
-        into_panel(l->blocks + ((first + i) * l->groups + g) * bytes, (l->row / PANEL + p) * l->groups + g, i, l->kind, l->data,
-                   l->scales);
+    const int64_t first = p * PANEL, rows = w->rows - first < PANEL ? w->rows - first : PANEL;
+    uint8_t *data = l->data + p * groups * bytes;
+    uint16_t *scales = l->scales + p * groups * PANEL;
+    if (!w->turned) coming(blocks_of(w, first), rows * groups * block_bytes(w->kind));
+    if (w->kind == Q8) lay_panel(w, first, 0, groups, data, scales, Q8);
+    else lay_panel(w, first, 0, groups, data, scales, Q4);
   }
 }
 
-// Rows of GGUF blocks, `row` to `row` + `count`, into the panels of a matrix [rows, cols]; `row` is a multiple of 16
-void camelid_panels(const uint8_t *blocks, int64_t row, int64_t count, int64_t cols, int kind, uint8_t *data, uint16_t *scales,
-                    int64_t threads) {
-  Laying l = {blocks, row, count, (cols + GROUP - 1) / GROUP, kind, data, scales};
-  run(lay, &l, threads);
+// A matrix of GGUF's blocks as panels; on one thread beside calls that compute
+void camelid_panels(const Matrix *w, uint8_t *data, uint16_t *scales, int64_t threads) {
+  Laying l = {w, data, scales};
+  if (threads < 2) lay(&l, 0, 1);
+  else run(lay, &l, threads);
 }
 
 // Zeroed memory on huge pages where the system has them; NULL where there is none
@@ -1017,8 +1102,8 @@ int camelid_check(void) {
     brain[i] = bits >> 16;
   }
   for (int kind = FLOAT32; kind <= Q4; kind++) {
-    Matrix m = {kind, ROWS, COLS, kind == FLOAT32 ? (void *)w : kind == BFLOAT16 ? (void *)brain : (void *)data, scales};
-    if (kind >= Q8 && camelid_pack(&(Matrix){FLOAT32, ROWS, COLS, w, NULL}, kind, NULL, data, scales, 2) >= 0) return 1;
+    Matrix m = {kind, ROWS, COLS, kind == FLOAT32 ? (void *)w : kind == BFLOAT16 ? (void *)brain : (void *)data, scales, 0};
+    if (kind >= Q8 && camelid_pack(&(Matrix){FLOAT32, ROWS, COLS, w, NULL, 0}, kind, NULL, data, scales, 2) >= 0) return 1;
     if (camelid_linear(&m, x, TOKENS, y, 2)) return 2;
     for (int r = 0; r < ROWS; r++) {
       camelid_embed(&m, r, exact);

@@ -56,6 +56,35 @@ INLINE V small_ints(const int8_t *p) { return floats(_mm512_cvtepi8_epi32(_mm_lo
 INLINE W load_bytes(const uint8_t *p) { return _mm512_loadu_si512(p); }
 INLINE W low(W w) { return _mm512_and_si512(w, _mm512_set1_epi8(15)); }
 INLINE W high(W w) { return _mm512_and_si512(_mm512_srli_epi16(w, 4), _mm512_set1_epi8(15)); }
+// 16 rows of `count` times 4 bytes, 8 or 4, as `count` vectors of the first four bytes of all, the next four, ..., each number
+// exclusive-or'd with `flip`
+INLINE void across(const uint8_t *const *row, int count, uint32_t flip, uint8_t *to) {
+  __m512i x[8], y[8];
+  for (int i = 0; i < count; i++) {
+    if (count == 8) {
+      const int first = i / 4 * 8 + i % 4;
+      __m256i a = _mm256_loadu_si256((const __m256i *)row[first]), b = _mm256_loadu_si256((const __m256i *)row[first + 4]);
+      x[i] = _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+    } else {
+      x[i] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)row[i]));
+      x[i] = _mm512_inserti32x4(x[i], _mm_loadu_si128((const __m128i *)row[i + 4]), 1);
+      x[i] = _mm512_inserti32x4(x[i], _mm_loadu_si128((const __m128i *)row[i + 8]), 2);
+      x[i] = _mm512_inserti32x4(x[i], _mm_loadu_si128((const __m128i *)row[i + 12]), 3);
+    }
+  }
+  for (int i = 0; i < count; i += 4) {  // four by four within each part of 16 bytes
+    __m512i a = _mm512_unpacklo_epi32(x[i], x[i + 1]), b = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    __m512i c = _mm512_unpacklo_epi32(x[i + 2], x[i + 3]), d = _mm512_unpackhi_epi32(x[i + 2], x[i + 3]);
+    y[i] = _mm512_unpacklo_epi64(a, c), y[i + 1] = _mm512_unpackhi_epi64(a, c);
+    y[i + 2] = _mm512_unpacklo_epi64(b, d), y[i + 3] = _mm512_unpackhi_epi64(b, d);
+  }
+  for (int i = 0; i < count; i++) {
+    __m512i all_rows = y[i];
+    if (count == 8 && i < 4) all_rows = _mm512_shuffle_i32x4(y[i], y[i + 4], 0x88);
+    if (count == 8 && i >= 4) all_rows = _mm512_shuffle_i32x4(y[i - 4], y[i], 0xDD);
+    _mm512_storeu_si512(to + 64 * i, _mm512_xor_si512(all_rows, _mm512_set1_epi32((int32_t)flip)));
+  }
+}
 INLINE I dot4(I acc, W w, int32_t x) { return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x)); }
 INLINE I dot4_small(I acc, W w, int32_t x) { return dot4(acc, w, x); }
 
@@ -180,6 +209,16 @@ INLINE V sums(const V *x) {
   float each[16];
   for (int i = 0; i < 16; i++) each[i] = sum(x[i]);
   return load(each);
+}
+INLINE void across(const uint8_t *const *row, int count, uint32_t flip, uint8_t *to) {
+  for (int r = 0; r < 16; r++) {
+    for (int i = 0; i < count; i++) {
+      uint32_t part;
+      memcpy(&part, row[r] + 4 * i, 4);
+      part ^= flip;
+      memcpy(to + 64 * i + 4 * r, &part, 4);
+    }
+  }
 }
 #endif
 

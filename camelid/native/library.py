@@ -15,7 +15,11 @@ PANEL, GROUP = 16, 32  # rows that lie side by side; weights that share a scale
 
 
 class MatrixStruct(Structure):
-    _fields_ = (("kind", c_int64), ("rows", c_int64), ("cols", c_int64), ("data", c_void_p), ("scales", c_void_p))
+    _fields_ = (
+        *((name, c_int64) for name in ("kind", "rows", "cols")),
+        *((name, c_void_p) for name in ("data", "scales")),
+        ("turned", c_int64),
+    )
 
 
 class LayerStruct(Structure):
@@ -89,9 +93,9 @@ def opened(path: Path) -> ctypes.CDLL:
         "camelid_quantise": (None, (pointer, whole, pointer, pointer, pointer)),
         "camelid_embed": (None, (POINTER(MatrixStruct), whole, pointer)),
         "camelid_pack": (c_int64, (POINTER(MatrixStruct), c_int, pointer, pointer, pointer, whole)),
-        "camelid_panels": (None, (pointer, whole, whole, whole, c_int, pointer, pointer, whole)),
+        "camelid_panels": (None, (POINTER(MatrixStruct), pointer, pointer, whole)),
         "camelid_copy": (None, (pointer, pointer, whole, whole)),
-        "camelid_moved": (None, (POINTER(MatrixStruct), pointer)),
+        "camelid_moved": (None, (POINTER(MatrixStruct), pointer, pointer)),
         "camelid_room": (c_void_p, (c_size_t,)),
         "camelid_leave": (None, (pointer, c_size_t)),
     }

@@ -32,7 +32,7 @@ from camelid.nn.rope import Rope
 CHUNK = 512  # ours: tokens of one call; bounds its scratch memory
 TOGETHER = 4  # ours: rows of logits from which several threads choose ids; for fewer, meeting takes longer
 FLOATS = {"float32": torch.float32, "bf16": torch.bfloat16}
-LATER = 256 << 20  # ours: bytes of float weights that are copied while the model answers already
+LATER = 256 << 20  # ours: bytes of a file's weights that are copied while the model answers already
 FEW = 16  # ours: calls of so few tokens begin with the number of threads that serves yet smaller ones
 LONG = 1 << 31  # ours: weight bytes times tokens of a call that is too long for trying numbers of threads
 
@@ -116,10 +116,7 @@ class NativeLlama:
             else:
                 matrices[name] = Matrix.copied(found, tensor, weights, room)
         model = NativeLlama(shape, matrices, norms)
-        if later:
-            model._moving = Thread(target=model.move, name="weights", daemon=True)
-            model._moving.start()
-        return model
+        return model.move_later() if later else model
 
     def settle(self) -> None:
         """Waits until the weights lie where they will stay; for those who measure."""
@@ -127,8 +124,9 @@ class NativeLlama:
             self._moving.join()
 
     def move(self) -> None:
-        """Copies the weights onto huge pages, one matrix after the other, and lets go of where they were. Calls go on
-        meanwhile; no bit changes, for the numbers are the same. Where there is no memory for it they stay."""
+        """Copies the weights onto huge pages, stored blocks as panels, one matrix after the other, and lets go of where
+        they were. Calls go on meanwhile; no bit changes, for the numbers are the same. Where there is no memory for it
+        they stay."""
         try:
             room = Room(self._library, sum(matrix.room for matrix in self._held.matrices.values()))
         except CamelidError:
@@ -138,11 +136,16 @@ class NativeLlama:
         holders += [self._struct.embed, self._struct.head]
         for matrix in self._held.matrices.values():
             old = matrix.struct.data
-            new = room.take(matrix.room)
-            self._library.camelid_copy(new, old, matrix.bytes, 1)
+            new, scales = matrix.moved(self._library, room)
             for holder in (matrix.struct, *(each for each in holders if each.data == old)):
-                self._library.camelid_moved(holder, new)
+                self._library.camelid_moved(holder, new, scales)
             matrix.held = room
+
+    def move_later(self) -> NativeLlama:
+        """Begins to `move` while the model answers already; itself."""
+        self._moving = Thread(target=self.move, name="weights", daemon=True)
+        self._moving.start()
+        return self
 
     def modules(self) -> Iterator[nn.Module]:
         """None: nothing here is in training mode."""

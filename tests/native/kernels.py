@@ -156,13 +156,47 @@ def check_extremes(library: ctypes.CDLL, seed: int) -> None:
     ints[0], ints[1, 0] = -128, 127
     blocks = plain.blocks(scales, ints, "q8_0")
     data, panel_scales = np.zeros(3 * 512, np.uint8), np.zeros(3 * PANEL, np.uint16)
-    library.camelid_panels(blocks.ctypes.data, 0, 2, 96, 2, data.ctypes.data, panel_scales.ctypes.data, 2)
+    stored = MatrixStruct(2, 2, 96, blocks.ctypes.data)
+    library.camelid_panels(stored, data.ctypes.data, panel_scales.ctypes.data, 2)
     matrix = MatrixStruct(2, 2, 96, data.ctypes.data, panel_scales.ctypes.data)
     x = draw.choice([-1.0, 1.0], (1, 96)).astype(np.float32)
     y = np.zeros((1, 2), np.float32)
     library.camelid_linear(matrix, x.ctypes.data, 1, y.ctypes.data, 1)
     wanted = plain.product(scales, ints, x)
     near(y, wanted, np.abs(ints * 0.5).sum((1, 2)), 4)
+
+
+def check_stored(library: ctypes.CDLL, seed: int) -> None:
+    """GGUF's blocks where a file has them give the bits of panels, for any number of rows and threads, and so do heads whose
+    rotary pairs stand side by side; panels made of them are those of the same rows in order."""
+    draw = np.random.default_rng(seed)
+    kind = ("q8_0", "q4_0")[seed % 2]
+    turned = 2 * int(draw.integers(1, 12)) if seed % 4 > 1 else 0
+    rows = turned * int(draw.integers(1, 4)) if turned else int(draw.integers(1, 90))
+    cols = int(draw.integers(1, 100)) if seed % 3 else int(draw.integers(500, 1200))
+    weights = Weights(library, kind, numbers(draw, (rows, cols)))
+    blocks = weights.blocks
+    if turned:
+        blocks = blocks.reshape(rows // turned, 2, turned // 2, -1).swapaxes(1, 2).reshape(blocks.shape)
+    blocks = unaligned(blocks, 1)
+    stored = MatrixStruct(KINDS[kind], rows, cols, blocks.ctypes.data, None, turned)
+    x = unaligned(numbers(draw, (9, cols)))
+    for tokens in (1, 2, 4, 9):
+        wanted = weights.times(library, x[:tokens])
+        y = unaligned(np.full((tokens, rows), np.nan, np.float32))
+        assert library.camelid_linear(stored, x.ctypes.data, tokens, y.ctypes.data, 1 + seed % 3) == 0
+        assert (y == wanted).all()
+    found, wanted = (unaligned(np.zeros(cols, np.float32)) for _ in range(2))
+    for row in range(rows):
+        library.camelid_embed(weights.struct, row, wanted.ctypes.data)
+        library.camelid_embed(stored, row, found.ctypes.data)
+        assert (found == wanted).all()
+    data, scales = unaligned(np.full_like(weights.data, 7), 1), unaligned(np.full_like(weights.panel_scales, 7), 2)
+    library.camelid_panels(stored, data.ctypes.data, scales.ctypes.data, 1 + seed % 3)
+    panels = MatrixStruct(KINDS[kind], rows, cols, data.ctypes.data, scales.ctypes.data)
+    y = unaligned(np.full((9, rows), np.nan, np.float32))
+    assert library.camelid_linear(panels, x.ctypes.data, 9, y.ctypes.data, 1) == 0
+    assert (y == weights.times(library, x)).all()
 
 
 def check_rows(library: ctypes.CDLL, seed: int) -> None:
@@ -252,7 +286,7 @@ def check_attention(library: ctypes.CDLL, seed: int) -> None:
             scattered[own, : len(part)] = part
     paged = HeldStruct(FLOATS, *(part.ctypes.data for part in held))
     assert (attended(library, q, paged, (table, page, page), seen) == out).all()
-    last = min(count, seen[-1] - 1)
+    last = count - 1
     if seen[0] <= last:
         keys[last], values[last] = np.nan, np.inf
         found = attended(library, q, whole, (np.zeros(1, np.int32), count, 0), seen)
@@ -426,6 +460,7 @@ CHECKS: tuple[Callable[[ctypes.CDLL, int], None], ...] = (
     check_products,
     check_bad_numbers,
     check_extremes,
+    check_stored,
     check_rows,
     check_attention,
     check_int8_attention,
