@@ -170,7 +170,11 @@ class Ours:
     def read(self, ids: list[list[int]], room: int) -> list[int]:
         from camelid.models.llama import Cache
 
-        self.cache = Cache(self.shape, len(ids), room)
+        held = getattr(self, "cache", None)  # room is kept from text to text, as the other sides' is
+        if held is None or (held.batch, held.length) != (len(ids), room):
+            held = Cache(self.shape, len(ids), room)
+        held.rollback(0)
+        self.cache = held
         with self.torch.inference_mode():
             states = self.model.hidden(self.torch.tensor(ids), cache=self.cache)[:, -1]
             return self.model.pick(self.model.logits(states))[0].tolist()  # type: ignore[no-any-return]

@@ -120,6 +120,7 @@ class NativeLlama:
 
     def settle(self) -> None:
         """Waits until the weights lie where they will stay; for those who measure."""
+        self._begin_moving()
         if self._moving is not None:
             self._moving.join()
 
@@ -142,10 +143,13 @@ class NativeLlama:
             matrix.held = room
 
     def move_later(self) -> NativeLlama:
-        """Begins to `move` while the model answers already; itself."""
+        """Will `move` once the first call is answered, beside those that follow; itself."""
         self._moving = Thread(target=self.move, name="weights", daemon=True)
-        self._moving.start()
         return self
+
+    def _begin_moving(self) -> None:
+        if self._moving is not None and self._moving.ident is None:
+            self._moving.start()
 
     def modules(self) -> Iterator[nn.Module]:
         """None: nothing here is in training mode."""
@@ -297,6 +301,7 @@ class NativeLlama:
         start = time.perf_counter()
         self._done(self._library.camelid_step(self._struct, batch))
         pace.took(threads, time.perf_counter() - start)
+        self._begin_moving()
 
     def _rotations(
         self, places: NDArray[np.int32], rooms: NDArray[np.int64] | None
