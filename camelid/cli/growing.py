@@ -172,11 +172,13 @@ def _told(stage: AnyStage, table: Table) -> AnyStage:
 
 def check_parent(recipe: Recipe, folder: Path, asked: Asked) -> None:
     """What makes a folder no parent of this member: another kind of vocabulary, or another template than was tuned."""
-    from camelid.checkpoints import directory
+    from camelid.checkpoints import delta, directory
 
     declared = recipe.parent if isinstance(recipe.parent, Recipe) else recipe
     kinds = [s.kind for owner in declared.lineage() for s in owner.stages if isinstance(s, TrainTokenizer)]
     found = directory.load(folder, check="lengths")
+    if (wrong := delta.problem(found)) is not None:
+        asked.problems.add(f"--start {wrong.where}", wrong.found, wrong.remedy)
     kind = "sentencepiece" if type(found.tokenizer).__name__ == "SentencePieceTokenizer" else "byte_bpe"
     if kinds and kind != kinds[0]:
         words = {"sentencepiece": "a SentencePiece vocabulary", "byte_bpe": "a byte-level vocabulary, as Llama 3's"}

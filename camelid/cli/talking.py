@@ -575,6 +575,8 @@ def eval_command(asked: Asked, /, as_json: bool, **options: Any) -> None:
         interval = f"{row.low:.1%} to {row.high:.1%}"
         table.add_row(row.family, str(row.correct), str(row.count), f"{row.share:.1%}", interval, style=style)
     Console(highlight=False).print(table)
+    if scores.unread:
+        click.echo(f"{scores.unread:,} questions are longer than the model's context: not answered", err=True)
 
 
 def world_of(folder: Path) -> tuple[str, int]:

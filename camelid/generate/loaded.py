@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from camelid.checkpoints import directory
+from camelid.checkpoints import delta, directory
 from camelid.dialogue.message import Message
 from camelid.dialogue.published import PLAIN
 from camelid.dialogue.template import Rendered, Template, render
@@ -183,6 +183,8 @@ def load(
     native kernels were asked for, by `engine` or `weights`, and cannot be had.
     """
     checkpoint = directory.load(path, check=check)
+    if (wrong := delta.problem(checkpoint)) is not None:
+        raise UsageError([wrong])
     tokenizer, template = checkpoint.tokenizer, checkpoint.template
     asked = dtype or getattr(torch, checkpoint.dtype)
     why = _no_native(asked, torch.device(device), engine, weights)
