@@ -45,7 +45,7 @@ typedef struct {
   const int32_t *slot, *place, *turn, *want;
   const float *cosines, *sines;
   void *keys, *values;
-  float *states;  // [tokens, width] after the final norm
+  float *states;  // [tokens, width] after the final norm; left out (NULL), what only these need is not computed
   float *logits;  // [wanted, vocab] of the tokens `want`, at most as many as there are
   const int32_t *table;
   int64_t across, reach;  // `reach`: places of the longest sequence; left out (0) it is the room
@@ -485,6 +485,9 @@ typedef struct {
   int8_t *ints;
   float *scales, *scores;
   int32_t *totals;
+  float *states;  // [tokens, width]
+  float *last;    // where nobody wants all states: [wanted, width], and of each of these tokens:
+  int32_t *slot, *place, *turn, *want;
 } Step;
 
 // The input of a product, quantised if `kind` asks for it. With one token every thread makes its own copy; otherwise
@@ -652,18 +655,22 @@ static int own_heads(const Step *s, int64_t l, const Given *x, int own, int thre
 
 static void attention(const Step *s, int64_t l, int own, int threads) {
   const Model *m = s->m;
-  const int32_t *slot = s->b->slot;
+  const int32_t *slot = s->b->slot, *place = s->b->place;
   const int64_t tokens = s->b->tokens;
-  int64_t from, to, unit = 0;
-  share(tokens * m->kv_heads, own, threads, &from, &to);
-  for (int64_t i = from; i < to; i++) remember(s, l, i / m->kv_heads, i % m->kv_heads);
-  meet(own, threads);
+  int64_t unit = 0;
   // Later tokens see more: work is dealt out in turn, up to ABREAST tokens of a sequence at a time
-  for (int64_t t = 0, count; t < tokens; t += count) {
-    for (count = 1; count < ABREAST && t + count < tokens && slot[t + count] == slot[t]; count++) {}
+  for (int64_t t = 0, end; t < tokens; t = end) {
+    for (end = t + 1; end < t + ABREAST && end < tokens && slot[end] == slot[t] && place[end] > place[end - 1]; end++) {}
     for (int64_t head = 0; head < m->kv_heads; head++, unit++)
-      if (unit % threads == own) look(s, l, t, count, head, own);
+      if (unit % threads == own) look(s, l, t, end - t, head, own);
   }
+}
+
+static void remember_all(const Step *s, int64_t l, int own, int threads) {
+  const int64_t heads = s->m->kv_heads;
+  int64_t from, to;
+  share(s->b->tokens * heads, own, threads, &from, &to);
+  for (int64_t i = from; i < to; i++) remember(s, l, i / heads, i % heads);
 }
 
 // x += w times `given`, every thread for rows of its own
@@ -693,35 +700,67 @@ static void finish(const Step *s, int own, int threads) {
   Given x;
   if (tokens == 1) {
     x = given_rows(s, s->x, width, 1, m->norm, m->head.kind, own, threads);
-    if (own == 0) memcpy(b->states, x.x, sizeof(float) * width);
+    if (own == 0) memcpy(s->states, x.x, sizeof(float) * width);
   } else {
     int64_t from, to;
     share(tokens, own, threads, &from, &to);
-    for (int64_t t = from; t < to; t++) normalise(s->x + t * width, m->norm, width, (float)m->eps, b->states + t * width);
+    for (int64_t t = from; t < to; t++) normalise(s->x + t * width, m->norm, width, (float)m->eps, s->states + t * width);
     if (!b->wanted) return;
     meet(own, threads);
     share(b->wanted, own, threads, &from, &to);
-    for (int64_t i = from; i < to; i++) memcpy(s->x + i * width, b->states + b->want[i] * width, sizeof(float) * width);
+    for (int64_t i = from; i < to; i++) memcpy(s->x + i * width, s->states + b->want[i] * width, sizeof(float) * width);
     meet(own, threads);
     x = given_rows(s, s->x, width, b->wanted, NULL, m->head.kind, own, threads);
   }
   if (b->wanted) products((Product[]){{&m->head, b->logits}}, 1, &x, b->wanted, own, threads);
 }
 
+// The tokens `want` as a batch of their own, their inputs of the last layer as its numbers. Nobody has changed these yet.
+static void narrow(const Step *s, Step *few, Batch *fewer, int own, int threads) {
+  const Batch *b = s->b;
+  const int64_t width = s->m->width;
+  int64_t from, to;
+  *fewer = *b, *few = *s;
+  fewer->tokens = b->wanted, fewer->slot = s->slot, fewer->place = s->place, fewer->turn = s->turn, fewer->want = s->want;
+  few->b = fewer, few->x = s->last;
+  share(b->wanted, own, threads, &from, &to);
+  for (int64_t i = from; i < to; i++) {
+    const int32_t t = b->want[i];
+    s->slot[i] = b->slot[t], s->place[i] = b->place[t], s->turn[i] = b->turn[t], s->want[i] = (int32_t)i;
+    memcpy(s->last + i * width, s->x + t * width, sizeof(float) * width);
+  }
+}
+
 static void step(void *given, int own, int threads) {
   const Step *s = given;
   const Model *m = s->m;
-  const Batch *b = s->b;
-  const int64_t tokens = b->tokens, width = m->width;
+  const int64_t width = m->width;
+  Step few;
+  Batch fewer;
   int64_t from, to;
-  share(tokens, own, threads, &from, &to);
-  for (int64_t t = from; t < to; t++) embed(&m->embed, b->ids[t], s->x + t * width);
+  share(s->b->tokens, own, threads, &from, &to);
+  for (int64_t t = from; t < to; t++) embed(&m->embed, s->b->ids[t], s->x + t * width);
   meet(own, threads);
   for (int64_t l = 0; l < m->layers; l++) {
     const Layer *layer = m->layer + l;
+    const Product each[] = {{&layer->key, s->k}, {&layer->value, s->v}, {&layer->query, s->q}};
+    const int wanted_alone = l == m->layers - 1 && !s->b->states && s->b->wanted < s->b->tokens;
     Given x = prepared(s, s->x, width, layer->before, layer->query.kind, own, threads);
-    if (!own_heads(s, l, &x, own, threads)) {
-      products((Product[]){{&layer->query, s->q}, {&layer->key, s->k}, {&layer->value, s->v}}, 3, &x, tokens, own, threads);
+    if (wanted_alone) {
+      products(each, 2, &x, s->b->tokens, own, threads);
+      narrow(s, &few, &fewer, own, threads);
+      meet(own, threads);
+      remember_all(s, l, own, threads);
+      if (!s->b->wanted) return;
+      s = &few;
+      x = prepared(s, s->x, width, layer->before, layer->query.kind, own, threads);
+      products(each + 2, 1, &x, s->b->tokens, own, threads);
+      meet(own, threads);
+      attention(s, l, own, threads);
+    } else if (!own_heads(s, l, &x, own, threads)) {
+      products(each, 3, &x, s->b->tokens, own, threads);
+      meet(own, threads);
+      remember_all(s, l, own, threads);
       meet(own, threads);
       attention(s, l, own, threads);
     }
@@ -803,18 +842,22 @@ static int whole_step(const Model *m, const Batch *b) {
   const int64_t asked = ABREAST * ((m->head_width + GROUP - 1) / GROUP);
   if (asked > s.groups) s.groups = asked;
   const size_t copies = n > threads ? n : threads, outer = m->hidden > m->width ? m->hidden : m->width;
+  const size_t few = b->states ? 0 : (size_t)b->wanted;
   const size_t sizes[] = {n * m->width, copies * m->width, n * inner, n * m->kv_heads * m->head_width,
-                          n * m->kv_heads * m->head_width, n * inner, n * outer, n * m->hidden};
-  float **const places[] = {&s.x, &s.h, &s.q, &s.k, &s.v, &s.a, &s.g, &s.u};
-  size_t wanted = lined(copies * s.groups * GROUP) + 2 * lined(copies * s.groups * 4) + lined(threads * ABREAST * s.reach * 4);
-  for (int i = 0; i < 8; i++) wanted += lined(sizes[i] * sizeof(float));
+                          n * m->kv_heads * m->head_width, n * inner, n * outer, n * m->hidden,
+                          few * m->width, few * m->width, threads * ABREAST * s.reach, copies * s.groups};
+  float **const places[] = {&s.x, &s.h, &s.q, &s.k, &s.v, &s.a, &s.g, &s.u, &s.last, &s.states, &s.scores, &s.scales};
+  int32_t **const small[] = {&s.slot, &s.place, &s.turn, &s.want};
+  enum { FLOAT_PARTS = sizeof sizes / sizeof *sizes };
+  size_t wanted = lined(copies * s.groups * GROUP) + lined(copies * s.groups * 4) + 4 * lined(few * 4);
+  for (int i = 0; i < FLOAT_PARTS; i++) wanted += lined(sizes[i] * sizeof(float));
   char *held = space(&step_space, &step_size, wanted);
   if (!held) return ENOMEM;
-  for (int i = 0; i < 8; i++) *places[i] = (float *)held, held += lined(sizes[i] * sizeof(float));
-  s.scales = (float *)held, held += lined(copies * s.groups * 4);
+  for (int i = 0; i < FLOAT_PARTS; i++) *places[i] = (float *)held, held += lined(sizes[i] * sizeof(float));
+  for (int i = 0; i < 4; i++) *small[i] = (int32_t *)held, held += lined(few * 4);
   s.totals = (int32_t *)held, held += lined(copies * s.groups * 4);
-  s.scores = (float *)held, held += lined(threads * ABREAST * s.reach * 4);
   s.ints = (int8_t *)held;
+  if (b->states) s.states = b->states;
   run(step, &s, b->threads);
   return 0;
 }

@@ -390,9 +390,15 @@ def check_step(library: ctypes.CDLL, seed: int) -> None:
     texts = draw.integers(0, vocab, (slots, room))
 
     def run(
-        calls: list[list[tuple[int, int, int]]], threads: int, *, paged: bool = False, ints: bool = False
+        calls: list[list[tuple[int, int, int]]],
+        threads: int,
+        *,
+        paged: bool = False,
+        ints: bool = False,
+        few: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """States and logits by slot and place, after calls that read (slot, first, last) pieces."""
+        """States and logits by slot and place, after calls that read (slot, first, last) pieces. `few`: no states, and logits
+        of some, in any order; the others' stay zeros."""
         page, pages = (PANEL, slots * across + 2) if paged else (room, slots)
         each = layers * pages * kv_heads * page
         if ints:
@@ -409,16 +415,20 @@ def check_step(library: ctypes.CDLL, seed: int) -> None:
             count = len(slot)
             ids = unaligned(texts[slot, place], 8)
             out, scores = (unaligned(np.zeros((count, size), np.float32)) for size in (width, vocab))
-            want = unaligned(np.arange(count, dtype=np.int32))
+            want = np.arange(count, dtype=np.int32)
+            if few:
+                want = draw.permutation(want)[: int(draw.integers(count + 1))]
+            want, scores = unaligned(want), scores[: len(want)]
             batch = BatchStruct(
-                *(count, pages, page, count, threads),
+                *(count, pages, page, len(want), threads),
                 *(part.ctypes.data for part in (ids, slot, place, place, want)), cosines, sines,
-                *(part.ctypes.data for part in (keys, values, out, scores)),
+                *(part.ctypes.data for part in (keys, values)), None if few else out.ctypes.data, scores.ctypes.data,
                 *((table.ctypes.data, across, room) if paged else ()),
                 *((INTS, *(part.ctypes.data for part in scales)) if ints else ()),
             )  # fmt: skip
             assert library.camelid_step(struct, batch) == 0
-            states[slot, place], logits[slot, place] = out, scores
+            states[slot, place] = out
+            logits[slot[want], place[want]] = scores
         return states, logits
 
     def pieces(slot: int) -> list[tuple[int, int, int]]:
@@ -437,6 +447,9 @@ def check_step(library: ctypes.CDLL, seed: int) -> None:
     paged = run(mixed, int(draw.integers(1, 5)), paged=True)
     for other in (single, run(mixed, int(draw.integers(1, 5))), paged):
         assert (other[0] == whole[0]).all() and (other[1] == whole[1]).all()
+    some = run(mixed, int(draw.integers(1, 5)), paged=seed % 2 == 0, few=True)[1]
+    asked = some.any(axis=-1)
+    assert (some[asked] == whole[1][asked]).all()
     if seed % 2:
         return
     rounded = run([[(slot, 0, room)] for slot in range(slots)], 1, paged=True, ints=True)
