@@ -1,7 +1,7 @@
 // Sixteen numbers at a time. Three spellings of the same arithmetic: AVX-512 with VNNI (and BF16, where there is), AVX2
 // with FMA, plain C.
 // V: 16 float32.  I: 16 int32.  W: 64 bytes, four for each of 16 lanes.
-// `kept` keeps a vector in a register, where a compiler would read it from memory for every use.
+// `larger` is b where a is NaN. `kept` keeps a vector in a register, where a compiler would read it from memory for every use.
 // Every sum runs lane by lane in the order of the input, and `sum` adds lanes in one fixed tree, so that a result does
 // not depend on the tile it was computed in. AVX-512 and AVX2 give the same bits; plain C rounds products as well.
 #include <math.h>
@@ -30,6 +30,7 @@ INLINE void store_some(float *p, V x, int n) { _mm512_mask_storeu_ps(p, (__mmask
 INLINE V kept(V x) { __asm__("" : "+v"(x)); return x; }
 INLINE V add(V a, V b) { return _mm512_add_ps(a, b); }
 INLINE V mul(V a, V b) { return _mm512_mul_ps(a, b); }
+INLINE V larger(V a, V b) { return _mm512_max_ps(a, b); }
 INLINE V fma16(V a, V b, V c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE V halves(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
 INLINE float sum(V x) {
@@ -71,6 +72,35 @@ INLINE V odd(W w) { return _mm512_castsi512_ps(_mm512_and_si512(w, _mm512_set1_e
 INLINE V even(W w) { return _mm512_castsi512_ps(_mm512_slli_epi32(w, 16)); }
 INLINE W low(W w) { return _mm512_and_si512(w, _mm512_set1_epi8(15)); }
 INLINE W high(W w) { return _mm512_and_si512(_mm512_srli_epi16(w, 4), _mm512_set1_epi8(15)); }
+// 16 rows of `count` times 4 bytes, 8 or 4, as `count` vectors of the first four bytes of all, the next four, ..., each number
+// exclusive-or'd with `flip`
+INLINE void across(const uint8_t *const *row, int count, uint32_t flip, uint8_t *to) {
+  __m512i x[8], y[8];
+  for (int i = 0; i < count; i++) {
+    if (count == 8) {
+      const int first = i / 4 * 8 + i % 4;
+      __m256i a = _mm256_loadu_si256((const __m256i *)row[first]), b = _mm256_loadu_si256((const __m256i *)row[first + 4]);
+      x[i] = _mm512_inserti64x4(_mm512_castsi256_si512(a), b, 1);
+    } else {
+      x[i] = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i *)row[i]));
+      x[i] = _mm512_inserti32x4(x[i], _mm_loadu_si128((const __m128i *)row[i + 4]), 1);
+      x[i] = _mm512_inserti32x4(x[i], _mm_loadu_si128((const __m128i *)row[i + 8]), 2);
+      x[i] = _mm512_inserti32x4(x[i], _mm_loadu_si128((const __m128i *)row[i + 12]), 3);
+    }
+  }
+  for (int i = 0; i < count; i += 4) {  // four by four within each part of 16 bytes
+    __m512i a = _mm512_unpacklo_epi32(x[i], x[i + 1]), b = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+    __m512i c = _mm512_unpacklo_epi32(x[i + 2], x[i + 3]), d = _mm512_unpackhi_epi32(x[i + 2], x[i + 3]);
+    y[i] = _mm512_unpacklo_epi64(a, c), y[i + 1] = _mm512_unpackhi_epi64(a, c);
+    y[i + 2] = _mm512_unpacklo_epi64(b, d), y[i + 3] = _mm512_unpackhi_epi64(b, d);
+  }
+  for (int i = 0; i < count; i++) {
+    __m512i all_rows = y[i];
+    if (count == 8 && i < 4) all_rows = _mm512_shuffle_i32x4(y[i], y[i + 4], 0x88);
+    if (count == 8 && i >= 4) all_rows = _mm512_shuffle_i32x4(y[i - 4], y[i], 0xDD);
+    _mm512_storeu_si512(to + 64 * i, _mm512_xor_si512(all_rows, _mm512_set1_epi32((int32_t)flip)));
+  }
+}
 INLINE I dot4(I acc, W w, int32_t x) { return _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(x)); }
 INLINE I dot4_small(I acc, W w, int32_t x) { return dot4(acc, w, x); }
 
@@ -97,6 +127,7 @@ INLINE void store_some(float *p, V x, int n) {
 INLINE V kept(V x) { return x; }
 INLINE V add(V a, V b) { return (V){_mm256_add_ps(a.a, b.a), _mm256_add_ps(a.b, b.b)}; }
 INLINE V mul(V a, V b) { return (V){_mm256_mul_ps(a.a, b.a), _mm256_mul_ps(a.b, b.b)}; }
+INLINE V larger(V a, V b) { return (V){_mm256_max_ps(a.a, b.a), _mm256_max_ps(a.b, b.b)}; }
 INLINE V fma16(V a, V b, V c) { return (V){_mm256_fmadd_ps(a.a, b.a, c.a), _mm256_fmadd_ps(a.b, b.b, c.b)}; }
 INLINE V halves(const uint16_t *p) {
   return (V){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)), _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8)))};
@@ -159,6 +190,7 @@ INLINE void store_some(float *p, V x, int n) { memcpy(p, &x, sizeof(float) * n);
 INLINE V kept(V x) { return x; }
 INLINE V add(V a, V b) { EACH a.v[i] += b.v[i]; return a; }
 INLINE V mul(V a, V b) { EACH a.v[i] *= b.v[i]; return a; }
+INLINE V larger(V a, V b) { EACH b.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return b; }
 INLINE V fma16(V a, V b, V c) { EACH c.v[i] += a.v[i] * b.v[i]; return c; }
 INLINE float half(uint16_t h) {
   uint32_t sign = (uint32_t)(h & 0x8000) << 16, exponent = h >> 10 & 31, fraction = h & 1023, bits;
@@ -205,6 +237,16 @@ INLINE V eight_sums(const V *x) {
   for (int i = 0; i < 8; i++) each[4 * (i / 2) + i % 2] = sum(x[i]);
   return load(each);
 }
+INLINE void across(const uint8_t *const *row, int count, uint32_t flip, uint8_t *to) {
+  for (int r = 0; r < 16; r++) {
+    for (int i = 0; i < count; i++) {
+      uint32_t part;
+      memcpy(&part, row[r] + 4 * i, 4);
+      part ^= flip;
+      memcpy(to + 64 * i + 4 * r, &part, 4);
+    }
+  }
+}
 enum { TILE_ROWS = 2, TILE_TOKENS = 2 };
 #else
 enum { TILE_ROWS = 6, TILE_TOKENS = 4 };  // of float products: 24 sums, and what is multiplied, fill the 32 registers
@@ -247,12 +289,12 @@ INLINE float fma1(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
 INLINE float fma1(float a, float b, float c) { return a * b + c; }
 #endif
 
-// e^x to about one unit in the last place; 0 below -87, infinity above 88, NaN stays. 2^n times Cephes' polynomial.
+// e^x to about one unit in the last place; 0 below -87, infinity above 88, NaN stays. 2^n times Cephes' polynomial. Beyond
+// these bounds everything is computed all the same and thrown away, so that a compiler makes one vector of it.
 INLINE float exp1(float x) {
   const float rounder = 0x1.8p23f;
-  float clamped = x < -87.0f ? -87.0f : x > 88.0f ? 88.0f : x;
-  float n = fma1(clamped, 1.44269504088896341f, rounder) - rounder;
-  float r = fma1(n, -0.693359375f, clamped);
+  float n = fma1(x, 1.44269504088896341f, rounder) - rounder;
+  float r = fma1(n, -0.693359375f, x);
   r = fma1(n, 2.12194440e-4f, r);
   float p = 1.9875691500e-4f;
   p = fma1(p, r, 1.3981999507e-3f);
@@ -261,7 +303,7 @@ INLINE float exp1(float x) {
   p = fma1(p, r, 1.6666665459e-1f);
   p = fma1(p, r, 5.0000001201e-1f);
   p = fma1(p, r * r, r) + 1.0f;
-  float safe = n == n ? n : 0.0f;
+  float safe = x >= -87.0f && x <= 88.0f ? n : 0.0f;
   uint32_t bits = (uint32_t)((int32_t)safe + 127) << 23;
   float scale;
   memcpy(&scale, &bits, 4);

@@ -142,6 +142,23 @@ def test_any_schedule_of_chunks_and_rollbacks_gives_the_bits_of_a_full_forward(s
             cache.grow(cache.length + chance.randint(0, 3))
 
 
+@pytest.mark.parametrize("seed", range(size(4)))
+def test_logits_after_the_last_ids_alone_are_those_of_all_states(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one call and in several, and what is read afterwards too: keys and values are all there."""
+    chance = random.Random(seed)
+    model = NativeLlama.of(grown(seed, shape_of(chance)), chance.choice(list(KINDS)))
+    counts, later = [chance.randint(1, 20) for _ in range(4)], torch.randint(model.shape.vocab, (4, 3))
+    ids = torch.randint(model.shape.vocab, (4, max(counts)))
+    caches = [Cache(model.shape, 4, 24) for _ in range(2)]
+    states = model.hidden(ids, cache=caches[0], counts=counts)
+    wanted = model.logits(torch.stack([row[count - 1] for row, count in zip(states, counts, strict=True)]))
+    monkeypatch.setattr(native, "CHUNK", chance.choice([3, 7, 512]))
+    assert torch.equal(model.after(ids, cache=caches[1], counts=counts), wanted)
+    assert torch.equal(model(later, cache=caches[1]), model(later, cache=caches[0]))
+    with pytest.raises(CamelidError, match="give each at least one"):
+        model.after(ids, cache=caches[1], counts=[1, 0, 1, 1])
+
+
 def test_what_was_read_before_and_a_conversation_change_no_bit() -> None:
     shape = LlamaShape(2, 32, 4, 2, 8, 48, small_tokenizer().size, 256)
     model = NativeLlama.of(grown(1, shape), "q8_0")
