@@ -285,6 +285,7 @@ def _put(value: Any, path: list[str], written: str, whole: str, problems: Proble
         return value
     current = getattr(value, step)
     if rest:
+        current = _unset(_hints(type(value))[step]) if current is None else current  # type: ignore[arg-type]
         if not is_frozen(current) and not isinstance(current, tuple):
             problems.add(f"--set {whole}", f"{step!r} is {text(current)} and has no settings of its own")
             return value
@@ -301,6 +302,17 @@ def _put(value: Any, path: list[str], written: str, whole: str, problems: Proble
         for problem in error.problems:
             problems.add(f"--set {whole}", f"{problem.where}: {problem.found}", problem.remedy)
         return value
+
+
+def _unset(wanted: Any) -> Any:
+    """The value of a setting that was none and is to have settings of its own: all of them as usual; None where that
+    is not said."""
+    for choice in typing.get_args(wanted):
+        if dataclasses.is_dataclass(choice) and isinstance(choice, type):
+            kinds = [(field.default, field.default_factory) for field in dataclasses.fields(choice)]
+            if all(kind != (dataclasses.MISSING, dataclasses.MISSING) for kind in kinds):
+                return choice()
+    return None
 
 
 def _fields(value: Any) -> list[str]:

@@ -558,6 +558,10 @@ def check(stage: AnyStage, problems: ProblemList) -> None:
         problems.add(f"{stage.name}.shares", found, "let them add up to 1, or name the parent that gives the rest")
     if not isinstance(stage, Finetune | Pretrain):
         return
+    fields = stage.fields if isinstance(stage, Finetune) else None
+    if fields is not None and not fields.whole and (fields.instruction or fields.output or not fields.input):
+        found = f"columns {fields.words or 'of no name'}"
+        problems.add(f"{stage.name}.fields", found, "name those of instruction and output both, or of input alone")
     least = 2 if isinstance(stage, Finetune) else 1  # a dialogue's first token has nothing before it to be told from
     if stage.length < least:
         problems.add(f"{stage.name}.length", f"{stage.length} tokens", f"use a whole number of {least} or more")

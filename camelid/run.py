@@ -189,8 +189,17 @@ class Work:
         target: Path,
         run: Path,
     ) -> None:
-        """Run the function of the stage's type."""
-        STAGES[type(stage)](self, owner, stage, target, run)
+        """Run the function of the stage's type; what it refuses of its settings is told by their whole names."""
+        try:
+            STAGES[type(stage)](self, owner, stage, target, run)
+        except UsageError as error:
+            own = {field.name for field in fields(stage)} - {"data", "start", "tokenizer"}
+            raise UsageError(
+                replace(problem, where=f"--set {stage.name}.{problem.where}")
+                if problem.where.partition(".")[0] in own
+                else problem
+                for problem in error.problems
+            ) from None
 
     # --- marks -------------------------------------------------------------------------------------------------------
 

@@ -67,12 +67,13 @@ class Fields:
 def known(wanted: Iterable[Format] = tuple(FIELDS), fields: Fields | None = None) -> str:
     """The formats and the fields of each, for a message."""
     words = "known are " + "; ".join(f"{name} ({', '.join(FIELDS[name])})" for name in wanted)
-    others = "others: --set STAGE.fields.instruction=COLUMN and so on"
-    if fields is None:
+    others = "--set STAGE.fields.instruction=COLUMN --set STAGE.fields.output=COLUMN"
+    if "alpaca" not in wanted:
         return words
-    if not fields.whole:
-        return f"{words}; with {fields.words!r} to be shown beside what is asked"
-    return f"{words}; or a table with the columns {fields.words} ({others})"
+    if fields is not None and fields.whole:
+        return f"{words}; or a table with the columns {fields.words} (others: {others})"
+    beside = "" if fields is None else f"; with {fields.words!r} to be shown beside what is asked"
+    return f"{words}{beside}; columns of other names: {others}"
 
 
 class Unfit(Exception):
@@ -111,7 +112,8 @@ class OneFormat:
         fitting = [name for name in found if name in self.wanted]
         if self.format is None:
             if not fitting:
-                raise Unfit(f"{_shown(data)}: {found[0]}, where {' or '.join(self.wanted)} is wanted")
+                kinds = "plain text, where a dialogue", f"a dialogue ({found[0]}), where plain text"
+                raise Unfit(f"{_shown(data)}: {kinds[found[0] != 'text']} is wanted ({', '.join(self.wanted)})")
             if len(fitting) > 1:
                 raise Unfit(f"{_shown(data)}: fit {' and '.join(fitting)}; say which by format=")
             self.format = fitting[0]

@@ -306,7 +306,7 @@ def find(name: str, size: str | None, problems: ProblemList) -> tuple[Member, Re
         problems.add(f"member {name!r}", "there is no such member", f"{remedy} camelid tree shows all".strip())
         return None
     if plus and variant not in member.variants:
-        there = did_you_mean(variant, member.variants) if member.variants else f"{plain} has none"
+        there = did_you_mean(variant, member.variants) if member.variants else f"it has none: say {plain} alone"
         problems.add(f"member {name!r}", f"{plain} has no variant {variant!r}", there)
         return None
     if plus:

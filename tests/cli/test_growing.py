@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from camelid.checkpoints import directory
+from camelid.cli import main
 from camelid.cli.asked import Asked
 from camelid.cli.growing import asked_recipe
 from camelid.dialogue.published import VICUNA_1_1
 from camelid.models.llama import Llama, initialise
 from camelid.models.shape import LlamaShape
 from camelid.plan.plan import shape_of
-from camelid.recipe import ExtendTokenizer, Finetune, Folder, Merge, Pretrain, Recipe, Table
+from camelid.recipe import ExtendTokenizer, Fields, Finetune, Folder, Merge, Pretrain, Recipe, Table
 from camelid.recipes import MEMBERS
 from camelid.request import Request
 from camelid.tokenizers import byte_bpe, sentencepiece
@@ -123,6 +124,30 @@ def test_a_parent_of_another_published_size_is_refused_unless_it_is_meant_and_gi
     assert "alpaca has at desk: grown with the settings of --size desk" in " ".join(capsys.readouterr().err.split())
     recipe, _ = asked("alpaca", folders["base"], "")
     assert recipe and recipe.title == "Alpaca 7B"
+
+
+def test_columns_of_any_names_are_read_once_they_are_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    records = tmp_path / "records.json"
+    records.write_text("[]")
+    named = ("tuned.fields.instruction=question", "tuned.fields.output=answer")
+    recipe, problems = asked("alpaca", folders["base"], data=str(records), settings=named)
+    assert recipe and not problems and isinstance(recipe.last, Finetune)
+    assert recipe.last.fields == Fields(instruction="question", output="answer")
+    _, problems = asked("alpaca", folders["base"], data=str(records), settings=named[:1])
+    assert "--set tuned.fields: columns question; name those of instruction and output both" in problems
+    _, problems = asked("alpaca", folders["base"], data=str(records), settings=("tuned.fields.answer=x",))
+    assert "Fields has no setting 'answer'" in problems
+
+
+def test_what_a_stage_refuses_while_it_runs_is_told_by_the_setting_s_whole_name(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = tmp_path / "records.json"
+    records.write_text('[{"instruction": "Name a fruit.", "output": "Pear."}]')
+    words = ["grow", "platypus", "--size", "7B", "--start", str(folders["base"]), "--data", str(records)]
+    assert main([*words, "--store", str(tmp_path / "store"), "--threads", "1", "--set", "adapted.base=none"]) == 2
+    told = capsys.readouterr().err
+    assert "--set adapted.schedule.warmup: 100 steps in a run of 1" in told
 
 
 def test_a_start_that_is_none_is_told_once(tmp_path: Path) -> None:

@@ -335,6 +335,17 @@ def test_skipping_needs_somebody_who_counts(tmp_path: Path) -> None:
         list(dialogues(path, bad_rows="skip", rejected=Rejected()))
 
 
+def test_text_where_dialogues_are_wanted_and_dialogues_where_text_is_are_told_apart(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.txt", "One.\nTwo.\n")
+    with pytest.raises(
+        BadData, match=r"plain text, where a dialogue is wanted \(alpaca, sharegpt, messages, apibench\)"
+    ):
+        list(dialogues(path))
+    path = written(tmp_path, "a.jsonl", lines(GOOD))
+    with pytest.raises(BadData, match=r"a dialogue \(alpaca\), where plain text is wanted \(text\)"):
+        list(documents(path))
+
+
 def test_only_the_first_rows_are_read_where_only_they_are_asked_for(tmp_path: Path) -> None:
     path = written(tmp_path, "a.json", "[" + json.dumps(GOOD) + "," + json.dumps(GOOD) + ", broken")
     assert list(dialogues(path, first=2)) == [[ASKED, ANSWERED]] * 2
