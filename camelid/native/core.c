@@ -84,7 +84,7 @@ INLINE V piece(const char *p, int n, int kind, int part) {
 INLINE V plus(V sums, V w, V x, int kind) { return kind == FLOAT32 ? fma16(w, x, sums) : brain_add(sums, w, x); }
 INLINE int parts_of(int kind) { return kind == FLOAT32 ? 1 : BRAIN_PARTS; }
 
-// One line, or its first n bytes, of `rows` rows times that of `tokens` tokens, which lie `apart` bytes from each other
+// One line of `rows` rows, or its first n bytes, times that of `tokens` tokens
 INLINE void line(V (*acc)[TILE_TOKENS], const char *w, int64_t row, const char *x, int n, int rows, int tokens, int kind) {
   for (int part = 0; part < parts_of(kind); part++) {
     V b[TILE_TOKENS];
@@ -912,7 +912,7 @@ static void linear(void *given, int own, int threads) {
       lay_lines(l->x + t * cols, cols, kind, apart, place);
     }
   }
-  meet(own, threads);
+  if (kind >= Q8 || l->lines) meet(own, threads);
   products((Product[]){{l->w, l->y}}, 1, &x, l->tokens, own, threads);
 }
 
@@ -944,7 +944,7 @@ int camelid_linear(const Matrix *w, const float *x, int64_t tokens, float *y, in
     l.ints = (int8_t *)held;
     l.scales = (float *)(held + groups * GROUP);
     l.totals = (int32_t *)(l.scales + groups);
-  } else l.lines = held;
+  } else if (tokens > 1 || w->kind == BFLOAT16) l.lines = held;
   run(linear, &l, threads);
   pthread_mutex_unlock(&pool.linear);
   return 0;
