@@ -344,7 +344,7 @@ static void normalise(const float *x, const float *weight, int64_t width, float 
   for (int64_t i = 0; i < width; i++) y[i] = x[i] * scale * weight[i];
 }
 
-static void turn(float *x, const float *cosines, const float *sines, int64_t half_width) {
+static void turn(float *restrict x, const float *restrict cosines, const float *restrict sines, int64_t half_width) {
   for (int64_t i = 0; i < half_width; i++) {
     float a = x[i], b = x[i + half_width];
     x[i] = fma1(b, sines[i], a * cosines[i]);
