@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -25,6 +26,8 @@ class Machine:
 
     workers  processes, of so many threads each, that share the micro-batches of a step; changes no bit of a run
     shares   into how many micro-batches of about equal size a step is cut, or a multiple of it, where it holds so much
+    compile  the passes between matrix products are compiled for this device: fewer kernels, another rounding
+    float8   the layers' products in eight-bit floats (train/float8.py)
     recompute  keep each layer's input only and compute the rest again for the backward pass: less memory, the same bits
 
     Past one process, torchrun starts `ranks` of them, data x shard x tensor, on as many devices:
@@ -44,6 +47,8 @@ class Machine:
     shares: int = 1
     memory_bytes: int = 0
     recompute: bool = False
+    compile: bool = False
+    float8: bool = False
     data: int = 1
     shard: int = 1
     tensor: int = 1
@@ -85,10 +90,19 @@ def divided(machine: Machine, weights: int) -> Machine:
     if machine.ranks > 1:
         cut = SHARES if small and machine.shares == 1 else machine.shares
         return replace(machine, workers=1, threads=1 if small else machine.threads, shares=max(cut, machine.replicas))
-    if not small or not can_fork():
+    if not small or not can_fork() or machine.compile:  # a compiler's threads do not survive a fork
         return machine
     cut = SHARES if machine.shares == 1 else machine.shares
     return replace(machine, workers=min(machine.threads, SHARES), threads=1, shares=cut)
+
+
+def no_compiler(device: str) -> str:
+    """What keeps PyTorch from compiling for this device here; "" where nothing does."""
+    if not any(map(shutil.which, (os.environ.get("CXX") or "c++", "g++", "clang++"))):
+        return "there is no C++ compiler here (c++, g++ or clang++)"
+    if device.startswith("cuda") and importlib.util.find_spec("triton") is None:
+        return "triton is not installed, which PyTorch's builds for CUDA bring along"
+    return ""
 
 
 def can_fork() -> bool:

@@ -18,6 +18,7 @@ from camelid.data.batch import SequenceBatches
 from camelid.data.corpus import Corpus
 from camelid.dialogue.template import Template
 from camelid.errors import BadData, Problem, ProblemList, UsageError
+from camelid.generate.certificate import certificate
 from camelid.models.adapt import add_lora, check_bits, computing_with, lean, merged, portable, set_randomness
 from camelid.models.dropout import add_residual_dropout
 from camelid.models.llama import Llama
@@ -28,8 +29,8 @@ from camelid.nn.lora import LoRALinear
 from camelid.stage import Epochs, Sequences, Steps
 from camelid.tokenizers.extend import with_controls, with_pad
 from camelid.tokenizers.protocol import Tokenizer
+from camelid.train import float8
 from camelid.train.assemble import (
-    certificate,
     check,
     check_free,
     dtype_of,
@@ -144,6 +145,8 @@ def finetune(
     model = _prepared(parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed, conduct=conduct)
     add_residual_dropout(model, dropout)
     model.recompute = conduct.machine.recompute
+    if float8.wanted(conduct.machine):
+        float8.through_float8(model, compiled=conduct.machine.compile)
     add_noise(model, noise)
     optimizer, placement = optimizer_for(model, optim, clip, conduct, run, adapted=adapter is not None)
     trained = train(
@@ -176,7 +179,9 @@ def finetune(
                 tokenizer=tokenizer,
                 template=template,
                 provenance=history,
-                extra=certificate(weights, model.shape, tokenizer, template, conduct),
+                extra=certificate(
+                    weights, model.shape, tokenizer, template, device=conduct.machine.device, note=conduct.note
+                ),
                 files=conduct.files,
             )
     return trained

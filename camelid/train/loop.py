@@ -31,6 +31,7 @@ from camelid import durable
 from camelid.durable import FILES, Files
 from camelid.errors import BadData, NonFinite, Problem, ProblemList
 from camelid.machine import Machine
+from camelid.nn import compiled
 from camelid.randomness import key
 from camelid.ranks import ALONE, RankFailed, Ranks
 from camelid.train.heap import kept
@@ -252,7 +253,8 @@ def _threads(machine: Machine) -> Iterator[None]:
     torch.set_num_threads(machine.threads)
     try:
         own = torch.random.fork_rng([torch.cuda.current_device()] if machine.device.startswith("cuda") else [])
-        with own, multiplying(machine), kept(machine):
+        fused = compiled.passes() if machine.compile else nullcontext()
+        with own, multiplying(machine), kept(machine), fused:
             yield
     finally:
         torch.set_num_threads(before)
@@ -414,6 +416,8 @@ def bits(machine: Machine) -> dict[str, Any]:
         "micro_tokens": machine.micro_tokens,
         "shares": machine.shares,
         "products": library(machine),
+        **({"compiled": True} if machine.compile else {}),
+        **({"float8": True} if machine.float8 else {}),
         **({"sums": f"fast, {machine.replicas} ranks"} if machine.sums == "fast" and machine.replicas > 1 else {}),
         **({"tensor": machine.tensor} if machine.tensor > 1 else {}),
         "torch": torch.__version__,

@@ -15,14 +15,15 @@ from camelid.data.batch import PretrainingBatches
 from camelid.data.mixture import Mixture
 from camelid.errors import Problem, UsageError
 from camelid.frozen import diff
+from camelid.generate.certificate import certificate
 from camelid.models.adapt import add_lora, fold, portable, set_randomness
 from camelid.models.llama import DEVIATION, Llama, initialise
 from camelid.models.prune import pruned
 from camelid.models.shape import LlamaShape, LoRA
 from camelid.stage import Tokens
 from camelid.tokenizers.protocol import Tokenizer
+from camelid.train import float8
 from camelid.train.assemble import (
-    certificate,
     check,
     check_free,
     dtype_of,
@@ -129,6 +130,8 @@ def pretrain(
     if adapter is not None:
         model = add_lora(model.to(dtype_of(conduct)), adapter, seed=seed)
     model.recompute = conduct.machine.recompute
+    if float8.wanted(conduct.machine):
+        float8.through_float8(model, compiled=conduct.machine.compile)
     optimizer, placement = optimizer_for(model, optim, clip, conduct, run, adapted=adapter is not None)
     trained = train(
         model,
@@ -156,7 +159,7 @@ def pretrain(
                 shape=shape,
                 tokenizer=tokenizer,
                 provenance=history,
-                extra=certificate(weights, shape, tokenizer, None, conduct),
+                extra=certificate(weights, shape, tokenizer, None, device=conduct.machine.device, note=conduct.note),
                 files=conduct.files,
             )
     return trained
