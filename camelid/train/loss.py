@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from camelid.errors import BadData, Problem
+from camelid.nn.passes import passes_for
 from camelid.nn.tied import Tie
 
 if TYPE_CHECKING:
@@ -126,18 +127,23 @@ class _CrossEntropy(torch.autograd.Function):
         tie: Tie | None,
     ) -> Tensor:
         exact = torch.promote_types(hidden.dtype, torch.float32)
+        passes = passes_for(hidden, weight)
         losses = torch.empty(len(hidden), dtype=exact, device=hidden.device)
         to_hidden = torch.empty_like(hidden) if wanted[0] else None
         to_weight = torch.zeros_like(weight, dtype=exact) if wanted[1] else None
         for start in range(0, len(hidden), rows):
-            part, target = hidden[start : start + rows], targets[start : start + rows, None]
-            logs = torch.log_softmax(part @ weight.T, dim=-1, dtype=exact)  # [rows, V]
-            losses[start : start + rows] = logs.gather(1, target).squeeze(1).neg_()
+            part, target = hidden[start : start + rows], targets[start : start + rows]
+            slope = part @ weight.T  # [rows, V], logits as yet
+            if passes is not None:
+                losses[start : start + rows] = passes.slopes(slope, target)
+            else:
+                slope = torch.log_softmax(slope, dim=-1, dtype=exact)
+                losses[start : start + rows] = slope.gather(1, target[:, None]).squeeze(1).neg_()
             if to_hidden is None and to_weight is None:
                 continue
-            slope = logs.exp_()  # softmax - one hot: the gradient at the logits
-            slope.scatter_add_(1, target, slope.new_full(target.shape, -1))
-            slope = slope.to(hidden.dtype)
+            if passes is None:  # softmax - one hot: the gradient at the logits
+                slope.exp_().scatter_add_(1, target[:, None], slope.new_full((len(target), 1), -1))
+                slope = slope.to(hidden.dtype)
             if to_hidden is not None:
                 torch.mm(slope, weight, out=to_hidden[start : start + rows])
             if to_weight is not None and exact == weight.dtype:

@@ -1,0 +1,34 @@
+"""Who computes what lies between a training step's matrix products (nn/passes.py): our kernels where one thread trains
+in float32 on a CPU and a compiler was there to make them, else PyTorch.
+
+It changes last bits, as another library of products would: a run's journal names it. CAMELID_NATIVE=off leaves all to
+PyTorch, and `camelid doctor` says what there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from camelid.machine import Machine
+from camelid.native.passes import NativePasses
+from camelid.nn.passes import Passes, passing_through
+
+
+def passes(machine: Machine) -> Passes | None:
+    """Whoever computes a run's passes on this machine; None where PyTorch does."""
+    alone = machine.device == "cpu" and machine.dtype == "float32" and machine.threads == 1
+    return NativePasses.here() if alone else None
+
+
+def name_of(machine: Machine) -> str | None:
+    """Who computes them, by name; None where that is not the question, for another than a CPU computes."""
+    found = passes(machine)
+    return found.name if found is not None else "PyTorch" if machine.device == "cpu" else None
+
+
+@contextmanager
+def passing(machine: Machine) -> Iterator[None]:
+    """As long as it lasts, passes are computed by `passes(machine)`."""
+    with passing_through(passes(machine)):
+        yield
