@@ -6,10 +6,11 @@
     train   1B full · 8B LoRA · 8B QLoRA (NF4)     tokens a second, model-FLOPs utilisation, peak memory
     infer   1B and 8B, bfloat16 and NF4            tokens a second while decoding, seconds to the first token
 
-Every side of every row is a process of its own, one after the other, stopped when its time is over. Before anything is
-timed, a model of four layers computes its loss on this device and, with the same weights, on the CPU in float32, and the
-peer does so too: where they differ by more than rounding, the row is not timed and the exit code is 1. Weights are random;
-rates are medians of steps with the slowest and the fastest. A side that cannot run says why. Without a GPU: exit code 1.
+Ours is timed twice, as it is and with compiled passes; the ratio is the faster one's. Every side of every row is a process
+of its own, one after the other, stopped when its time is over. Before anything is timed, a model of four layers computes
+its loss on this device and, with the same weights, on the CPU in float32, and the peer does so too: where they differ by
+more than rounding, the row is not timed and the exit code is 1. Weights are random; rates are medians of steps with the
+slowest and the fastest. A side that cannot run says why. Without a GPU: exit code 1.
 
 The peers: transformers with its float32 weights under autocast to bfloat16 and PyTorch's fused AdamW (as its Trainer has
 it with bf16=True); peft's adapters on bfloat16 weights; bitsandbytes' Linear4bit in place of each linear map.
@@ -28,6 +29,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -174,7 +176,7 @@ class Random:
         return [batch_of(self.row, self.shape, step % 8)]
 
 
-def our_training(row: Row, place: Place) -> dict[str, Any]:
+def our_training(row: Row, place: Place, compiled: bool = False) -> dict[str, Any]:
     """Seconds of each step of the trainer itself: data, forward, backward, checks, update, journal."""
     import torch
 
@@ -196,7 +198,7 @@ def our_training(row: Row, place: Place) -> dict[str, Any]:
         if step > WARM + 2 and ends[-1] - ends[WARM] > place.seconds:
             raise Enough
 
-    machine = Machine(device=place.device, dtype=place.dtype, threads=torch.get_num_threads())
+    machine = Machine(device=place.device, dtype=place.dtype, threads=torch.get_num_threads(), compile=compiled)
     conduct = Conduct(machine=machine, cadence=Cadence(seconds=None), progress=told)
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -207,13 +209,14 @@ def our_training(row: Row, place: Place) -> dict[str, Any]:
     return {"steps": [after - before for before, after in pairwise(ends[WARM:])]}
 
 
-def our_inference(row: Row, place: Place) -> dict[str, Any]:
+def our_inference(row: Row, place: Place, compiled: bool = False) -> dict[str, Any]:
     import torch
 
     from camelid.models.llama import Cache
 
     shape = place.shape(row)
     model = our_model(row, shape, place.device, place.dtype).eval()
+    model.compiled = compiled
     kind = getattr(torch, place.dtype)
 
     @torch.inference_mode()
@@ -375,10 +378,17 @@ def timed_answers(answer: Callable[[Any], Iterator[None]], shape: LlamaShape, pl
 
 SIDES: dict[tuple[str, str], Callable[[Row, Place], dict[str, Any]]] = {
     ("ours", "train"): our_training,
+    ("compiled", "train"): partial(our_training, compiled=True),
     ("ours", "infer"): our_inference,
+    ("compiled", "infer"): partial(our_inference, compiled=True),
     ("peer", "train"): their_training,
     ("peer", "infer"): their_inference,
 }
+
+
+def sides(row: Row) -> tuple[str, ...]:
+    """Who is timed: ours, ours with compiled passes, and the peer."""
+    return tuple(name for name in ("ours", "compiled", "peer") if (name, row.work) in SIDES)
 
 
 def check(row: Row, place: Place) -> dict[str, Any]:
@@ -449,10 +459,10 @@ def peak_of(name: str) -> float | None:
 def measure(place: Place, budget: float) -> tuple[list[dict[str, Any]], bool]:
     """All rows, as far as the time reaches; and whether all that was checked was equal."""
     ends, told, sound = time.monotonic() + budget, [], True
-    left = 3 * len(ROWS)
+    left = sum(1 + len(sides(row)) for row in ROWS)
     for row in ROWS:
         line: dict[str, Any] = {"row": row.name, "work": row.work, "way": row.way}
-        for name in ("check", "ours", "peer"):
+        for name in ("check", *sides(row)):
             share = (ends - time.monotonic()) / left * 2.5  # some are quick: the rest may take longer
             if name != "check" and not line["check"].get("equal", False):
                 line[name] = {"missing": "not timed: the check failed"}
@@ -461,8 +471,9 @@ def measure(place: Place, budget: float) -> tuple[list[dict[str, Any]], bool]:
                 line[name] = line[name] if name == "check" else rates(row, place, line[name])
             left -= 1
         sound &= bool(line["check"].get("equal", False))
-        ours, peer = line["ours"].get("tokens/s"), line["peer"].get("tokens/s")
-        line["ratio"] = ours[0] / peer[0] if ours and peer else None
+        rate = {name: line[name]["tokens/s"][0] for name in sides(row) if "tokens/s" in line[name]}
+        ours = max((rate[name] for name in rate if name != "peer"), default=None)
+        line["ratio"] = ours / rate["peer"] if ours and "peer" in rate else None
         told.append(line)
         print(shown(line), flush=True)
     return told, sound
@@ -475,7 +486,7 @@ def shown(line: dict[str, Any]) -> str:
     words.append(
         f"loss within {checked['difference']:.1e}" if "difference" in checked else f"check: {checked['missing']}"
     )
-    for name in ("ours", "peer"):
+    for name in (name for name in ("ours", "compiled", "peer") if name in line):
         side = line[name]
         if "missing" in side:
             words.append(f"{name}: {side['missing']}")
@@ -498,7 +509,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="where to keep the figures as JSON")
     parser.add_argument("--look", action="store_true", help="only say whether there is a GPU")
     parser.add_argument("--row", choices=[row.name for row in ROWS], help=argparse.SUPPRESS)
-    parser.add_argument("--side", choices=("check", "ours", "peer"), help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=("check", "ours", "compiled", "peer"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     place = Place(asked.device, asked.shape == "tiny", asked.seconds)
     if asked.side:

@@ -27,7 +27,7 @@ __all__ = ["__version__", "load"]
 def load(
     path: str | Path,
     *,
-    engine: Literal["native", "pytorch"] | None = None,
+    engine: Literal["native", "pytorch", "compiled"] | None = None,
     weights: Literal["float32", "bf16", "q8_0", "q4_0"] | None = None,
     dtype: str | None = None,
     device: str = "cpu",
@@ -37,7 +37,8 @@ def load(
 ) -> LanguageModel:
     """The model in a folder (ours or Hugging Face's) or a GGUF file, ready to be asked.
 
-    engine    "native" (the kernels; CPU) or "pytorch"; by default native where it can be had
+    engine    "native" (the kernels; CPU), "pytorch", or "compiled" (PyTorch with compiled passes); by default native
+              where it can be had, and else pytorch
     weights   how the kernels hold the weights, rounded at once; as stored by default
     dtype     of PyTorch's weights: "float32", "bfloat16", "float16", "float64"; as stored by default
     device    "cpu", "cuda", "cuda:1", ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
@@ -15,6 +16,7 @@ Sums = Literal["ordered", "fast"]
 SUMS: tuple[Sums, ...] = ("ordered", "fast")
 GIB = 1024**3
 SMALL = 20_000_000  # ours: weights up to which a CPU trains with processes; measured at 1.1M and 15M (docs/log.md)
+WIDE = 500_000  # ours: weights from which oneDNN gains with one thread too, 4 % at 1.1M and 7 % at 15M (docs/log.md)
 SHARES = 4  # ours: into how many parts a step of such a model is cut, on however many cores
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -25,6 +27,9 @@ class Machine:
 
     workers  processes, of so many threads each, that share the micro-batches of a step; changes no bit of a run
     shares   into how many micro-batches of about equal size a step is cut, or a multiple of it, where it holds so much
+    compile  the passes between matrix products are compiled for this device: fewer kernels, another rounding
+    float8   the layers' products in eight-bit floats (train/float8.py)
+    wide     the model's matrices are so large that one thread too multiplies them through the library that several use
     recompute  keep each layer's input only and compute the rest again for the backward pass: less memory, the same bits
 
     Past one process, torchrun starts `ranks` of them, data x shard x tensor, on as many devices:
@@ -43,7 +48,10 @@ class Machine:
     workers: int = 1
     shares: int = 1
     memory_bytes: int = 0
+    wide: bool = False
     recompute: bool = False
+    compile: bool = False
+    float8: bool = False
     data: int = 1
     shard: int = 1
     tensor: int = 1
@@ -82,13 +90,23 @@ def divided(machine: Machine, weights: int) -> Machine:
     several processes, they are the workers, and a step is cut into a part for each at least.
     """
     small = machine.device == "cpu" and machine.dtype == "float32" and weights <= SMALL
+    machine = replace(machine, wide=weights > WIDE)
     if machine.ranks > 1:
         cut = SHARES if small and machine.shares == 1 else machine.shares
         return replace(machine, workers=1, threads=1 if small else machine.threads, shares=max(cut, machine.replicas))
-    if not small or not can_fork():
+    if not small or not can_fork() or machine.compile:  # a compiler's threads do not survive a fork
         return machine
     cut = SHARES if machine.shares == 1 else machine.shares
     return replace(machine, workers=min(machine.threads, SHARES), threads=1, shares=cut)
+
+
+def no_compiler(device: str) -> str:
+    """What keeps PyTorch from compiling for this device here; "" where nothing does."""
+    if not any(map(shutil.which, (os.environ.get("CXX") or "c++", "g++", "clang++"))):
+        return "there is no C++ compiler here (c++, g++ or clang++)"
+    if device.startswith("cuda") and importlib.util.find_spec("triton") is None:
+        return "triton is not installed, which PyTorch's builds for CUDA bring along"
+    return ""
 
 
 def can_fork() -> bool:

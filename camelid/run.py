@@ -221,9 +221,11 @@ class Work:
         return to_data(value)
 
     def folder_digest(self, path: str) -> str:
-        from camelid.checkpoints import directory
+        from camelid.checkpoints import delta, directory
 
         checkpoint = directory.load(Path(path), check="lengths")
+        if (wrong := delta.problem(checkpoint)) is not None:
+            raise UsageError([wrong])
         return checkpoint.digest + checkpoint.tokenizer.digest()
 
     # --- parents -----------------------------------------------------------------------------------------------------

@@ -55,8 +55,12 @@ def score_line(
         for done, each in enumerate(models):
             found.append((each.title, desk_score(each.path, last.prompt, asked, work.machine)))
             report(done + 1)
-    scores = tuple((title, tuple(_scores(scores))) for title, scores in found)
-    return scores, tuple(_samples(found))
+    for title, scores in found:
+        if scores.unread:
+            told = f"{scores.unread:,} of {scores.overall.count:,} questions are longer than its context: not answered"
+            work.narrator.warn(f"{title}: {told}")
+    rows = tuple((title, tuple(_scores(scores))) for title, scores in found)
+    return rows, tuple(_samples(found))
 
 
 def _scores(scores: Scores) -> Iterator[Score]:

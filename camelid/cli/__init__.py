@@ -38,6 +38,7 @@ COMMANDS = {
     "eval": ("talking", "Score a model on tasks."),
     "convert": ("keeping", "Rewrite a model in another format: Hugging Face, Meta, GGUF."),
     "merge": ("merging", "The mean of several models, or a model with adapters added."),
+    "delta": ("merging", "A tuned model as its difference from its parent, made and applied."),
     "quantize": ("measuring", "Weights in fewer bits: bytes, errors, perplexity and divergence, measured."),
     "verify": ("measuring", "Whether two models say the same: ids, chats, logits."),
     "data": ("keeping", "Look at a data set as the model will see it; remove repetitions and held-out items."),

@@ -11,7 +11,7 @@ import click
 
 from camelid.errors import ProblemList, UsageError, did_you_mean
 from camelid.frozen import read_setting
-from camelid.machine import DTYPES, SUMS, Machine, Sums, detect
+from camelid.machine import DTYPES, SUMS, Machine, Sums, detect, no_compiler
 from camelid.ranks import launched
 from camelid.recipe import Recipe
 from camelid.recipes import Member, find
@@ -172,6 +172,8 @@ class Asked:
         threads: str | None,
         micro_tokens: str | None = None,
         recompute: bool = False,
+        compiled: bool = False,
+        float8: bool = False,
     ) -> Machine:
         """The machine to run on, asked for or found."""
         if device is not None and device not in ("cpu", "cuda") and not device.startswith("cuda:"):
@@ -180,7 +182,10 @@ class Asked:
         word = self.choice("--dtype", dtype, DTYPES, "") or None
         found = detect(device, word, self.whole("--threads", threads))  # type: ignore[arg-type]  # checked against DTYPES
         micro = self.whole("--micro-tokens", micro_tokens)
-        return replace(found, micro_tokens=micro or found.micro_tokens, recompute=recompute)
+        if compiled and (why := no_compiler(found.device)):
+            self.problems.add("--compile", why, "install one, or leave --compile out")
+        micro = micro or found.micro_tokens
+        return replace(found, micro_tokens=micro, recompute=recompute, compile=compiled, float8=float8)
 
     def ranks(self, machine: Machine, options: Mapping[str, Any]) -> Machine:
         """The machine as torchrun's processes share it: --shard, --tensor, --shares, --sums."""
@@ -270,6 +275,13 @@ def training_options(function: F) -> F:
             is_flag=True,
             help="Less memory, more time, the same bits: layers keep their input only.",
         ),
+        click.option(
+            "--compile",
+            "compiled",
+            is_flag=True,
+            help="Passes between matrix products compiled by PyTorch, with its own rounding: for GPUs, and large models.",
+        ),
+        click.option("--float8", is_flag=True, help="The layers' products in eight-bit floats (GPUs; extra: float8)."),
         click.option("--micro-tokens", metavar="N", help="Tokens worked on at once (default: 8192, on a GPU 32768)."),
     ):
         function = option(function)

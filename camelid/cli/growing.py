@@ -88,9 +88,19 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
     recipe = asked_recipe(asked, request)
     store = asked.store(options["store"])
     found = asked.machine(
-        options["device"], options["dtype"], options["threads"], options["micro_tokens"], options["recompute"]
+        options["device"],
+        options["dtype"],
+        options["threads"],
+        options["micro_tokens"],
+        options["recompute"],
+        options["compiled"],
+        options["float8"],
     )
     machine = asked.ranks(found, options)
+    if machine.float8:
+        from camelid.train.float8 import check as check_float8
+
+        check_float8(machine, asked.problems)
     seconds = asked.number("--save-every", options.get("save_every"), 60.0)
     spikes = asked.whole("--spikes", options["spikes"], least=0)
     log = asked.log(options["log"])
@@ -172,11 +182,13 @@ def _told(stage: AnyStage, table: Table) -> AnyStage:
 
 def check_parent(recipe: Recipe, folder: Path, asked: Asked) -> None:
     """What makes a folder no parent of this member: another kind of vocabulary, or another template than was tuned."""
-    from camelid.checkpoints import directory
+    from camelid.checkpoints import delta, directory
 
     declared = recipe.parent if isinstance(recipe.parent, Recipe) else recipe
     kinds = [s.kind for owner in declared.lineage() for s in owner.stages if isinstance(s, TrainTokenizer)]
     found = directory.load(folder, check="lengths")
+    if (wrong := delta.problem(found)) is not None:
+        asked.problems.add(f"--start {wrong.where}", wrong.found, wrong.remedy)
     kind = "sentencepiece" if type(found.tokenizer).__name__ == "SentencePieceTokenizer" else "byte_bpe"
     if kinds and kind != kinds[0]:
         words = {"sentencepiece": "a SentencePiece vocabulary", "byte_bpe": "a byte-level vocabulary, as Llama 3's"}

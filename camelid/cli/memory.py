@@ -57,7 +57,7 @@ def check_loading(
     smaller = [
         (kind, matrix_bytes(shape, kind) + held + BESIDE)
         for kind in ("bf16", "q8_0", "q4_0")
-        if machine.device == "cpu" and engine != "pytorch"
+        if machine.device == "cpu" and engine not in ("pytorch", "compiled")
     ]
     ways = [f"--weights {kind} ({size / GIB:.1f} GiB)" for kind, size in smaller if size <= free and size < kept + held]
     rounded = cache_bytes(shape, most, "int8")
@@ -75,7 +75,7 @@ def held_bytes(
     shape = checkpoint.shape
     if weights is not None:
         return matrix_bytes(shape, weights)
-    native = device == "cpu" and engine != "pytorch" and dtype is None
+    native = device == "cpu" and engine not in ("pytorch", "compiled") and dtype is None
     if checkpoint.quantised and native and set(checkpoint.forms) & {"q8_0", "q4_0"}:
         return float(checkpoint.path.stat().st_size)
     if checkpoint.quantised and native and "gptq" in checkpoint.forms:

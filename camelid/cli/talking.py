@@ -67,7 +67,7 @@ def engine_options(function: Any) -> Any:
         click.option("--cache", metavar="TYPE", help="Keys and values as float (default), or int8: 3.6 times smaller."),
         click.option("--anyway", is_flag=True, help="Load even where memory does not suffice."),
         click.option("--weights", metavar="TYPE", help="float32, bf16, q8_0 or q4_0, rounded when loaded (CPU)."),
-        click.option("--engine", metavar="NAME", help="native (default on a CPU) or pytorch."),
+        click.option("--engine", metavar="NAME", help="native (default on a CPU), pytorch, or compiled."),
     ):
         function = option(function)
     return function
@@ -76,7 +76,7 @@ def engine_options(function: Any) -> Any:
 def engine(asked: Asked, options: dict[str, Any]) -> dict[str, Any]:
     """The engine and the type of the weights, None where left open, and that of the cache; problems are collected."""
     return {
-        "engine": asked.choice("--engine", options["engine"], ("native", "pytorch"), "") or None,
+        "engine": asked.choice("--engine", options["engine"], ("native", "pytorch", "compiled"), "") or None,
         "weights": asked.choice("--weights", options["weights"], WEIGHTS, "") or None,
         "cache": asked.choice("--cache", options["cache"], CACHES, "float"),
     }
@@ -575,6 +575,8 @@ def eval_command(asked: Asked, /, as_json: bool, **options: Any) -> None:
         interval = f"{row.low:.1%} to {row.high:.1%}"
         table.add_row(row.family, str(row.correct), str(row.count), f"{row.share:.1%}", interval, style=style)
     Console(highlight=False).print(table)
+    if scores.unread:
+        click.echo(f"{scores.unread:,} questions are longer than the model's context: not answered", err=True)
 
 
 def world_of(folder: Path) -> tuple[str, int]:

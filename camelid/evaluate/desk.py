@@ -15,10 +15,12 @@ from camelid.errors import Problem, UsageError
 from camelid.evaluate.interval import wilson
 from camelid.generate.answer import Completion
 from camelid.generate.decode import ROWS
+from camelid.generate.limits import reach
 from camelid.generate.loaded import Loaded
 from camelid.generate.settings import Settings
 
 ALL = "all"
+TOO_LONG = "context"  # the finish reason of a question that was not put
 BEYOND = 8  # ours: ids that an answer may be longer than the longest right one, so that none is right by being cut off
 
 
@@ -59,6 +61,11 @@ class Scores:
     overall: Score
     answers: tuple[Answered, ...]
 
+    @property
+    def unread(self) -> int:
+        """Questions that the model's context cannot hold."""
+        return sum(answered.finish_reason == TOO_LONG for answered in self.answers)
+
     def samples(self, count: int) -> tuple[Answered, ...]:
         """So many answers, from as many families as there are: the same items for every model scored on them."""
         turns: dict[str, int] = {}
@@ -73,6 +80,7 @@ class Scores:
         shown = self.answers if samples is None else self.samples(samples)
         return {
             "overall": _score_data(self.overall),
+            **({"unread": self.unread} if self.unread else {}),
             "families": {score.family: _score_data(score) for score in self.families},
             "answers": [asdict(answered) for answered in shown],
         }
@@ -90,9 +98,10 @@ def score(
 
     `template` asks in another member's words: the control "the base, given the same prompt" is this with its child's
     template. An answer may be `BEYOND` ids longer than the longest right answer of all items, and ends there. Where the
-    template has no place for an input, it follows the instruction after a line break.
+    template has no place for an input, it follows the instruction after a line break. A question that leaves no room in
+    the model's context is not put to it and counts as not answered: `Scores.unread` says how many.
 
-    Raises UsageError for no items, and for prompts that the model's context cannot hold.
+    Raises UsageError for no items.
     """
     if not items:
         raise UsageError([Problem("items", "none", "a score needs at least one instruction")])
@@ -100,8 +109,16 @@ def score(
     prompts = [loaded.prompt([asked(item, written)], template=written) for item in items]
     longest = max(len(loaded.tokenizer.encode(right, starts=False)) for item in items for right in _right(item))
     own = Settings(max_tokens=longest + BEYOND)
-    completions = loaded.complete_all(prompts, own, rows=rows, finished=finished)
-    answers = tuple(_answered(item, done, written) for item, done in zip(items, completions, strict=True))
+    room = reach(loaded.shape)
+    places = [place for place, prompt in enumerate(prompts) if len(prompt.ids) < room]
+
+    def told(index: int, done: Completion) -> None:
+        if finished is not None:
+            finished(places[index], done)
+
+    put = [prompts[place] for place in places]
+    completions = dict(zip(places, loaded.complete_all(put, own, rows=rows, finished=told), strict=True))
+    answers = tuple(_answered(item, completions.get(place), written) for place, item in enumerate(items))
     families = dict.fromkeys(answered.family for answered in answers)
     by_family = (_score(name, [each for each in answers if each.family == name]) for name in families)
     return Scores(tuple(by_family), _score(ALL, answers), answers)
@@ -120,12 +137,12 @@ def _right(item: Item) -> tuple[str, ...]:
     return (item.output, *item.accepted, ", ".join(members))
 
 
-def _answered(item: Item, done: Completion, template: Template) -> Answered:
-    answer = template.content(done.text)
-    right = grade(item, answer)
-    return Answered(
-        item.family, item.task, item.instruction, item.input, item.output, answer, right, done.finish_reason
-    )
+def _answered(item: Item, done: Completion | None, template: Template) -> Answered:
+    """What came back, judged; None where the question was not put."""
+    answer = "" if done is None else template.content(done.text)
+    right = done is not None and grade(item, answer)
+    ended = TOO_LONG if done is None else done.finish_reason
+    return Answered(item.family, item.task, item.instruction, item.input, item.output, answer, right, ended)
 
 
 def _score(family: str, answers: Sequence[Answered]) -> Score:

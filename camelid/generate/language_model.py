@@ -142,7 +142,7 @@ class LanguageModel:
 def load_model(
     path: str | Path,
     *,
-    engine: Literal["native", "pytorch"] | None = None,
+    engine: Literal["native", "pytorch", "compiled"] | None = None,
     weights: Literal["float32", "bf16", "q8_0", "q4_0"] | None = None,
     dtype: str | None = None,
     device: str = "cpu",

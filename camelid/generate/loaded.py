@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from camelid.checkpoints import directory
+from camelid.checkpoints import delta, directory
 from camelid.dialogue.message import Message
 from camelid.dialogue.published import PLAIN
 from camelid.dialogue.template import Rendered, Template, render
@@ -20,6 +20,7 @@ from camelid.generate.decode import GREEDY, ROWS, Event, Model, complete_all, en
 from camelid.generate.engine import Engine as Runs
 from camelid.generate.gguf import as_stored
 from camelid.generate.settings import Settings
+from camelid.machine import no_compiler
 from camelid.models.shape import LlamaShape
 from camelid.native.build import built, switched_off
 from camelid.native.library import library, state
@@ -29,7 +30,7 @@ from camelid.nn.paged import CacheKind
 from camelid.tokenizers.protocol import Tokenizer
 
 Said = str | Sequence[Message]
-Engine = Literal["native", "pytorch"]
+Engine = Literal["native", "pytorch", "compiled"]
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,8 @@ def load(
     `dtype` is that of the stored weights by default. Quantised weights are read by the native kernels as they are where
     these can (GGUF's Q8_0 and Q4_0, symmetric GPTQ without act-order), and otherwise decoded to float32.
 
-    engine   "native" (the kernels of camelid/native: CPU, float32 activations) or "pytorch"; by default native where
+    engine   "native" (the kernels of camelid/native: CPU, float32 activations), "pytorch", or "compiled": PyTorch with its
+             passes compiled, whose last bits may depend on what is decoded beside a request; by default native where
              it can be had and the weights are float32 or bfloat16. `Loaded.engine` says which it became, and why.
     weights  how the native kernels hold the weights: as stored by default; q8_0 and q4_0 are rounded here, at once
     cache    how keys and values are kept: "float", or "int8", which takes 3.6 times less memory and rounds
@@ -183,6 +185,8 @@ def load(
     native kernels were asked for, by `engine` or `weights`, and cannot be had.
     """
     checkpoint = directory.load(path, check=check)
+    if (wrong := delta.problem(checkpoint)) is not None:
+        raise UsageError([wrong])
     tokenizer, template = checkpoint.tokenizer, checkpoint.template
     asked = dtype or getattr(torch, checkpoint.dtype)
     why = _no_native(asked, torch.device(device), engine, weights)
@@ -197,8 +201,11 @@ def load(
         model = NativeLlama.load(checkpoint.shape, checkpoint.tensors(), kind)
         told = f"native {kind}, {state().split(',')[0]}"
     else:
-        model = directory.build(checkpoint, dtype, device).eval().requires_grad_(False)
-        told = f"PyTorch {str(asked).removeprefix('torch.')}" + (f" ({why})" if why else "")
+        model = plain = directory.build(checkpoint, dtype, device).eval().requires_grad_(False)
+        plain.compiled = engine == "compiled"
+        told = f"{'compiled ' * plain.compiled}PyTorch {str(asked).removeprefix('torch.')}" + (
+            f" ({why})" if why else ""
+        )
     told += "" if cache == "float" else f", keys and values in {cache}"
     return Loaded(model, tokenizer, template, checkpoint.shape, checkpoint.path, checkpoint.generation.eos, told, cache)
 
@@ -211,7 +218,9 @@ def _no_native(dtype: torch.dtype, device: torch.device, engine: Engine | None, 
         unfit = f"they run on the CPU, not on {device}"
     elif dtype not in (torch.float32, torch.bfloat16):
         unfit = f"they do not compute in {str(dtype).removeprefix('torch.')}"
-    if engine == "pytorch" or (unfit and engine is None and weights is None):
+    if engine == "compiled" and (lacking := no_compiler(device.type)):
+        problems.add("engine", f"compiled: {lacking}", "install one, or use the engine pytorch")
+    if engine in ("pytorch", "compiled") or (unfit and engine is None and weights is None):
         if weights is not None:
             problems.add("weights", f"{weights} for PyTorch", "leave out weights, or use the native engine")
         problems.raise_usage()

@@ -7,6 +7,7 @@ Parameters carry Hugging Face's names and layout, so a state dict of ours is one
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from camelid.errors import Problem, UsageError
 from camelid.models.shape import LlamaShape, LoRA
+from camelid.nn import compiled
 from camelid.nn.attention import Attention, Layout
 from camelid.nn.block import block
 from camelid.nn.cache import KeyValueCache
@@ -54,8 +56,9 @@ class DecoderLayer(nn.Module):
     ) -> Tensor:
         if cache is None and (made := self._in_one(x, layout, rotations)) is not None:
             return made
-        x = x + self.self_attn(self.input_layernorm(x), layout, rotations, cache, layer)
-        return cast(Tensor, x + self.mlp(self.post_attention_layernorm(x)))
+        seen = self.self_attn(self.input_layernorm(x), layout, rotations, cache, layer)
+        x, normed = self.post_attention_layernorm.after(x, seen)
+        return cast(Tensor, x + self.mlp(normed))
 
     def _in_one(self, x: Tensor, layout: Layout, rotations: Tensor) -> Tensor | None:
         """The layer as one operation, where a run computes its passes so and every part of it is as it was made."""
@@ -124,6 +127,7 @@ class Llama(nn.Module):
         self.adapter: LoRA | None = None  # put on by models/adapt.py
         self.draws: Draws | None = None
         self.recompute = False  # whether every forward pass under autograd is told to `recompute`
+        self.compiled = False  # whether its passes are compiled whoever calls (nn/compiled.py); a run says so itself
         self.noise: Callable[[Tensor, Layout], Tensor] | None = None  # put on by models/noise.py
         self.rope = Rope(shape.head_width, shape.theta, shape.scaling, shape.context)
 
@@ -182,14 +186,16 @@ class Llama(nn.Module):
         x = self._embedded(layout.lay(ids), tie)  # [P, D]
         if self.noise is not None and self.training:
             x = self.noise(x, layout)
-        for index, layer in enumerate(self.model.layers):
-            if (recompute or self.recompute) and torch.is_grad_enabled():
-                x = checkpoint(layer, x, layout, rotations, use_reentrant=False, preserve_rng_state=False)
-            else:
-                x = layer(x, layout, rotations, cache, index)
+        with compiled.passes() if self.compiled else nullcontext():
+            for index, layer in enumerate(self.model.layers):
+                if (recompute or self.recompute) and torch.is_grad_enabled():
+                    x = checkpoint(layer, x, layout, rotations, use_reentrant=False, preserve_rng_state=False)
+                else:
+                    x = layer(x, layout, rotations, cache, index)
+            x = self.model.norm(x)
         if isinstance(cache, KeyValueCache) and layout.counts is not None:
             cache.advance(layout.counts)
-        return layout.restore(self.model.norm(x))
+        return layout.restore(x)
 
     def _embedded(self, ids: Tensor, tie: Tie | None) -> Tensor:
         end = self.model.embed_tokens

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from camelid.nn import compiled
 from camelid.nn.linear import beside, joined
 from camelid.nn.once import once
 
@@ -24,7 +25,9 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(hidden, width, bias=False, dtype=dtype, device=device)
 
     def forward(self, x: Tensor) -> Tensor:
-        if joined(x, self.gate_proj, self.up_proj):
+        if compiled.on():
+            inner = compiled.gate(self.gate_proj(x), self.up_proj(x))
+        elif joined(x, self.gate_proj, self.up_proj):
             inner = gated(beside(x, self.gate_proj, self.up_proj))
         else:
             inner = F.silu(self.gate_proj(x)) * self.up_proj(x)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from camelid.nn import compiled
 from camelid.nn.once import once
 from camelid.nn.passes import Passes, passes_for
 
@@ -23,6 +24,8 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(width, dtype=dtype, device=device))
 
     def forward(self, x: Tensor) -> Tensor:
+        if compiled.on():
+            return compiled.norm(x, self.weight, self.eps)
         if (passes := passes_for(x, self.weight)) is not None:
             passed: Tensor = _Passed.apply(x, self.weight, self.eps, passes)  # type: ignore[no-untyped-call]
             return passed
@@ -30,6 +33,13 @@ class RMSNorm(nn.Module):
             normed: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
             return normed
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)  # one kernel there
+
+    def after(self, x: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
+        """x + more, and that normalised."""
+        if compiled.on():
+            return compiled.added_norm(x, more, self.weight, self.eps)
+        x = x + more
+        return x, self(x)
 
     def extra_repr(self) -> str:
         return f"{self.weight.shape[0]}, eps={self.eps}"

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from camelid.nn import compiled
 from camelid.nn.once import once
 from camelid.nn.scaling import RopeScaling, frequencies
 
@@ -112,5 +113,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, value: float = 1.0) -> Tensor:
 
 def rotate(x: Tensor, rotations: Tensor) -> Tensor:
     """Every head of `x` [N, H, E] turned by its token's rotations [2, N, 1, E] (from `Rope.rotations`)."""
+    if compiled.on():
+        return compiled.rotate(x, rotations)
     rotated: Tensor = _Rotate.apply(x, rotations)  # type: ignore[no-untyped-call]
     return rotated

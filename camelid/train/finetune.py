@@ -28,6 +28,7 @@ from camelid.nn.lora import LoRALinear
 from camelid.stage import Epochs, Sequences, Steps
 from camelid.tokenizers.extend import with_controls, with_pad
 from camelid.tokenizers.protocol import Tokenizer
+from camelid.train import float8
 from camelid.train.assemble import (
     certificate,
     check,
@@ -144,6 +145,8 @@ def finetune(
     model = _prepared(parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed, conduct=conduct)
     add_residual_dropout(model, dropout)
     model.recompute = conduct.machine.recompute
+    if float8.wanted(conduct.machine):
+        float8.through_float8(model, compiled=conduct.machine.compile)
     add_noise(model, noise)
     optimizer, placement = optimizer_for(model, optim, clip, conduct, run, adapted=adapter is not None)
     trained = train(

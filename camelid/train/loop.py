@@ -6,11 +6,11 @@
                      one line in the journal                commit if it is time, or if asked to stop
 
 Bits. With equal settings, threads, micro_tokens, shares, dtype, device, library of products (train/products.py), of
-passes (train/passes.py) and PyTorch, a run and every interrupted and resumed copy of it end in the same bits of weights,
-moments and journal. Threads, micro_tokens and shares change the order in which floats are added, the last two also the
-dropout masks; a run that goes on under others says so and writes it into its journal. How many processes work on a step (train/workers.py;
-train/team.py in ordered sums), whether activations are computed again, and when commits are made changes nothing. All
-this is shown on the CPU; some GPU kernels add in no fixed order.
+passes (train/passes.py) and PyTorch, a run and every interrupted and resumed copy of it end in the same bits of
+weights, moments and journal. Threads, micro_tokens and shares change the order in which floats are added, the last two
+also the dropout masks; a run that goes on under others says so and writes it into its journal. How many processes work
+on a step (train/workers.py; train/team.py in ordered sums), whether activations are computed again, and when commits
+are made changes nothing. All this is shown on the CPU; some GPU kernels add in no fixed order.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from camelid import durable
 from camelid.durable import FILES, Files
 from camelid.errors import BadData, NonFinite, Problem, ProblemList
 from camelid.machine import Machine
+from camelid.nn import compiled
 from camelid.randomness import key
 from camelid.ranks import ALONE, RankFailed, Ranks
 from camelid.train.heap import kept
@@ -253,7 +254,8 @@ def _threads(machine: Machine) -> Iterator[None]:
     torch.set_num_threads(machine.threads)
     try:
         own = torch.random.fork_rng([torch.cuda.current_device()] if machine.device.startswith("cuda") else [])
-        with own, multiplying(machine), passing(machine), kept(machine):
+        fused = compiled.passes() if machine.compile else nullcontext()
+        with own, multiplying(machine), passing(machine), kept(machine), fused:
             yield
     finally:
         torch.set_num_threads(before)
@@ -416,6 +418,8 @@ def bits(machine: Machine) -> dict[str, Any]:
         "shares": machine.shares,
         "products": library(machine),
         "passes": name_of(machine),
+        **({"compiled": True} if machine.compile else {}),
+        **({"float8": True} if machine.float8 else {}),
         **({"sums": f"fast, {machine.replicas} ranks"} if machine.sums == "fast" and machine.replicas > 1 else {}),
         **({"tensor": machine.tensor} if machine.tensor > 1 else {}),
         "torch": torch.__version__,

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from camelid.errors import BadData, Problem
+from camelid.nn import compiled
 from camelid.nn.passes import passes_for
 from camelid.nn.tied import Tie
 
@@ -133,17 +134,15 @@ class _CrossEntropy(torch.autograd.Function):
         to_weight = torch.zeros_like(weight, dtype=exact) if wanted[1] else None
         for start in range(0, len(hidden), rows):
             part, target = hidden[start : start + rows], targets[start : start + rows]
-            slope = part @ weight.T  # [rows, V], logits as yet
-            if passes is not None:
-                losses[start : start + rows] = passes.slopes(slope, target)
-            else:
-                slope = torch.log_softmax(slope, dim=-1, dtype=exact)
-                losses[start : start + rows] = slope.gather(1, target[:, None]).squeeze(1).neg_()
+            logits = part @ weight.T  # [rows, V]
             if to_hidden is None and to_weight is None:
+                losses[start : start + rows] = _losses(logits, target, exact)[0]
                 continue
-            if passes is None:  # softmax - one hot: the gradient at the logits
-                slope.exp_().scatter_add_(1, target[:, None], slope.new_full((len(target), 1), -1))
-                slope = slope.to(hidden.dtype)
+            if passes is not None:  # it writes over them
+                losses[start : start + rows], slope = passes.slopes(logits, target), logits
+            else:
+                made = compiled.slopes if compiled.on() else _slopes
+                losses[start : start + rows], slope = made(logits, target, exact)
             if to_hidden is not None:
                 torch.mm(slope, weight, out=to_hidden[start : start + rows])
             if to_weight is not None and exact == weight.dtype:
@@ -164,6 +163,20 @@ class _CrossEntropy(torch.autograd.Function):
         if ctx.tie is not None:
             ctx.tie.gradient, to_weight = to_weight, None
         return to_hidden, to_weight, None, None, None, None
+
+
+def _losses(logits: Tensor, targets: Tensor, exact: torch.dtype) -> tuple[Tensor, Tensor]:
+    """-log softmax(logits)[target], [M], and all the logarithms, [M, V]."""
+    logs = torch.log_softmax(logits, dim=-1, dtype=exact)
+    return logs.gather(1, targets[:, None]).neg_().squeeze(1), logs
+
+
+def _slopes(logits: Tensor, targets: Tensor, exact: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The losses, and their gradient at the logits: softmax less one hot, [M, V]."""
+    losses, logs = _losses(logits, targets, exact)
+    slope = logs.exp_()
+    slope.scatter_add_(1, targets[:, None], slope.new_full((len(targets), 1), -1))
+    return losses, slope.to(logits.dtype)
 
 
 def _scaled(gradient: Tensor | None, factor: Tensor) -> Tensor | None:

@@ -1,5 +1,5 @@
 """Who computes what lies between a training step's matrix products (nn/passes.py): our kernels where one thread trains
-in float32 on a CPU and a compiler was there to make them, else PyTorch.
+in float32 on a CPU and a compiler was there to make them, else PyTorch (compiled, where the machine says so).
 
 It changes last bits, as another library of products would: a run's journal names it. CAMELID_NATIVE=off leaves all to
 PyTorch, and `camelid doctor` says what there is.
@@ -17,8 +17,8 @@ from camelid.nn.passes import Passes, passing_through
 
 def passes(machine: Machine) -> Passes | None:
     """Whoever computes a run's passes on this machine; None where PyTorch does."""
-    alone = machine.device == "cpu" and machine.dtype == "float32" and machine.threads == 1
-    return NativePasses.here() if alone else None
+    small = machine.device == "cpu" and machine.dtype == "float32" and machine.threads == 1
+    return NativePasses.here() if small and not machine.compile else None
 
 
 def name_of(machine: Machine) -> str | None:

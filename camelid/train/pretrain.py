@@ -21,6 +21,7 @@ from camelid.models.prune import pruned
 from camelid.models.shape import LlamaShape, LoRA
 from camelid.stage import Tokens
 from camelid.tokenizers.protocol import Tokenizer
+from camelid.train import float8
 from camelid.train.assemble import (
     certificate,
     check,
@@ -129,6 +130,8 @@ def pretrain(
     if adapter is not None:
         model = add_lora(model.to(dtype_of(conduct)), adapter, seed=seed)
     model.recompute = conduct.machine.recompute
+    if float8.wanted(conduct.machine):
+        float8.through_float8(model, compiled=conduct.machine.compile)
     optimizer, placement = optimizer_for(model, optim, clip, conduct, run, adapted=adapter is not None)
     trained = train(
         model,

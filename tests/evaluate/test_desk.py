@@ -48,6 +48,20 @@ def taught_five() -> Loaded:
     return loaded
 
 
+def test_questions_beyond_the_context_count_as_not_answered_and_are_told(taught_five: Loaded) -> None:
+    long = Item(" ".join(["seven"] * 600), "", "seven", "rewriting", "repeat")
+    seen: list[int] = []
+    found = score(taught_five, [long, *ITEMS, long], finished=lambda place, _: seen.append(place))
+    assert found.unread == 2 and found.data()["unread"] == 2 and sorted(seen) == list(range(1, 8))
+    assert [each.finish_reason for each in found.answers][::8] == ["context", "context"]
+    assert found.answers[1:-1] == score(taught_five, ITEMS).answers and (
+        found.overall.correct,
+        found.overall.count,
+    ) == (5, 9)
+    alone = score(taught_five, [long])
+    assert (alone.unread, alone.overall.correct, alone.overall.count) == (1, 0, 1)
+
+
 def test_answers_learned_by_heart_are_right_and_others_are_not(taught_five: Loaded) -> None:
     found = score(taught_five, ITEMS)
     assert [each.right for each in found.answers] == [True] * 5 + [False] * 2
@@ -108,8 +122,6 @@ def test_scores_are_json_and_samples_are_of_many_families(taught_five: Loaded) -
     assert isinstance(found, Scores)
 
 
-def test_no_items_and_prompts_that_do_not_fit_are_refused() -> None:
+def test_no_items_are_refused() -> None:
     with pytest.raises(UsageError, match="items: none"):
         score(small(PROMPT), [])
-    with pytest.raises(UsageError, match=r"prompt 0: \d+ ids[\s\S]*prompt 1"):
-        score(small(PROMPT, context=32), ITEMS[:2])
