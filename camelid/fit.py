@@ -17,7 +17,7 @@ from camelid.plan.machines import Device, Machines
 from camelid.plan.page import first_of_each
 from camelid.plan.plan import Choices, plan, remedies, shape_of
 from camelid.plan.training import Layout
-from camelid.recipe import AnyStage, Finetune, Folder, Pretrain, Recipe
+from camelid.recipe import AnyStage, Finetune, Folder, Merge, Pretrain, Recipe
 
 KEPT = 0.3  # ours, from docs/planner.md: what an allocator keeps beside what a run holds, without recomputation
 OTHERS = ("--count", "--device")  # what a plan may choose and a run here cannot
@@ -75,7 +75,7 @@ def exchanged(machine: Machine, trained: int) -> int:
 def start_shape(stage: Finetune | Pretrain) -> LlamaShape | None:
     """The shape of the model that a line starts from, where that is a folder; only its configuration is read."""
     current: object = stage
-    while isinstance(current, Finetune | Pretrain | Recipe):
+    while isinstance(current, Finetune | Pretrain | Merge | Recipe):
         current = current.last if isinstance(current, Recipe) else current.start
     if not isinstance(current, Folder):
         return None

@@ -268,6 +268,10 @@ def _put(value: Any, path: list[str], written: str, whole: str, problems: Proble
             problems.add(f"--set {whole}", f"there is no {step!r} here", did_you_mean(step, names))
             return value
         place = names.index(step)
+        if not rest and not is_frozen(value[place]):
+            row = whole.rpartition(".")[0]
+            problems.add(f"--set {whole}", "is one of a row", f"set the whole row: {row}={','.join(map(text, value))}")
+            return value
         if not rest:
             problems.add(
                 f"--set {whole}", "names a whole stage", f"name one of its settings: {', '.join(_fields(value[place]))}"
@@ -281,6 +285,7 @@ def _put(value: Any, path: list[str], written: str, whole: str, problems: Proble
         return value
     current = getattr(value, step)
     if rest:
+        current = _unset(_hints(type(value))[step]) if current is None else current  # type: ignore[arg-type]
         if not is_frozen(current) and not isinstance(current, tuple):
             problems.add(f"--set {whole}", f"{step!r} is {text(current)} and has no settings of its own")
             return value
@@ -297,6 +302,17 @@ def _put(value: Any, path: list[str], written: str, whole: str, problems: Proble
         for problem in error.problems:
             problems.add(f"--set {whole}", f"{problem.where}: {problem.found}", problem.remedy)
         return value
+
+
+def _unset(wanted: Any) -> Any:
+    """The value of a setting that was none and is to have settings of its own: all of them as usual; None where that
+    is not said."""
+    for choice in typing.get_args(wanted):
+        if dataclasses.is_dataclass(choice) and isinstance(choice, type):
+            kinds = [(field.default, field.default_factory) for field in dataclasses.fields(choice)]
+            if all(kind != (dataclasses.MISSING, dataclasses.MISSING) for kind in kinds):
+                return choice()
+    return None
 
 
 def _fields(value: Any) -> list[str]:
@@ -328,9 +344,10 @@ def _read_as(wanted: Any, written: str, where: str) -> Any:
     if typing.get_origin(wanted) is Literal:
         return next((choice for choice in typing.get_args(wanted) if str(choice) == written), _UNREAD)
     if typing.get_origin(wanted) is tuple:
-        inner = typing.get_args(wanted)[0]
-        items = [_read_as(inner, item.strip(), where) for item in written.split(",") if item.strip()]
-        return _UNREAD if _UNREAD in items else tuple(items)
+        inner, *more = typing.get_args(wanted)
+        items = [_read_as(inner, item.strip(), where) for item in written.strip("()").split(",") if item.strip()]
+        fits = more == [...] or len(items) == 1 + len(more)
+        return tuple(items) if fits and _UNREAD not in items else _UNREAD
     if wanted is bool:
         return {"true": True, "false": False}.get(written.lower(), _UNREAD)
     if wanted in (int, float):
@@ -368,5 +385,9 @@ def _written_type(wanted: Any, current: object = None) -> str:
         return " | ".join(map(str, typing.get_args(wanted)))
     if wanted is types.NoneType:
         return "none"
+    if typing.get_origin(wanted) is tuple:
+        inner, *more = typing.get_args(wanted)
+        count = "any number of items" if more == [...] else f"{1 + len(more)} items"
+        return f"{count} with commas between them, each {_written_type(inner)}"
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
     return words.get(wanted, getattr(wanted, "__name__", str(wanted)))

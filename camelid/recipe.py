@@ -50,6 +50,7 @@ __all__ = [
     "LlamaShape",
     "LoRA",
     "M",
+    "Merge",
     "Message",
     "Mixture",
     "Part",
@@ -75,6 +76,7 @@ __all__ = [
 ]
 
 K, M, B = 10**3, 10**6, 10**9
+WHOLE = 1e-6  # ours: how far from 1 shares written with few digits may add up
 FIRST_SEED = 10  # ours: desk recipes were chosen on worlds of seeds 0 to 2, so claims are tried on others
 
 Size = Literal["1B", "3B", "7B", "8B", "13B", "33B", "34B", "65B", "70B", "405B", "desk", "tiny"]
@@ -482,7 +484,21 @@ class Finetune(Stage):
     seed: int = 0
 
 
-AnyStage = SelfInstruct | TrainTokenizer | ExtendTokenizer | Pretrain | Finetune
+@dataclass(frozen=True, kw_only=True)
+class Merge(Stage):
+    """Two models of one shape and vocabulary made into one, weight by weight: so much of `start`, so much of `partner`.
+
+    Shares that do not add up to 1 are of what both learned beyond a `parent`, which gives the rest: with 1 and 1 all that
+    both learned is added to it. The result has the tokenizer and the template of `start`.
+    """
+
+    start: Folder | Pretrain | Finetune
+    partner: Folder | Pretrain | Finetune
+    shares: tuple[float, float]
+    parent: Recipe | Folder | None = None
+
+
+AnyStage = SelfInstruct | TrainTokenizer | ExtendTokenizer | Pretrain | Finetune | Merge
 
 
 @dataclass(frozen=True)
@@ -511,9 +527,22 @@ class Recipe:
     def parent(self) -> Recipe | Folder | None:
         """Where the first of the stages that lead to the last one starts; None for a model trained from nothing."""
         start: object = self.last
-        while isinstance(start, Finetune | Pretrain):
+        while isinstance(start, Finetune | Pretrain | Merge):
             start = start.start
         return start if isinstance(start, Recipe | Folder) else None
+
+    @property
+    def fed(self) -> AnyStage:
+        """The last stage that learns from data, which a person's own replace."""
+        return next((stage for stage in reversed(self.stages) if hasattr(stage, "data")), self.last)
+
+    @property
+    def trained(self) -> AnyStage:
+        """The stage that taught the member what it says, and in which template: the last, or where a merge starts."""
+        stage = self.last
+        while isinstance(stage, Merge) and not isinstance(stage.start, Folder):
+            stage = stage.start
+        return stage
 
     def lineage(self) -> Iterator[Recipe]:
         """The ancestors, oldest first, and the member itself."""
@@ -524,8 +553,15 @@ class Recipe:
 
 def check(stage: AnyStage, problems: ProblemList) -> None:
     """Adds the amounts of a stage that no training can have to `problems`, each under its path, such as tuned.length."""
+    if isinstance(stage, Merge) and stage.parent is None and abs(sum(stage.shares) - 1) > WHOLE:
+        found = f"{' + '.join(f'{share:g}' for share in stage.shares)} = {sum(stage.shares):g}"
+        problems.add(f"{stage.name}.shares", found, "let them add up to 1, or name the parent that gives the rest")
     if not isinstance(stage, Finetune | Pretrain):
         return
+    fields = stage.fields if isinstance(stage, Finetune) else None
+    if fields is not None and not fields.whole and (fields.instruction or fields.output or not fields.input):
+        found = f"columns {fields.words or 'of no name'}"
+        problems.add(f"{stage.name}.fields", found, "name those of instruction and output both, or of input alone")
     least = 2 if isinstance(stage, Finetune) else 1  # a dialogue's first token has nothing before it to be told from
     if stage.length < least:
         problems.add(f"{stage.name}.length", f"{stage.length} tokens", f"use a whole number of {least} or more")

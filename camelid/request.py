@@ -24,6 +24,7 @@ class Request:
     texts: tuple[str, ...] = ()  # STAGE=FILE for stages before the last
     settings: tuple[str, ...] = ()
     bad_rows: str | None = None
+    other_size: bool = False  # whether `size` is meant even for a start of another published size
     store: str | None = None
 
     def settled(self, recipe: Recipe) -> Request:

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import camelid
 from camelid import durable
@@ -31,9 +32,11 @@ from camelid.recipe import (
     ExtendTokenizer,
     Finetune,
     Folder,
+    Merge,
     Pretrain,
     Recipe,
     Shares,
+    Size,
     Table,
     Text,
     TrainTokenizer,
@@ -148,7 +151,7 @@ class Work:
 
     def make(self, owner: Recipe, stage: AnyStage) -> Made:
         """The stage's result, from the store or made now. A second run of the same stage waits for the first to say so."""
-        if not isinstance(stage, TrainTokenizer | ExtendTokenizer | Pretrain | Finetune):
+        if not isinstance(stage, TrainTokenizer | ExtendTokenizer | Pretrain | Finetune | Merge):
             found = f"{type(stage).__name__} {stage.name!r} cannot be run here"
             raise UsageError([Problem(f"stage {stage.name}", found, "supply its result with --data")])
         mark = self.mark(stage)
@@ -180,10 +183,23 @@ class Work:
             yield
 
     def carry_out(
-        self, owner: Recipe, stage: TrainTokenizer | ExtendTokenizer | Pretrain | Finetune, target: Path, run: Path
+        self,
+        owner: Recipe,
+        stage: TrainTokenizer | ExtendTokenizer | Pretrain | Finetune | Merge,
+        target: Path,
+        run: Path,
     ) -> None:
-        """Run the function of the stage's type."""
-        STAGES[type(stage)](self, owner, stage, target, run)
+        """Run the function of the stage's type; what it refuses of its settings is told by their whole names."""
+        try:
+            STAGES[type(stage)](self, owner, stage, target, run)
+        except UsageError as error:
+            own = {field.name for field in fields(stage)} - {"data", "start", "tokenizer"}
+            raise UsageError(
+                replace(problem, where=f"--set {stage.name}.{problem.where}")
+                if problem.where.partition(".")[0] in own
+                else problem
+                for problem in error.problems
+            ) from None
 
     # --- marks -------------------------------------------------------------------------------------------------------
 
@@ -201,7 +217,7 @@ class Work:
         """An input by what it holds: a parent by its mark, a folder or file by its digest, anything else by its text."""
         if isinstance(value, Recipe):
             return {"stage": self.mark(value.last)}
-        if isinstance(value, TrainTokenizer | ExtendTokenizer | Pretrain | Finetune):
+        if isinstance(value, TrainTokenizer | ExtendTokenizer | Pretrain | Finetune | Merge):
             return {"stage": self.mark(value)}
         if isinstance(value, Shares):
             return [[self.input_mark(share.text), share.percent] for share in value.texts]
@@ -385,8 +401,11 @@ class Work:
     # --- provenance --------------------------------------------------------------------------------------------------
 
     def provenance(self, owner: Recipe, stage: AnyStage, **more: Any) -> dict[str, Any]:
-        """What a finished model tells about itself."""
+        """What a finished model tells about itself: it is that member whose last stage it is, where there is one."""
         member, size = self.named(owner)
+        plain = member.partition("+")[0]
+        if stage != owner.last and plain != member and (own := MEMBERS[plain].make(cast(Size, size))).last == stage:
+            member, owner = plain, own
         return {
             "member": member,
             "size": size,
@@ -567,6 +586,27 @@ def finetune(work: Work, owner: Recipe, stage: Finetune, target: Path, run: Path
     tell_adapter(work, run)
 
 
+def merge(work: Work, owner: Recipe, stage: Merge, target: Path, run: Path) -> None:
+    """The models of earlier stages added up by their shares, certified as every finished model is."""
+    from camelid.checkpoints.merge import Parent, mean
+    from camelid.generate.certificate import certificate
+
+    parents = [
+        Parent(work.folder(model), share)
+        for model, share in zip((stage.start, stage.partner), stage.shares, strict=True)
+    ]
+    if stage.parent is not None:
+        parents.append(Parent(work.folder(stage.parent), 1 - sum(stage.shares)))
+    made = mean(
+        parents,
+        target,
+        extra=partial(certificate, note=work.narrator.warn),
+        provenance=work.provenance(owner, stage),
+    )
+    for note in made.notes:
+        work.narrator.warn(note)
+
+
 def tell_adapter(work: Work, run: Path) -> None:
     """Where the adapter lies that PEFT reads, and what its base needs first, where a stage left one."""
     from camelid.train.assemble import ADAPTER
@@ -593,4 +633,5 @@ STAGES: Mapping[type, Callable[[Work, Recipe, Any, Path, Path], None]] = {
     ExtendTokenizer: extend_tokenizer,
     Pretrain: pretrain,
     Finetune: finetune,
+    Merge: merge,
 }

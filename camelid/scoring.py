@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from camelid.durable import read_json, read_lines, replace_file
 from camelid.machine import Machine, describe
-from camelid.recipe import DeskRecords, Finetune, Folder, Pretrain, portions
+from camelid.recipe import DeskRecords, Finetune, Folder, Merge, Pretrain, portions
 from camelid.report import Ancestor, Curve, Drawn, Page, Sample, Score, amount, page
 from camelid.run import Made, Work
 from camelid.store import PROVENANCE
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from camelid.evaluate.desk import Scores
 
 SHOWN = 3  # sample answers on the terminal and on the page
-OPERATIONS = {"Pretrain": "pre-training", "Finetune": "instruction tuning"}
+OPERATIONS = {"Pretrain": "pre-training", "Finetune": "instruction tuning", "Merge": "merging"}
 
 
 def desk_score(path: Path, template: Template, data: DeskRecords, machine: Machine) -> Scores:
@@ -43,17 +43,19 @@ def score_line(
     work: Work, made: Sequence[Made]
 ) -> tuple[tuple[tuple[str, tuple[Score, ...]], ...], tuple[Sample, ...]]:
     """Scores of the base and of the member on the same held-out instructions, in the member's template; () elsewhere."""
-    last = work.recipe.last
+    last = work.recipe.trained
     if not isinstance(last, Finetune) or isinstance(last.start, Folder):
         return (), ()
     asked = next((each for each in portions(last.data) if isinstance(each, DeskRecords)), None)
     if asked is None:
         return (), ()
-    models = [m for m in made if isinstance(m.stage, Pretrain | Finetune)]
+    models = [each for each in made if _is_model(each)]
+    titles = [each.title for each in models]
     found: list[tuple[str, Scores]] = []
     with work.narrator.progress("scoring", len(models), "models") as report:
         for done, each in enumerate(models):
-            found.append((each.title, desk_score(each.path, last.prompt, asked, work.machine)))
+            title = f"{each.title} {each.stage.name}" if titles.count(each.title) > 1 else each.title
+            found.append((title, desk_score(each.path, last.prompt, asked, work.machine)))
             report(done + 1)
     for title, scores in found:
         if scores.unread:
@@ -82,7 +84,7 @@ def commands(work: Work, made: Sequence[Made]) -> tuple[tuple[str, str], ...]:
     where = "" if work.store.is_default else f" --store {work.store.root}"
     name = member if work.grown_as_declared else str(made[-1].path)
     told = [("talk with it", f"camelid chat {name}{where}")]
-    if isinstance(work.recipe.last, Finetune):
+    if isinstance(work.recipe.trained, Finetune):
         told.append(("the same, your own data", f"camelid grow {member} --start FOLDER --data FILE{where}"))
     if member == "alpaca":
         told.append(("adapters only", f"camelid grow alpaca-lora{where}"))
@@ -110,7 +112,7 @@ def write_page(
     shown = Page(
         title=work.recipe.title,
         summary=summary,
-        ancestry=(*_outside(trained[0]), *(_ancestor(each) for each in trained)),
+        ancestry=(*_outside(trained[0]), *(_ancestor(each) for each in made if _is_model(each))),
         curves=tuple(curves),
         mixtures=tuple((f"{each.title} {each.stage.name}", drawn) for each in trained if (drawn := _drawn(each))),
         scores=tuple((title, tuple(rows)) for title, rows in scores),
@@ -123,6 +125,10 @@ def write_page(
     replace_file(path, page(shown).encode())
     fresh = sum(int(_told(each)["training"]["tokens"]) for each in trained if each.fresh)
     return path, fresh
+
+
+def _is_model(made: Made) -> bool:
+    return isinstance(made.stage, Pretrain | Finetune | Merge)
 
 
 def _outside(first: Made) -> Iterator[Ancestor]:
@@ -139,16 +145,24 @@ def _told(made: Made) -> dict[str, Any]:
 
 
 def _ancestor(made: Made) -> Ancestor:
-    told = _told(made)["training"]
+    told = _told(made)
     config = json.loads((made.path / "config.json").read_text())
     facts = [
         f"{config['num_hidden_layers']} layers, width {config['hidden_size']}, vocabulary {config['vocab_size']}",
-        f"{amount(told['tokens'])} tokens seen, {amount(told['supervised'])} of them learned, {told['steps']} steps",
+        _merged(told) if isinstance(made.stage, Merge) else _trained(told["training"]),
         f"grown now in {made.seconds:.0f} s" if made.fresh else "was in the store",
     ]
     adapted = isinstance(made.stage, Finetune) and made.stage.adapter is not None
     operation = "adapters" if adapted else OPERATIONS[type(made.stage).__name__]
     return Ancestor(made.title, operation, tuple(facts), str(made.path))
+
+
+def _trained(told: dict[str, Any]) -> str:
+    return f"{amount(told['tokens'])} tokens seen, {amount(told['supervised'])} of them learned, {told['steps']} steps"
+
+
+def _merged(told: dict[str, Any]) -> str:
+    return " + ".join(f"{parent['share']:g} of {parent['name']}" for parent in told["parents"])
 
 
 def _curve(made: Made) -> Curve | None:

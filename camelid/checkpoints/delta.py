@@ -25,9 +25,10 @@ from torch import Tensor
 
 from camelid.checkpoints import directory
 from camelid.checkpoints.directory import Checkpoint
+from camelid.checkpoints.merge import Extra
 from camelid.checkpoints.names import expected
 from camelid.checkpoints.safetensors_io import Deferred
-from camelid.durable import FILES, Files
+from camelid.durable import FILES, Files, json_bytes
 from camelid.errors import Problem, ProblemList, UsageError
 
 Beside = Literal["zero", "mean"]
@@ -86,15 +87,25 @@ def make(parent: Path, tuned: Path, target: Path, *, new_rows: Beside = "zero", 
         template=child.template,
         provenance={**told, "provenance": dict(child.provenance)},
         generation=child.generation,
+        extra=_carried(child),
         files=files,
     )
     return Made(target, sum(tally.exact.values()), child.shape.parameters(), max(tally.worst.values()))
 
 
-def apply(parent: Path, delta: Path, target: Path, *, new_rows: Beside | None = None, files: Files = FILES) -> Applied:
+def apply(
+    parent: Path,
+    delta: Path,
+    target: Path,
+    *,
+    new_rows: Beside | None = None,
+    extra: Extra | None = None,
+    files: Files = FILES,
+) -> Applied:
     """Writes the tuned model: the parent plus its delta, tokenizer and template those of the delta.
 
     new_rows    beside what a delta of others took its added rows: "mean" unless said; ours say so themselves
+    extra       further files where the delta brings no certificate of the tuned model, as in checkpoints/merge.py
 
     Raises UsageError where `delta` is none, or was made from another parent; StoreError where `target` exists.
     """
@@ -125,6 +136,7 @@ def apply(parent: Path, delta: Path, target: Path, *, new_rows: Beside | None = 
         template=change.template,
         provenance={**origin, "from_delta": change.digest},
         generation=change.generation,
+        extra=_carried(change) or (extra(state, change.shape, change.tokenizer, change.template) if extra else {}),
         files=files,
     )
     return Applied(target, math.fsum(tally.totals.values()), tuple(notes))
@@ -136,6 +148,12 @@ def problem(checkpoint: Checkpoint) -> Problem | None:
         return None
     remedy = "make the model of it first: camelid delta apply PARENT DELTA DST"
     return Problem(str(checkpoint.path), "is a delta, what a model has beyond its parent", remedy)
+
+
+def _carried(checkpoint: Checkpoint) -> dict[str, bytes]:
+    """The tuned model's certificate, which goes through its delta, so that what comes back is held to it."""
+    told = checkpoint.certificate
+    return {} if told is None else {directory.CERTIFICATE: json_bytes(dict(told))}
 
 
 _BESIDE: dict[Beside, str] = {"zero": "zeros", "mean": "the mean of the parent's rows"}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,10 +30,16 @@ from camelid.checkpoints.adapter import Adapter
 from camelid.checkpoints.directory import Checkpoint
 from camelid.checkpoints.names import expected
 from camelid.checkpoints.safetensors_io import Deferred
+from camelid.dialogue.template import Template
 from camelid.durable import FILES, Files
 from camelid.errors import ProblemList
 from camelid.frozen import diff
 from camelid.models.adapt import merged
+from camelid.models.shape import LlamaShape
+from camelid.tokenizers.protocol import Tokenizer
+
+# What else goes into the folder, such as a certificate, from what is to be saved: weights, shape, tokenizer, template.
+Extra = Callable[[Mapping[str, Tensor | Deferred], LlamaShape, Tokenizer, Template | None], Mapping[str, bytes]]
 
 KIND = "merge"
 WHOLE = 1e-6  # ours: how far from 1 shares written with few digits may add up
@@ -55,8 +61,17 @@ class Merged:
     notes: tuple[str, ...]
 
 
-def mean(parents: Sequence[Parent], target: Path, *, files: Files = FILES) -> Merged:
+def mean(
+    parents: Sequence[Parent],
+    target: Path,
+    *,
+    extra: Extra | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    files: Files = FILES,
+) -> Merged:
     """Writes the mean of model folders as the folder `target`; tokenizer and template are those of the first.
+
+    What the caller tells of itself, such as a recipe, goes before what is told of the merge.
 
     Raises UsageError naming everything that keeps them apart, StoreError where `target` exists.
     """
@@ -81,14 +96,17 @@ def mean(parents: Sequence[Parent], target: Path, *, files: Files = FILES) -> Me
         shape=first.shape,
         tokenizer=first.tokenizer,
         template=template,
-        provenance=_told("mean", parents, [each.digest for each in found]),
+        provenance={**_told("mean", parents, [each.digest for each in found]), **(provenance or {})},
         generation=first.generation if template == first.template else None,
+        extra=None if extra is None else extra(state, first.shape, first.tokenizer, template),
         files=files,
     )
     return Merged(target, tuple(notes) if first.template is not None else ())
 
 
-def with_adapters(base: Path, worn: Sequence[Parent], target: Path, *, files: Files = FILES) -> Merged:
+def with_adapters(
+    base: Path, worn: Sequence[Parent], target: Path, *, extra: Extra | None = None, files: Files = FILES
+) -> Merged:
     """Writes a base with adapters added as the folder `target`; it talks in the template of the first that has one.
 
     Raises UsageError for adapters that cannot be added up, BadFile for one of another base, StoreError where `target`
@@ -119,7 +137,17 @@ def with_adapters(base: Path, worn: Sequence[Parent], target: Path, *, files: Fi
         }
     template = next((each.template for each in found if each.template is not None), ground.template)
     told = _told("adapters", [Parent(base, 1.0), *worn], [ground.digest, *(_digest(each) for each in found)])
-    directory.save(target, state, shape=shape, tokenizer=tokenizer, template=template, provenance=told, files=files)
+    more = None if extra is None else extra(state, shape, tokenizer, template)
+    directory.save(
+        target,
+        state,
+        shape=shape,
+        tokenizer=tokenizer,
+        template=template,
+        provenance=told,
+        extra=more,
+        files=files,
+    )
     others = [each for each in found if each.template is not None and each.template != template]
     return Merged(target, tuple(f"{each.path} was tuned in another template than the result's" for each in others))
 

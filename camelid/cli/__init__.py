@@ -112,8 +112,8 @@ def complain(error: CamelidError) -> None:
         return
     if isinstance(error, Problems):
         count = len(error.problems)
-        kind = "wrong usage" if isinstance(error, UsageError) else "unusable data"
-        print(f"camelid: {kind}, {count} problem{'s' * (count != 1)}:", file=sys.stderr)
+        counted = f"wrong usage, {count} problem{'s' * (count != 1)}"
+        print(f"camelid: {counted if isinstance(error, UsageError) else 'unusable data'}:", file=sys.stderr)
         for line in told(error.problems):
             print(f"  {line}", file=sys.stderr)
     else:

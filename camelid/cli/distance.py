@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from camelid.frozen import is_frozen, stated, text
-from camelid.recipe import Finetune, Pretrain, Recipe, Stage, reference
+from camelid.recipe import Finetune, Merge, Pretrain, Recipe, Stage, reference
 
 ABSENT = "—"
 ORIGINS = ("start", "teacher")  # parents, which are named and not compared
@@ -36,10 +36,25 @@ def distance(one: Recipe, two: Recipe) -> Iterator[Apart]:
             if any(_value(each, name) is _Nothing for each in (a, b)) and name not in dict([*stated(a), *stated(b)]):
                 continue  # only one of them could say it, and leaves it as it is
             yield from _apart(f"{a.name}." * bool(place) + name, name, *(_value(each, name) for each in (a, b)))
+    if _merged(one) != _merged(two):
+        yield Apart("merge", _merged(one), _merged(two))
 
 
 def _training(recipe: Recipe) -> list[Finetune | Pretrain]:
     return [stage for stage in recipe.stages if isinstance(stage, Finetune | Pretrain)]
+
+
+def _merged(recipe: Recipe) -> str | None:
+    """What a recipe adds up in the end, and how much of each; None where it does not."""
+    last = recipe.last
+    if not isinstance(last, Merge):
+        return None
+    parts = [
+        f"{share:g} of {_called(model)}" for model, share in zip((last.start, last.partner), last.shares, strict=True)
+    ]
+    if last.parent is not None:
+        parts.append(f"{1 - sum(last.shares):g} of {_called(last.parent)}")
+    return " + ".join(parts)
 
 
 class _Nothing:

@@ -20,6 +20,7 @@ from camelid.recipe import (
     Finetune,
     Folder,
     LlamaShape,
+    Merge,
     Mixture,
     Pretrain,
     Recipe,
@@ -40,7 +41,7 @@ WIDER = ("vocab", "context", "theta", "scaling")  # what a stage of plain text m
 
 @click.command(cls=Command)
 @click.argument("member", metavar="MEMBER", required=False)
-@click.option("--size", metavar="SIZE", help="desk (default), a published size, or tiny.")
+@click.option("--size", metavar="SIZE", help="desk (default), tiny, or a published size (default: that of --start).")
 @click.option(
     "--start", metavar="FOLDER", help="A Hugging Face Llama folder to start from, in place of the recipe's parent."
 )
@@ -48,11 +49,12 @@ WIDER = ("vocab", "context", "theta", "scaling")  # what a stage of plain text m
     "--data",
     multiple=True,
     metavar="[STAGE=]FILE",
-    help="Your records (alpaca, sharegpt or messages format, or Open Assistant's trees) or texts, or a folder saved by "
+    help="Your records (alpaca, sharegpt, messages or APIBench's format, or Open Assistant's trees) or texts, or a folder saved by "
     "Hugging Face's datasets, in place of the last stage's or the one named.",
 )
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change one setting: tuned.length=1024.")
 @click.option("--bad-rows", metavar="stop|skip", help="What to do with rows that cannot be used (default: stop).")
+@click.option("--other-size", is_flag=True, help="Take the settings of --size for a --start of another published size.")
 @click.option("--save-every", metavar="SECONDS", help="Seconds between checkpoints of a run (default: 60).")
 @training_options
 @machine_options
@@ -74,6 +76,7 @@ def grow(asked: Asked, /, as_json: bool, **options: Any) -> None:
         texts=tuple(word for word in options["data"] if _of_stage(word)),
         settings=options["settings"],
         bad_rows=options["bad_rows"],
+        other_size=options["other_size"],
     )
     run_request(asked, request, options, as_json)
 
@@ -142,6 +145,8 @@ def asked_recipe(asked: Asked, /, request: Request) -> Recipe | None:
     data = asked.records("--data", request.data)
     changes = asked.settings(request.settings)
     bad_rows = asked.choice("--bad-rows", request.bad_rows, ("stop", "skip"), "stop")
+    if found is not None and start is not None and (start / "config.json").is_file():
+        found = sized(found, request, start, asked)
     if found is None:
         return None
     recipe, files = found[1], {}
@@ -153,10 +158,9 @@ def asked_recipe(asked: Asked, /, request: Request) -> Recipe | None:
         elif (path := asked.records("--data", file)) is not None:
             files[stage] = path
     if data is not None:
-        files[recipe.last.name] = data
+        files[recipe.fed.name] = data
     if start is not None and (start / "config.json").is_file():
         check_parent(recipe, start, asked)
-        advise_size(found[0], recipe, start)
         recipe = started(recipe, Folder(str(start.resolve())))
     skips: Literal["skip", "stop"] = "skip" if bad_rows == "skip" else "stop"
     tables = {name: Table(path=str(path.resolve()), bad_rows=skips) for name, path in files.items()}
@@ -170,7 +174,7 @@ def asked_recipe(asked: Asked, /, request: Request) -> Recipe | None:
 
 def _told(stage: AnyStage, table: Table) -> AnyStage:
     """The stage with a person's own records, trees or texts."""
-    if isinstance(stage, SelfInstruct):
+    if isinstance(stage, SelfInstruct | Merge):
         return stage
     if isinstance(stage, Finetune):
         from camelid.data.trees import is_trees
@@ -194,11 +198,11 @@ def check_parent(recipe: Recipe, folder: Path, asked: Asked) -> None:
         words = {"sentencepiece": "a SentencePiece vocabulary", "byte_bpe": "a byte-level vocabulary, as Llama 3's"}
         told = f"has {words[kind]}; {declared.title} has {words[kinds[0]]}"
         asked.problems.add(f"--start {folder}", told, "name a model of that line, or another member: camelid tree")
-    prompt = declared.last.prompt if isinstance(declared.last, Finetune) and declared is not recipe else None
+    prompt = declared.trained.prompt if isinstance(declared.trained, Finetune) and declared is not recipe else None
     if prompt is not None and found.template is not None and found.template != prompt:
         told = f"talks in another template than {declared.title}, from which this member goes on"
         asked.problems.add(f"--start {folder}", told, f"name a folder of {declared.title}, or set another prompt")
-    if prompt is None and found.template is not None and isinstance(recipe.last, Finetune):
+    if prompt is None and found.template is not None and isinstance(recipe.trained, Finetune):
         Narrator().warn(f"--start {folder}: was tuned on dialogues already; {recipe.title} starts from a base model")
 
 
@@ -217,21 +221,30 @@ def check_room(recipe: Recipe, asked: Asked) -> None:
                 asked.problems.add(f"--start {stage.start.path}", found, remedy)
 
 
-def advise_size(member: Member, recipe: Recipe, folder: Path) -> None:
-    """A warning where the folder's model has the shape of another published size of the member than the one asked for."""
+def sized(found: tuple[Member, Recipe], request: Request, folder: Path, asked: Asked) -> tuple[Member, Recipe] | None:
+    """The member at the size whose parent has the shape of the folder's model, which is told, where no size was named.
+
+    One that was named and is another published one's is refused unless the request says that it is meant.
+    """
+    from rich.markup import escape
+
     from camelid.checkpoints import directory
 
-    found = directory.load(folder, check="lengths").shape
-    sizes = {}
+    member, body = found[0], _body(directory.load(folder, check="lengths").shape)
+    own, fitting = request.size or member.published, []
     for size in member.sizes:
         parent = member.make(size).parent
-        if isinstance(parent, Recipe) and isinstance(parent.last, Pretrain | Finetune):
-            sizes[member.make(size).title] = size, _body(shape_of(parent.last))
-    own = sizes.get(recipe.title)
-    fitting = [size for size, body in sizes.values() if body == _body(found)]
-    if own is not None and fitting and own[0] not in fitting:
-        words = f"has the shape that {member.name} has at {' or '.join(fitting)}: --size {fitting[0]} has its settings"
-        Narrator().warn(f"--start {folder}: {words}, --size {own[0]} another's")
+        if isinstance(parent, Recipe) and isinstance(parent.trained, Pretrain | Finetune):
+            fitting += [size] * (_body(shape_of(parent.trained)) == body)
+    if not fitting or own in fitting or request.other_size:
+        return found
+    told = f"has the shape of the parent that {member.name} has at {' and '.join(fitting)}"
+    if not request.size:
+        Narrator().say(escape(f"--start {folder}: {told}: grown with the settings of --size {fitting[0]}"))
+        return asked.member(request.member, fitting[0])
+    remedy = f"use --size {fitting[0]}, which has its settings, or --other-size where {own}'s are meant"
+    asked.problems.add(f"--start {folder}", f"{told}, not at {own}", remedy)
+    return found
 
 
 def _body(shape: LlamaShape) -> tuple[int, int, int]:
@@ -263,7 +276,7 @@ def _widened(stage: Pretrain, folder: Folder) -> LlamaShape:
     own = directory.load(Path(folder.path), check="lengths").shape
     if not isinstance(stage.start, Recipe):
         return own
-    parent = shape_of(cast(Pretrain | Finetune, stage.start.last))
+    parent = shape_of(cast(Pretrain | Finetune, stage.start.trained))
     wider = {f: getattr(stage.shape, f) for f in WIDER if getattr(stage.shape, f) != getattr(parent, f)}
     return replace(own, **wider)
 
@@ -271,9 +284,9 @@ def _widened(stage: Pretrain, folder: Folder) -> LlamaShape:
 def missing(recipe: Recipe, asked: Asked, *, named: bool = False) -> None:
     """What a recipe at its published size needs from whoever runs it."""
     parent = recipe.parent
-    based = parent is not None or isinstance(recipe.last, Finetune)
+    based = parent is not None or isinstance(recipe.trained, Finetune)
     for stage in recipe.stages if based else ():
-        option = "--data" if stage is recipe.last else f"--data {stage.name}=FILE"
+        option = "--data" if stage is recipe.fed else f"--data {stage.name}=FILE"
         for each in portions(getattr(stage, "data", None)):
             if isinstance(each, SelfInstruct):
                 found, remedy = f"records: its teacher {each.teacher} is retired", "name a file with --data"

@@ -21,7 +21,7 @@ def inspected(
     path: Path, recipe: Recipe, where: Path, *, length: int | None, samples: int, bad_rows: str, as_json: bool
 ) -> None:
     """Counts and samples of a file of dialogues on standard output; nothing is kept."""
-    stage = recipe.last
+    stage = recipe.trained
     if not isinstance(stage, Finetune):
         raise click.UsageError(f"{recipe.title} is trained on plain text, which has no template to look through")
     tokenizer = load_tokenizer(where)
@@ -34,6 +34,7 @@ def inspected(
             learn=stage.learn,
             length=length or stage.length,
             over_length=stage.over_length,
+            fields=stage.fields,
             bad_rows="skip" if bad_rows == "skip" else "stop",
         )
         if as_json:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
 from camelid.cli.asked import Asked, Command, store_option
 from camelid.store import Store
+
+if TYPE_CHECKING:
+    from camelid.checkpoints.merge import Extra
 
 
 @click.command(cls=Command)
@@ -48,12 +52,13 @@ def merge(asked: Asked, /, names: tuple[str, ...], worn: tuple[str, ...], store:
 
     _check_memory(parents[0][0], anyway=options["anyway"])
     wanted = Path(target).expanduser()
+    noted = _noted()
     if worn:
         chosen = [Parent(Path(path).expanduser(), 1.0 if share is None else share) for path, share in adapters]
-        made = with_adapters(parents[0][0], chosen, wanted)
+        made = with_adapters(parents[0][0], chosen, wanted, extra=noted)
     else:
         equal = 1 / len(parents)
-        made = mean([Parent(path, equal if share is None else share) for path, share in parents], wanted)
+        made = mean([Parent(path, equal if share is None else share) for path, share in parents], wanted, extra=noted)
     click.echo(str(made.path))
     for note in made.notes:
         click.echo(f"warning {note}", err=True)
@@ -111,7 +116,8 @@ def apply_delta(asked: Asked, /, names: tuple[str, ...], store: str | None, **op
     from camelid.checkpoints import delta as deltas
 
     _check_memory(change, anyway=options["anyway"])
-    made = deltas.apply(parent, change, target, new_rows=cast("deltas.Beside | None", options["new_rows"]))
+    new_rows = cast("deltas.Beside | None", options["new_rows"])
+    made = deltas.apply(parent, change, target, new_rows=new_rows, extra=_noted())
     click.echo(str(made.path))
     for note in made.notes:
         click.echo(f"warning {note}", err=True)
@@ -129,6 +135,13 @@ def _three(asked: Asked, names: tuple[str, ...], wanted: str, store: str | None)
         asked.problems.add("DST", f"{target} exists", "name something that does not exist yet")
     found_store = asked.store(store)
     return asked.model(one, found_store), asked.model(two, found_store), Path(target).expanduser()
+
+
+def _noted() -> Extra:
+    """What certifies a model as it is written; where memory does not suffice for it, that is told."""
+    from camelid.generate.certificate import certificate
+
+    return partial(certificate, note=lambda line: click.echo(f"warning {line}", err=True))
 
 
 def _check_memory(model: Path, *, anyway: bool) -> None:

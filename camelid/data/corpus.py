@@ -252,7 +252,10 @@ def rendered_pairs(
             yield kept
     tally.bad.merge(refused)
     if refused.count and (bad_rows == "stop" or not tally.counts["kept"]):
-        raise refused.error("data", tally.counts["rows"], remedy=UNEXPRESSED)
+        remedy = (
+            UNEXPRESSED if bad_rows == "stop" else "none is left to learn from: correct them, or choose another member"
+        )
+        raise refused.error("data", tally.counts["rows"], remedy=remedy)
     if tally.long.count:
         remedy = f'allow more than {length} tokens, or set over_length to "cut" or "drop"'
         raise tally.long.error("data", tally.counts["rows"], remedy=remedy)

@@ -1,9 +1,10 @@
-"""What a record is, told by its fields: a text, or a dialogue in one of three formats.
+"""What a record is, told by its fields: a text, or a dialogue in one of four formats.
 
     text       {"text"}
     alpaca     {"instruction", "input" (may be empty or absent), "output"}, "system" if there is one
     sharegpt   {"conversations": [{"from": "human" | "gpt" | ..., "value"}]}, "system" if there is one
     messages   {"messages": [{"role": "user" | "assistant" | "system", "content"}]}; a reply may have a "mark"
+    apibench   {"code", "api_call", "api_data"}: request and answer stand in "code" as one text, see `_apibench`
 
 Other fields of a record are left aside, except those that would change what it means (`REFUSED`). A field that is null
 counts as absent.
@@ -11,6 +12,7 @@ counts as absent.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -18,15 +20,16 @@ from typing import Literal
 from camelid.dialogue.message import Message
 from camelid.errors import did_you_mean
 
-Format = Literal["text", "alpaca", "sharegpt", "messages"]
+Format = Literal["text", "alpaca", "sharegpt", "messages", "apibench"]
 
 FIELDS: dict[Format, tuple[str, ...]] = {
     "text": ("text",),
     "alpaca": ("instruction", "output"),
     "sharegpt": ("conversations",),
     "messages": ("messages",),
+    "apibench": ("code", "api_call", "api_data"),
 }
-DIALOGUES: tuple[Format, ...] = ("alpaca", "sharegpt", "messages")
+DIALOGUES: tuple[Format, ...] = ("alpaca", "sharegpt", "messages", "apibench")
 REFUSED = {  # a field that changes what the record means: what the record is
     "chosen": "a preference, not a dialogue to imitate",
     "rejected": "a preference, not a dialogue to imitate",
@@ -39,12 +42,21 @@ MESSAGE_ROLES = {"user": "user", "assistant": "assistant", "system": "system"}
 @dataclass(frozen=True)
 class Fields:
     """The columns of a table of single exchanges: what is asked, what is answered and learned, and where there are any
-    an input and a system message. A file in one of the known formats is read as such all the same."""
+    an input and a system message. A file in one of the known formats is read as such all the same.
 
-    instruction: str
-    output: str
+    With `input` alone, records are in a known format, and this field of theirs is shown beside what is asked: as it
+    stands where it is text, else as JSON.
+    """
+
+    instruction: str = ""
+    output: str = ""
     input: str = ""
     system: str = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether they make a record of their own, in none of the known formats."""
+        return bool(self.instruction and self.output)
 
     @property
     def words(self) -> str:
@@ -55,8 +67,13 @@ class Fields:
 def known(wanted: Iterable[Format] = tuple(FIELDS), fields: Fields | None = None) -> str:
     """The formats and the fields of each, for a message."""
     words = "known are " + "; ".join(f"{name} ({', '.join(FIELDS[name])})" for name in wanted)
-    others = "others: --set STAGE.fields.instruction=COLUMN and so on"
-    return words if fields is None else f"{words}; or a table with the columns {fields.words} ({others})"
+    others = "--set STAGE.fields.instruction=COLUMN --set STAGE.fields.output=COLUMN"
+    if "alpaca" not in wanted:
+        return words
+    if fields is not None and fields.whole:
+        return f"{words}; or a table with the columns {fields.words} (others: {others})"
+    beside = "" if fields is None else f"; with {fields.words!r} to be shown beside what is asked"
+    return f"{words}{beside}; columns of other names: {others}"
 
 
 class Unfit(Exception):
@@ -79,8 +96,10 @@ class OneFormat:
     def dialogue(self, data: Mapping[str, object]) -> list[Message]:
         data = named(data, self.fields)
         found = self._settle(data)
-        read = {"alpaca": _alpaca, "sharegpt": _sharegpt, "messages": _messages}[found]
+        read = {"alpaca": _alpaca, "sharegpt": _sharegpt, "messages": _messages, "apibench": _apibench}[found]
         messages = read(data)
+        if self.fields is not None and self.fields.input and not self.fields.whole:
+            messages = _beside(messages, data, self.fields.input)
         for number, message in enumerate(messages):
             if message.role == "system" and number:
                 raise Unfit(f"turn {number + 1} is the system's, which only the first may be")
@@ -93,7 +112,8 @@ class OneFormat:
         fitting = [name for name in found if name in self.wanted]
         if self.format is None:
             if not fitting:
-                raise Unfit(f"{_shown(data)}: {found[0]}, where {' or '.join(self.wanted)} is wanted")
+                kinds = "plain text, where a dialogue", f"a dialogue ({found[0]}), where plain text"
+                raise Unfit(f"{_shown(data)}: {kinds[found[0] != 'text']} is wanted ({', '.join(self.wanted)})")
             if len(fitting) > 1:
                 raise Unfit(f"{_shown(data)}: fit {' and '.join(fitting)}; say which by format=")
             self.format = fitting[0]
@@ -107,7 +127,9 @@ def named(data: Mapping[str, object], fields: Fields | None) -> Mapping[str, obj
 
     Columns that are named nowhere are left aside, as those of the known formats are.
     """
-    if fields is None or data.get(fields.instruction) is None or data.get(fields.output) is None:
+    if fields is None or not fields.whole:
+        return data
+    if data.get(fields.instruction) is None or data.get(fields.output) is None:
         return data
     columns = {
         "instruction": fields.instruction,
@@ -143,7 +165,7 @@ def formats(
 def _expected(there: set[str], wanted: Iterable[Format], fields: Fields | None) -> str:
     """What a row needs that is in none of the wanted formats: what lacks least, by name where a part is there."""
     needs: dict[str, tuple[str, ...]] = {name: FIELDS[name] for name in wanted}
-    if fields is not None:
+    if fields is not None and fields.whole:
         needs["this recipe's own"] = (fields.instruction, fields.output)
     for place, names in needs.items():
         missing = [name for name in names if name not in there]
@@ -195,6 +217,62 @@ def _messages(data: Mapping[str, object]) -> list[Message]:
     return _turns(data["messages"], "messages", "role", "content", MESSAGE_ROLES)
 
 
+def _apibench(data: Mapping[str, object]) -> list[Message]:
+    """The two messages of a row of APIBench (Patil et al. 2023), the answer as it stands in the row.
+
+    "code" is {'Instruction': REQUEST, 'Output': {... 'api_call': ...}}, which looks like Python and is none (requests
+    are not quoted, quotes within quotes are not escaped), or ###Instruction: REQUEST ###Output: ANSWER. The few requests
+    with an input have it on a line of its own, ###Input: ..., as the second form writes it.
+    """
+    code = _string(data, "code").strip()
+    if code.startswith("{'Instruction':"):
+        request, output, answer = code.removeprefix("{'Instruction':").partition("'Output':")
+        whole, answer = bool(output) and answer.endswith("}"), answer[:-1].strip()
+        asked, given = (part.strip().removesuffix(",") for part in request.partition("'Input':")[::2])
+    elif code.startswith("###Instruction:"):
+        asked, output, answer = code.removeprefix("###Instruction:").partition("###Output:")
+        whole, given, answer = bool(output), "", answer.strip()
+    else:
+        forms = "{'Instruction': ..., 'Output': {...}} or ###Instruction: ... ###Output: ..."
+        raise Unfit(f"'code' is not of the form {forms}")
+    if not whole or (answer.startswith("{") and not answer.endswith("}")):
+        raise Unfit("'code' breaks off before its end")
+    if "api_call" not in answer:
+        raise Unfit("'code' has an answer without 'api_call': it calls nothing")
+    asked, given = _unquoted(asked.strip()), _unquoted(given)
+    if not asked:
+        raise Unfit("'code' has an empty request: nothing is asked")
+    request = f"{asked}\n###Input: {given}" if given not in ("", "<noinput>") else asked
+    return [Message("user", request), Message("assistant", answer)]
+
+
+def _unquoted(text: str) -> str:
+    """The text without quotes around the whole of it."""
+    quoted = len(text) > 1 and text[0] in "'\"" and text.find(text[0], 1) == len(text) - 1
+    return text[1:-1].strip() if quoted else text
+
+
+def _beside(messages: list[Message], data: Mapping[str, object], name: str) -> list[Message]:
+    """The messages with a field of their record shown beside what is asked; a record's own input stays where the field
+    is not there."""
+    asked = [place for place, message in enumerate(messages) if message.role == "user"]
+    if len(asked) != 1:
+        raise Unfit(f"{len(asked)} turns are the user's: {name!r} is shown beside one request alone")
+    (place,) = asked
+    value, own = data.get(name), messages[place].input
+    if (value is None) == (not own):
+        raise Unfit(f"{name!r} is missing, and there is no input" if not own else f"has both {name!r} and an input")
+    shown = own or (value if isinstance(value, str) else _json(value, name))
+    return [*messages[:place], replace(messages[place], input=shown), *messages[place + 1 :]]
+
+
+def _json(value: object, name: str) -> str:
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError):
+        raise Unfit(f"{name!r} is {kind(value)} that cannot be shown as JSON") from None
+
+
 def _system(data: Mapping[str, object]) -> list[Message]:
     system = _optional(data, "system")
     return [Message("system", system)] if system else []
@@ -211,6 +289,8 @@ def _turns(turns: object, name: str, role: str, content: str, roles: Mapping[str
         if speaker not in roles:
             raise Unfit(f"turn {number}: {role!r} is {speaker[:40]!r}, not one of {', '.join(roles)}")
         said = _message(roles[speaker], _string(turn, content, f"turn {number}: "))
+        if said.role == "user" and not said.content.strip():
+            raise Unfit(f"turn {number}: {content!r} of the {speaker} is empty: nothing is asked")
         messages.append(replace(said, mark=_optional(turn, "mark")))
     return messages
 

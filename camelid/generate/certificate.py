@@ -12,7 +12,7 @@ way is found; see evaluate/parity.py.
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +22,16 @@ import torch
 from numpy.typing import NDArray
 
 from camelid.checkpoints.directory import CERTIFICATE, Checkpoint
+from camelid.checkpoints.names import expected
+from camelid.checkpoints.safetensors_io import Deferred
 from camelid.dialogue.message import Message
 from camelid.dialogue.published import PLAIN
 from camelid.dialogue.template import Template, render
 from camelid.durable import json_bytes
 from camelid.errors import BadData, BadFile, UsageError
 from camelid.generate.decode import Model, quiet, reach, training
+from camelid.machine import GIB, available
+from camelid.models.llama import Llama
 from camelid.models.shape import LlamaShape
 from camelid.randomness import key
 from camelid.tokenizers.protocol import Tokenizer
@@ -108,6 +112,29 @@ def certified(
         weights=weights or dtype,
         dtype=dtype,
     )
+
+
+def certificate(
+    weights: Mapping[str, torch.Tensor | Deferred],
+    shape: LlamaShape,
+    tokenizer: Tokenizer,
+    template: Template | None,
+    *,
+    device: str = "cpu",
+    note: Callable[[str], None],
+) -> dict[str, bytes]:
+    """The file in which a model's answers are noted, made from the weights that are to be saved; none, which is told by
+    `note`, where there is no memory to hold those that wait on disk or are yet to be merged."""
+    waiting = sum(weight.bytes for weight in weights.values() if isinstance(weight, Deferred))
+    if waiting and 0 < available(device) < waiting * 1.2:
+        note(f"no certificate: it takes {waiting / GIB:.1f} GiB of memory beside the model")
+        return {}
+    state = {
+        name: (weight.read() if isinstance(weight, Deferred) else weight).to(device) for name, weight in weights.items()
+    }
+    model = Llama(shape, dtype=next(iter(state.values())).dtype, device="meta")
+    model.load_state_dict({name: state[name] for name in expected(shape)}, strict=True, assign=True)
+    return certified(model.requires_grad_(False).eval(), tokenizer, template, shape).files()
 
 
 def stored(checkpoint: Checkpoint) -> Certificate | None:

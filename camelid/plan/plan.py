@@ -266,7 +266,7 @@ def _parent_missing(recipe: Recipe) -> Iterator[str]:
 
 
 def _data_missing(recipe: Recipe, stage: AnyStage) -> Iterator[str]:
-    option = "--data" if stage is recipe.last else f"--data {stage.name}=FILE"
+    option = "--data" if stage is recipe.fed else f"--data {stage.name}=FILE"
     for each in portions(getattr(stage, "data", None)):
         if isinstance(each, SelfInstruct):
             yield f"{each.target:,} records: the teacher {each.teacher} is retired; name a file with {option}"

@@ -34,6 +34,7 @@ from camelid.recipes.dolly import dolly
 from camelid.recipes.expertllama import expertllama
 from camelid.recipes.gogpt import gogpt
 from camelid.recipes.gorilla import gorilla
+from camelid.recipes.gorilla import retriever as gorilla_retriever
 from camelid.recipes.gpt4_x_alpaca import gpt4_x_alpaca
 from camelid.recipes.gpt_4_llm import gpt_4_llm
 from camelid.recipes.guanaco import guanaco
@@ -57,6 +58,7 @@ from camelid.recipes.openassistant import openassistant
 from camelid.recipes.openbuddy import openbuddy
 from camelid.recipes.openllama import openllama
 from camelid.recipes.openllama_v2 import openllama_v2
+from camelid.recipes.platypus import merged as platypus_merged
 from camelid.recipes.platypus import platypus
 from camelid.recipes.ultralm import ultralm
 from camelid.recipes.vicuna import vicuna
@@ -162,7 +164,15 @@ MEMBERS: dict[str, Member] = {
     "expertllama": Member(
         "expertllama", expertllama, ("7B", "desk", "tiny"), "7B", "llama", "instruction tuning by experts' answers"
     ),
-    "gorilla": Member("gorilla", gorilla, ("7B", "desk", "tiny"), "7B", "llama", "tuning on calls of APIs"),
+    "gorilla": Member(
+        "gorilla",
+        gorilla,
+        ("7B", "desk", "tiny"),
+        "7B",
+        "llama",
+        "tuning on calls of APIs",
+        {"retriever": gorilla_retriever},
+    ),
     "gpt4-x-alpaca": Member(
         "gpt4-x-alpaca", gpt4_x_alpaca, ("13B", "desk", "tiny"), "13B", "alpaca", "a second tuning by a better teacher"
     ),
@@ -276,6 +286,7 @@ MEMBERS: dict[str, Member] = {
         "70B",
         "llama-2",
         "adapters on curated records",
+        {"merged": platypus_merged},
     ),
 }
 
@@ -295,7 +306,7 @@ def find(name: str, size: str | None, problems: ProblemList) -> tuple[Member, Re
         problems.add(f"member {name!r}", "there is no such member", f"{remedy} camelid tree shows all".strip())
         return None
     if plus and variant not in member.variants:
-        there = did_you_mean(variant, member.variants) if member.variants else f"{plain} has none"
+        there = did_you_mean(variant, member.variants) if member.variants else f"it has none: say {plain} alone"
         problems.add(f"member {name!r}", f"{plain} has no variant {variant!r}", there)
         return None
     if plus:

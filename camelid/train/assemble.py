@@ -14,12 +14,8 @@ from torch import Tensor
 
 from camelid.checkpoints import adapter as adapters
 from camelid.checkpoints.directory import Checkpoint
-from camelid.checkpoints.names import expected
-from camelid.checkpoints.safetensors_io import Deferred
 from camelid.errors import ProblemList, StoreError
 from camelid.frozen import to_data
-from camelid.generate.certificate import certified
-from camelid.machine import GIB, available
 from camelid.models.llama import Llama
 from camelid.models.shape import LlamaShape, LoRA
 from camelid.tokenizers.protocol import Tokenizer
@@ -106,28 +102,6 @@ def optimizer_for(
 def weights_of(model: Llama, placement: Placement | None, conduct: Conduct) -> Mapping[str, Tensor]:
     """The trained model's weights; of a divided one put together on rank 0, and nothing elsewhere."""
     return model.state_dict() if placement is None else placement.state(dtype_of(conduct))
-
-
-def certificate(
-    weights: Mapping[str, Tensor | Deferred],
-    shape: LlamaShape,
-    tokenizer: Tokenizer,
-    template: Template | None,
-    conduct: Conduct,
-) -> dict[str, bytes]:
-    """The file in which a trained model's answers are noted, made from the weights that are saved (see
-    generate/certificate.py); none, which is told, where there is no memory to hold merged weights beside the others."""
-    waiting = sum(weight.bytes for weight in weights.values() if isinstance(weight, Deferred))
-    device = conduct.machine.device
-    if waiting and 0 < available(device) < waiting * 1.2:
-        conduct.note(f"no certificate: it takes {waiting / GIB:.1f} GiB of memory beside the model")
-        return {}
-    state = {
-        name: (weight.read() if isinstance(weight, Deferred) else weight).to(device) for name, weight in weights.items()
-    }
-    model = Llama(shape, dtype=next(iter(state.values())).dtype, device="meta")
-    model.load_state_dict({name: state[name] for name in expected(shape)}, strict=True, assign=True)
-    return certified(model.requires_grad_(False).eval(), tokenizer, template, shape).files()
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from camelid.data.batch import SequenceBatches
 from camelid.data.corpus import Corpus
 from camelid.dialogue.template import Template
 from camelid.errors import BadData, Problem, ProblemList, UsageError
+from camelid.generate.certificate import certificate
 from camelid.models.adapt import add_lora, check_bits, computing_with, lean, merged, portable, set_randomness
 from camelid.models.dropout import add_residual_dropout
 from camelid.models.llama import Llama
@@ -30,7 +31,6 @@ from camelid.tokenizers.extend import with_controls, with_pad
 from camelid.tokenizers.protocol import Tokenizer
 from camelid.train import float8
 from camelid.train.assemble import (
-    certificate,
     check,
     check_free,
     dtype_of,
@@ -179,7 +179,9 @@ def finetune(
                 tokenizer=tokenizer,
                 template=template,
                 provenance=history,
-                extra=certificate(weights, model.shape, tokenizer, template, conduct),
+                extra=certificate(
+                    weights, model.shape, tokenizer, template, device=conduct.machine.device, note=conduct.note
+                ),
                 files=conduct.files,
             )
     return trained

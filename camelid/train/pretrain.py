@@ -15,6 +15,7 @@ from camelid.data.batch import PretrainingBatches
 from camelid.data.mixture import Mixture
 from camelid.errors import Problem, UsageError
 from camelid.frozen import diff
+from camelid.generate.certificate import certificate
 from camelid.models.adapt import add_lora, fold, portable, set_randomness
 from camelid.models.llama import DEVIATION, Llama, initialise
 from camelid.models.prune import pruned
@@ -23,7 +24,6 @@ from camelid.stage import Tokens
 from camelid.tokenizers.protocol import Tokenizer
 from camelid.train import float8
 from camelid.train.assemble import (
-    certificate,
     check,
     check_free,
     dtype_of,
@@ -159,7 +159,7 @@ def pretrain(
                 shape=shape,
                 tokenizer=tokenizer,
                 provenance=history,
-                extra=certificate(weights, shape, tokenizer, None, conduct),
+                extra=certificate(weights, shape, tokenizer, None, device=conduct.machine.device, note=conduct.note),
                 files=conduct.files,
             )
     return trained

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from transformers import LlamaForCausalLM
 from camelid.checkpoints import delta, directory
 from camelid.cli import main
 from camelid.errors import BadFile, UsageError
+from camelid.evaluate.parity import held
+from camelid.generate.certificate import certificate, stored
 from camelid.generate.loaded import load
 from camelid.models.llama import Llama, initialise
 from camelid.models.shape import LlamaShape
@@ -102,12 +105,29 @@ def test_a_delta_is_neither_talked_with_nor_trained_on(
     assert "is a delta" in capsys.readouterr().err
     assert main(["delta", "apply", names[0], names[2], names[3]]) == 0
     assert "the weights add up to" in capsys.readouterr().err
+    assert main(["verify", names[3]]) == 0, "certified, though the tuned model was not"
+    capsys.readouterr()
     assert main(["delta", "apply", names[0], names[2], names[3], "--new-rows", "men"]) == 2
     told = capsys.readouterr().err
     assert "2 problems" in told and "DST" in told and "did you mean 'mean'" in told
     assert main(["delta", "make", names[0]]) == 2 and "1 name given" in capsys.readouterr().err
     assert main(["delta", "apply", names[0], names[2], str(tmp_path / "x"), "--new-rows", "mean"]) == 2
     assert "where this delta says 'zero'" in capsys.readouterr().err
+
+
+def test_the_certificate_of_the_tuned_model_goes_through_its_delta(tmp_path: Path, saved) -> None:
+    parent = saved(tmp_path / "parent", 0)
+    first = saved(tmp_path / "first", 1, like=parent)
+    delta.make(parent, first, tmp_path / "delta of first")
+    certify = partial(certificate, note=pytest.fail)
+    tuned = delta.apply(parent, tmp_path / "delta of first", tmp_path / "tuned", extra=certify).path
+    delta.make(parent, tuned, tmp_path / "delta")
+    again = delta.apply(parent, tmp_path / "delta", tmp_path / "again").path
+    kept = stored(directory.load(again))
+    assert kept is not None and directory.load(again).certificate == directory.load(tuned).certificate
+    assert held(kept, load(again)).holds
+    other = saved(tmp_path / "other", 2, like=parent)
+    assert not held(kept, load(other)).holds
 
 
 def test_a_new_row_stands_in_the_delta_whole(tmp_path: Path, saved) -> None:

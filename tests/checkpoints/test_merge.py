@@ -163,6 +163,8 @@ def test_the_command_takes_shares_and_adapters_and_says_what_is_missing(
     assert directory.load(tmp_path / "mean").provenance["parents"][0]["share"] == 0.25
     assert main(["merge", one, two, str(tmp_path / "equal")]) == 0
     assert main(["merge", one, str(tmp_path / "worn"), "--adapter", f"{worn(Path(one), 'a', 3)}=0.5"]) == 0
+    for name in ("mean", "equal", "worn"):
+        assert main(["verify", str(tmp_path / name)]) == 0, "each is certified when it is made, and held to that"
     capsys.readouterr()
     for words, told in (
         ([one, str(tmp_path / "no")], "there is one alone; name two or more, or adapters for it with --adapter"),

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from camelid.checkpoints import directory
+from camelid.cli import main
 from camelid.cli.asked import Asked
 from camelid.cli.growing import asked_recipe
 from camelid.dialogue.published import VICUNA_1_1
 from camelid.models.llama import Llama, initialise
 from camelid.models.shape import LlamaShape
 from camelid.plan.plan import shape_of
-from camelid.recipe import ExtendTokenizer, Finetune, Folder, Pretrain, Recipe, Table
+from camelid.recipe import ExtendTokenizer, Fields, Finetune, Folder, Merge, Pretrain, Recipe, Table
 from camelid.recipes import MEMBERS
 from camelid.request import Request
 from camelid.tokenizers import byte_bpe, sentencepiece
@@ -60,6 +61,35 @@ def test_what_a_recipe_of_several_stages_needs_is_told_stage_by_stage(folders: d
         assert part in problems
 
 
+def test_both_models_of_a_merge_take_their_own_records(folders: dict[str, Path], tmp_path: Path) -> None:
+    paths = [tmp_path / "own.json", tmp_path / "partner.json"]
+    for path in paths:
+        path.write_text("[]")
+    base = folders["base"]
+    recipe, problems = asked(
+        "platypus+merged",
+        base,
+        data=str(paths[0]),
+        texts=(f"partner={paths[1]}",),
+        settings=("merged.shares=0.5,0.25",),
+    )
+    assert "merged.shares: 0.5 + 0.25 = 0.75; let them add up to 1, or name the parent" in problems
+    for wrong, told in (
+        ("merged.shares=0.5", "cannot read '0.5'; expected 2 items with commas between them, each a number"),
+        ("merged.shares.1=0.5", "is one of a row; set the whole row: merged.shares=0.5,0.5"),
+        ("merged.shares=nan,1", "cannot read 'nan,1'"),
+    ):
+        assert told in asked("platypus+merged", base, settings=(wrong,))[1]
+    recipe, problems = asked("platypus+merged", base, data=str(paths[0]), texts=(f"partner={paths[1]}",))
+    assert recipe and not problems
+    partner, adapted, merged = recipe.stages
+    assert isinstance(partner, Finetune) and isinstance(adapted, Finetune) and isinstance(merged, Merge)
+    assert (adapted.data, partner.data) == tuple(Table(path=str(path)) for path in paths)
+    assert (merged.start, merged.partner) == (adapted, partner) and recipe.parent == adapted.start == partner.start
+    _, problems = asked("platypus+merged", base)
+    assert "--data: GPlatty 7B needs 24,926 records" in problems and "--data partner=FILE: GPlatty 7B needs" in problems
+
+
 def test_a_parent_of_another_line_or_template_is_refused(folders: dict[str, Path]) -> None:
     assert (
         "byte-level vocabulary, as Llama 3's; Llama 2 7B has a SentencePiece" in asked("metamath", folders["ranks"])[1]
@@ -75,7 +105,7 @@ def test_a_parent_whose_vocabulary_was_extended_already_is_refused_before_any_wo
     assert not asked("openbuddy", base, "tiny", settings=("characters.vocab=440",))[1]
 
 
-def test_a_parent_of_another_published_size_is_told_with_the_size_that_has_its_settings(
+def test_a_parent_of_another_published_size_is_refused_unless_it_is_meant_and_gives_the_size_that_was_not_named(
     folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shape = shape_of(MEMBERS["alpaca"].make("desk").last)  # type: ignore[arg-type]
@@ -83,11 +113,41 @@ def test_a_parent_of_another_published_size_is_told_with_the_size_that_has_its_s
     model = Llama(replace(shape, vocab=pieces.size))
     initialise(model, 0)
     path = directory.save(tmp_path / "desk", model.state_dict(), shape=model.shape, tokenizer=pieces)
-    asked("alpaca", path, "13B")
-    assert "has the shape that alpaca has at desk: --size desk has its settings" in capsys.readouterr().err
-    asked("alpaca", path, "desk")
-    asked("alpaca", folders["base"], "13B")
-    assert "settings" not in capsys.readouterr().err
+    problems = asked("alpaca", path, "13B")[1]
+    assert "has the shape of the parent that alpaca has at desk, not at 13B" in problems
+    assert "use --size desk, which has its settings, or --other-size where 13B's are meant" in problems
+    assert "shape" not in asked("alpaca", path, "13B", other_size=True)[1]
+    assert "shape" not in asked("alpaca", path, "desk")[1] + asked("alpaca", folders["base"], "13B")[1]
+    assert "shape" not in capsys.readouterr().err
+    recipe, problems = asked("alpaca", path, "")
+    assert recipe and recipe.title == "Alpaca desk" and not problems
+    assert "alpaca has at desk: grown with the settings of --size desk" in " ".join(capsys.readouterr().err.split())
+    recipe, _ = asked("alpaca", folders["base"], "")
+    assert recipe and recipe.title == "Alpaca 7B"
+
+
+def test_columns_of_any_names_are_read_once_they_are_named(folders: dict[str, Path], tmp_path: Path) -> None:
+    records = tmp_path / "records.json"
+    records.write_text("[]")
+    named = ("tuned.fields.instruction=question", "tuned.fields.output=answer")
+    recipe, problems = asked("alpaca", folders["base"], data=str(records), settings=named)
+    assert recipe and not problems and isinstance(recipe.last, Finetune)
+    assert recipe.last.fields == Fields(instruction="question", output="answer")
+    _, problems = asked("alpaca", folders["base"], data=str(records), settings=named[:1])
+    assert "--set tuned.fields: columns question; name those of instruction and output both" in problems
+    _, problems = asked("alpaca", folders["base"], data=str(records), settings=("tuned.fields.answer=x",))
+    assert "Fields has no setting 'answer'" in problems
+
+
+def test_what_a_stage_refuses_while_it_runs_is_told_by_the_setting_s_whole_name(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = tmp_path / "records.json"
+    records.write_text('[{"instruction": "Name a fruit.", "output": "Pear."}]')
+    words = ["grow", "platypus", "--size", "7B", "--start", str(folders["base"]), "--data", str(records)]
+    assert main([*words, "--store", str(tmp_path / "store"), "--threads", "1", "--set", "adapted.base=none"]) == 2
+    told = capsys.readouterr().err
+    assert "--set adapted.schedule.warmup: 100 steps in a run of 1" in told
 
 
 def test_a_start_that_is_none_is_told_once(tmp_path: Path) -> None:

@@ -223,6 +223,13 @@ def test_texts_on_disk_are_those_in_memory(tmp_path: Path) -> None:
         assert report.lines() == []
 
 
+def test_where_nothing_is_left_once_bad_rows_are_skipped_skipping_is_no_remedy() -> None:
+    backward = [[Message("assistant", "a"), Message("user", "b")]]
+    for bad_rows, remedy in (("stop", "leave them out with --bad-rows skip"), ("skip", "none is left to learn from")):
+        with pytest.raises(BadData, match=remedy):
+            render_all(backward, ASK, ByteTokenizer(), length=99, over_length="cut", bad_rows=bad_rows)
+
+
 def test_bad_rows_leave_nothing_in_the_cache_and_skipped_ones_stay_in_the_report(tmp_path: Path) -> None:
     path, store = tmp_path / "a.jsonl", tmp_path / "cache"
     path.write_text("".join(json.dumps(row) + "\n" for row in [ROWS[0], {"instruction": 1, "output": "x"}, ROWS[1]]))

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camelid.data import json_array, rows, source
+from camelid.data.formats import Fields
 from camelid.data.json_array import Broken, elements
 from camelid.data.source import Rejected, dialogues, documents, recognise, records
 from camelid.dialogue.message import Message
@@ -83,7 +84,6 @@ def test_real_texts_are_read_as_they_stand(shared: Path, name: str, count: int) 
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("instruct/apibench_torchhub_train.json", "line 1: fields code, api_call, provider, api_data: no known format"),
         ("instruct/oasst_en_100_trees.jsonl", "line 1: fields message_tree_id, tree_state, prompt: no known format"),
         ("instruct/self_instruct_seed_tasks.jsonl", "instances, is_classification: no known format"),
         ("preference/dpo_en_300.json", "row 1: fields conversations, chosen, rejected: 'chosen' makes it a preference"),
@@ -190,6 +190,14 @@ REPLY = {"from": "gpt", "value": "Ho"}
         ({"conversations": [TURN, {"value": "x"}]}, "turn 2: 'from' is missing, not text"),
         ({"conversations": [TURN, {"from": "gpt", "value": True}]}, "turn 2: 'value' is a truth value, not text"),
         ({"conversations": [TURN]}, "no turn is the assistant's"),
+        (
+            {"conversations": [TURN, REPLY, {"from": "human", "value": " \n"}, REPLY]},
+            "turn 3: 'value' of the human is empty: nothing is asked",
+        ),
+        (
+            {"messages": [{"role": "user", "content": ""}, {"role": "assistant", "content": "Ho"}]},
+            "turn 1: 'content' of the user is empty: nothing is asked",
+        ),
         ({"conversations": [TURN, REPLY, {"from": "system", "value": "x"}]}, "turn 3 is the system's"),
         ({"conversations": [{"from": "system", "value": "x"}, TURN, REPLY], "system": "y"}, "turn 2 is the system's"),
         ({"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "turn 1: 'content' is a list, not text"),
@@ -229,6 +237,84 @@ def test_a_wrong_record_is_named_with_its_line_and_what_it_holds(tmp_path: Path,
     assert rejected.count == 1 and why in str(rejected.first[0])
 
 
+def api(code: object, **more: object) -> dict[str, object]:
+    return {"code": code, "api_call": "f()", "provider": "P", "api_data": {"name": "é", "n": 1.50}, **more}
+
+
+ONE = "{'Instruction': Sort, quickly., 'Output': {'api_call': \"f('a')\", 'code': 'f('a')'}}"
+OTHER = "###Instruction: Sort it.\n###Output: <<<domain>>>: Lists\n<<<api_call>>>: f('a')\n<<<code>>>: f('a')\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "asked", "answer"),
+    [
+        (ONE, "Sort, quickly.", "{'api_call': \"f('a')\", 'code': 'f('a')'}"),
+        (OTHER, "Sort it.", "<<<domain>>>: Lists\n<<<api_call>>>: f('a')\n<<<code>>>: f('a')"),
+        ("{'Instruction': 'Sort.', 'Output':{'api_call': f()}}\n", "Sort.", "{'api_call': f()}"),
+        ("{'Instruction': \"What's it?\", 'Output': {'api_call': f()}}", "What's it?", "{'api_call': f()}"),
+        ("{'Instruction': \"A\" or \"B\", 'Output': {'api_call': f()}}", '"A" or "B"', "{'api_call': f()}"),
+        (
+            "{'Instruction': Say., 'Input': 'Hi', 'Output': {'api_call': f()}}",
+            "Say.\n###Input: Hi",
+            "{'api_call': f()}",
+        ),
+        ("{'Instruction': Say., 'Input': '<noinput>', 'Output': {'api_call': f()}}", "Say.", "{'api_call': f()}"),
+    ],
+)
+def test_apibench_is_parted_into_the_request_and_the_answer(tmp_path: Path, code: str, asked: str, answer: str) -> None:
+    path = written(tmp_path, "a.json", lines(api(code)))
+    assert recognise(path) == "apibench"
+    assert list(dialogues(path)) == [[Message("user", asked), Message("assistant", answer)]]
+    (documented,) = dialogues(path, fields=Fields(input="api_data"))
+    assert documented == [Message("user", asked, '{"name": "\\u00e9", "n": 1.5}'), Message("assistant", answer)]
+
+
+@pytest.mark.parametrize(
+    ("record", "why"),
+    [
+        (api("Sort it."), "'code' is not of the form {'Instruction': ..., 'Output': {...}} or ###Instruction"),
+        (api(ONE[:-1]), "'code' breaks off before its end"),
+        (api(ONE[:30]), "'code' breaks off before its end"),
+        (api(OTHER[:30]), "'code' breaks off before its end"),
+        (api("###Instruction: Sort.\n###Output: {'api_call': f("), "'code' breaks off before its end"),
+        (
+            api("{'Instruction': Sort., 'Output': 'sorted'}"),
+            "'code' has an answer without 'api_call': it calls nothing",
+        ),
+        (api("{'Instruction': , 'Output': {'api_call': f()}}"), "'code' has an empty request: nothing is asked"),
+        (api(3), "'code' is a number, not text"),
+        (api(ONE, api_data=None), "for apibench, 'api_data' is missing"),
+    ],
+)
+def test_a_row_of_apibench_that_cannot_be_parted_is_named_with_its_field(
+    tmp_path: Path, record: dict[str, object], why: str
+) -> None:
+    path = written(tmp_path, "a.json", lines(api(ONE), record))
+    with pytest.raises(BadData) as error:
+        list(dialogues(path))
+    assert f"{path}, line 2: " in str(error.value) and why in str(error.value)
+
+
+def test_a_field_is_shown_beside_one_request_or_the_row_is_named(tmp_path: Path) -> None:
+    shown = Fields(input="manual")
+    twice = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}] * 2
+    path = written(tmp_path, "a.json", lines({**GOOD, "manual": "Fruit: pear."}, {**GOOD, "input": "Its own."}))
+    assert [dialogue[0].input for dialogue in dialogues(path, fields=shown)] == ["Fruit: pear.", "Its own."]
+    for bad, why in (
+        (GOOD, "'manual' is missing, and there is no input"),
+        ({**GOOD, "input": "Its own.", "manual": "x"}, "has both 'manual' and an input"),
+    ):
+        path = written(tmp_path, "b.json", lines({**GOOD, "manual": "x"}, bad))
+        with pytest.raises(BadData, match=f"line 2: {why}"):
+            list(dialogues(path, fields=shown))
+    path = written(tmp_path, "c.json", lines({"messages": twice, "manual": "x"}))
+    with pytest.raises(BadData, match="2 turns are the user's: 'manual' is shown beside one request alone"):
+        list(dialogues(path, fields=shown))
+    path = written(tmp_path, "d.json", lines({"prompt": "x"}))
+    with pytest.raises(BadData, match="with 'manual' to be shown beside what is asked"):
+        list(dialogues(path, fields=shown))
+
+
 def test_nothing_is_yielded_once_a_bad_row_was_met_and_all_of_them_are_found(tmp_path: Path) -> None:
     path = written(tmp_path, "a.jsonl", lines(GOOD, GOOD, 1, GOOD, 2, *([3] * 30)))
     given_out, reading = [], dialogues(path)
@@ -247,6 +333,17 @@ def test_skipping_needs_somebody_who_counts(tmp_path: Path) -> None:
     path = written(tmp_path, "b.jsonl", lines({}, {}))
     with pytest.raises(BadData, match="2 of 2 rows cannot be used; known are alpaca"):
         list(dialogues(path, bad_rows="skip", rejected=Rejected()))
+
+
+def test_text_where_dialogues_are_wanted_and_dialogues_where_text_is_are_told_apart(tmp_path: Path) -> None:
+    path = written(tmp_path, "a.txt", "One.\nTwo.\n")
+    with pytest.raises(
+        BadData, match=r"plain text, where a dialogue is wanted \(alpaca, sharegpt, messages, apibench\)"
+    ):
+        list(dialogues(path))
+    path = written(tmp_path, "a.jsonl", lines(GOOD))
+    with pytest.raises(BadData, match=r"a dialogue \(alpaca\), where plain text is wanted \(text\)"):
+        list(documents(path))
 
 
 def test_only_the_first_rows_are_read_where_only_they_are_asked_for(tmp_path: Path) -> None:

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from camelid.data.source import Rejected, dialogues
 from camelid.desk.apis import library, requests
 from camelid.desk.world import world
 from camelid.errors import UsageError
-from camelid.evaluate.calls import Call, calls, judge, matches
+from camelid.evaluate.calls import Api, Call, calls, calls_api, judge, judge_domain, matches, stated
 
 NAMES = st.from_regex(r"[a-z]{1,6}(\.[a-z]{1,6}){0,2}", fullmatch=True).filter(
     lambda name: not any(map(keyword.iskeyword, name.split(".")))
@@ -72,16 +73,60 @@ def test_requests_never_name_their_function_and_the_manual_changes_every_name() 
         requests(world("tiny"), "held_out", 100_000)
 
 
-def test_apibench_references_are_read(shared: Path) -> None:
-    """Every call of the published file that is Python is found, and matches itself and not its neighbour's."""
+def test_every_reference_of_apibench_is_right_against_itself_and_wrong_once_it_is_changed(shared: Path) -> None:
     told = [
         json.loads(line) for line in (shared / "instruct" / "apibench_torchhub_train.json").read_text().splitlines()
     ]
-    texts = [row["api_call"] for row in told]
-    read = {text: calls(text)[0] for text in texts if calls(text)}
-    unread = {text for text in texts if text not in read}
-    assert len(unread) <= 9, "few published references are no Python"
-    for text, call in read.items():
-        assert judge(text, [call], {call.name}) == "right"
+    library = list(
+        {row["api_call"]: Api(calls(row["api_call"])[0], row["api_data"]["domain"]) for row in told}.values()
+    )
+    assert len(told) == 837 and len(library) == 94, "as the repository's README counts them"
     other = Call("torch.hub.load", (), {"repo_or_dir": "no/body", "model": "none"})
-    assert all(judge(text, [other], {"torch.hub.load"}) != "right" for text in texts)
+    for row in told:
+        text, domain = row["api_call"], row["api_data"]["domain"]
+        (call, *_) = calls(text)
+        assert judge(text, [call], {call.name}) == judge_domain(text, domain, library) == "right"
+        assert judge(text, [other], {call.name}) == judge_domain(text, "cookery", library) == "wrong"
+        changed = text.replace("repo_or_dir='", "repo_or_dir='x")
+        assert changed != text and judge(changed, [call], {call.name}) == "wrong"
+        assert judge_domain(changed, domain, library) == "hallucinated"
+        renamed = text.replace("torch.hub.load", "torch.hub.lode")
+        assert judge(renamed, [call], {call.name}) == judge_domain(renamed, domain, library) == "hallucinated"
+
+
+def test_the_answers_of_apibench_call_what_their_rows_document_but_for_seven(shared: Path) -> None:
+    path = shared / "instruct" / "apibench_torchhub_train.json"
+    told = [json.loads(line) for line in path.read_text().splitlines()]
+    library = [Api(calls(row["api_call"])[0], row["api_data"]["domain"]) for row in told]
+    verdicts: dict[str, list[int]] = {}
+    for dialogue in dialogues(path, bad_rows="skip", rejected=Rejected()):
+        line = int(dialogue.place.rpartition(" ")[2])
+        verdict = judge_domain(dialogue[1].content, told[line - 1]["api_data"]["domain"], library)
+        verdicts.setdefault(verdict, []).append(line)
+    assert {verdict: len(lines) for verdict, lines in verdicts.items()} == {"right": 828, "hallucinated": 6, "wrong": 1}
+    for line in verdicts["hallucinated"]:  # their teacher called what is not in the library
+        answer = told[line - 1]["code"]
+        assert not any(calls_api(call, api.call) for call in calls(stated(answer)) for api in library)
+
+
+@pytest.mark.parametrize(
+    ("answer", "call"),
+    [
+        (
+            "{'domain': 'D', 'api_call': \"m = f.g('a', b='c')\", 'api_provider': 'P', 'code': 'h(1)'}",
+            "m = f.g('a', b='c')",
+        ),
+        ("<<<domain>>>: D\n<<<api_call>>>: f.g((1, 2))\n<<<api_provider>>>: P", "f.g((1, 2))"),
+        ("<<<domain>>>: D, <<<api_call>>>: f.g('a'), <<<api_provider>>>: P, <<<code>>>: h(1)", "f.g('a')"),
+        ("{'api_call': \\\"f(\\'a\\')\\\", 'api_provider': 'P'}", "f('a')"),
+        ("f(api_call=3)", "f(api_call=3)"),
+        ("I do not know.", "I do not know."),
+    ],
+)
+def test_the_call_is_found_in_an_answer_of_apibench(answer: str, call: str) -> None:
+    assert stated(answer) == call
+
+
+def test_arguments_by_place_behind_named_ones_are_read_as_before_them() -> None:
+    assert calls("f(a='x', 'y', b=(1, 2), 'z', )") == [Call("f", ("y", "z"), {"a": "x"})]
+    assert calls("f(a='x', 'y'") == calls("f(a=='x', b") == []

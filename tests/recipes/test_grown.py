@@ -6,6 +6,7 @@ import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,9 @@ from camelid.checkpoints import adapter, directory
 from camelid.dialogue.message import Message
 from camelid.dialogue.published import PLAIN
 from camelid.dialogue.template import render
+from camelid.evaluate.parity import held
 from camelid.generate.answer import Answer
+from camelid.generate.certificate import stored
 from camelid.generate.chat import Chat
 from camelid.generate.events import End, Token
 from camelid.generate.loaded import load
@@ -24,7 +27,7 @@ from camelid.generate.settings import Settings
 from camelid.grow import grow
 from camelid.journal import Narrator, Report
 from camelid.machine import Machine
-from camelid.recipe import Finetune, Pretrain, Recipe
+from camelid.recipe import Finetune, Merge, Pretrain, Recipe
 from camelid.recipes import MEMBERS
 from camelid.request import Request
 from camelid.run import Made, Outcome, Work
@@ -106,6 +109,34 @@ def test_a_member_grows_from_its_parent_and_opens_in_transformers(name: str, sto
     theirs = transformers.AutoModelForCausalLM.from_pretrained(outcome.model, dtype=torch.float32)
     with torch.no_grad():
         torch.testing.assert_close(directory.build(checkpoint)(ids), theirs(ids).logits, atol=CLOSE, rtol=CLOSE)
+
+
+def test_a_merge_is_grown_from_both_its_models_to_the_bit_and_certified(store: Store) -> None:
+    recipe = MEMBERS["platypus"].variants["merged"]("tiny")
+    half = recipe.last
+    assert isinstance(half, Merge) and isinstance(recipe.parent, Recipe)
+    added = replace(half, name="added", shares=(1.0, 1.0), parent=recipe.parent)
+    for last, shares in ((half, (0.5, 0.5)), (added, (1.0, 1.0, -1.0))):
+        asked = replace(recipe, stages=(*recipe.stages[:-1], last))
+        outcome = grow(Request("", "tiny"), asked, store=store, machine=MACHINE, narrator=Narrator(quiet=True))
+        assert outcome is not None and [name for name, _ in outcome.scores][1:] == [
+            f"GPlatty tiny {stage.name}" for stage in asked.stages
+        ]
+        doing = Work(Request("", "tiny"), asked, store, MACHINE, Narrator(quiet=True), 60.0)
+        models = [last.start, last.partner, *([last.parent] if last.parent else [])]
+        parents = [dict(directory.load(doing.folder(model)).tensors()) for model in models]
+        found = directory.load(outcome.model)
+        for name, tensor in found.tensors().items():
+            wanted = parents[0][name] * shares[0]
+            for parent, share in zip(parents[1:], shares[1:], strict=True):
+                wanted.add_(parent[name], alpha=share)
+            assert torch.equal(tensor, wanted)
+        noted = stored(found)
+        assert noted is not None and held(noted, load(found.path, engine="pytorch")).exact
+        assert found.provenance["stage"] == last.name and found.provenance["parents"][0]["share"] == shares[0]
+        assert found.template == half.start.prompt  # type: ignore[union-attr]
+        adapted = directory.load(doing.folder(last.start)).provenance
+        assert (adapted["member"], adapted["title"]) == ("platypus", "Platypus tiny"), "its own name, shared or not"
 
 
 @pytest.mark.parametrize("name", MEMBERS)

@@ -11,7 +11,7 @@ from camelid.data.batch import PretrainingBatches
 from camelid.data.cache import from_texts
 from camelid.data.corpus import render_all
 from camelid.data.mixture import Mixture
-from camelid.data.source import documents
+from camelid.data.source import Dialogue, documents
 from camelid.data.trees import conversations
 from camelid.dialogue.message import Message
 from camelid.dialogue.template import render
@@ -20,6 +20,7 @@ from camelid.recipe import Fields, Finetune, Pretrain, Table, Trees
 from camelid.recipes import MEMBERS
 from camelid.supply import supplied
 from camelid.tokenizers.extend import with_controls
+from camelid.tokenizers.protocol import Tokenizer
 from tests.conftest import size
 from tests.tokenizers.conftest import llama_2, llama_3  # noqa: F401
 
@@ -62,7 +63,6 @@ FILES = {
     "alpaca-lora": "alpaca_random_9k.json",
     "airoboros": "vicuna_dummy_conversation.json",  # its own columns have no file here; its prompt has no input
 }
-# Gorilla is left out: a row of APIBench's file holds request and call in one text, and nobody here parts them.
 READERS = [  # members that read plain text first; OpenLLaMA's own pieces and Atom's are not among the files: Llama 2's
     name
     for name, member in MEMBERS.items()
@@ -86,7 +86,11 @@ def test_a_published_file_is_rendered_whole_with_exact_masks(name: str, file: st
     fields = GSM8K if name == "metamath" else stage.fields
     told = supplied(Trees(path=str(path)) if trees else Table(path=str(path)), stage.prompt, "tuned", [], fields)
     assert len(told) == (len(list(conversations(path))) if trees else rows(path))
-    told = told[: size(400)]
+    check_masks(told[: size(400)], stage, tokenizer)
+
+
+def check_masks(told: list[Dialogue], stage: Finetune, tokenizer: Tokenizer) -> None:
+    """Every dialogue is rendered, and what is learned of it is its replies to the token."""
     corpus, report = render_all(
         told, stage.prompt, tokenizer, learn=stage.learn, length=stage.length, over_length=stage.over_length
     )
@@ -107,6 +111,39 @@ def test_a_published_file_is_rendered_whole_with_exact_masks(name: str, file: st
             ids = [id for id in whole.ids[reply.start : reply.end] if id not in names]
             starts = whole.ids[reply.start - 1] in names
             assert stage.prompt.content(tokenizer.decode(ids, starts=starts)) == wanted
+
+
+@pytest.mark.parametrize("shown", [False, True], ids=["zero-shot", "retriever-aware"])
+def test_apibench_is_rendered_with_the_request_and_its_answer_as_they_stand(
+    shown: bool,
+    shared: Path,
+    llama_2,  # noqa: F811
+) -> None:
+    member = MEMBERS["gorilla"]
+    stage = (member.variants["retriever"] if shown else member.make)("7B").last
+    assert isinstance(stage, Finetune)
+    path = shared / "instruct" / "apibench_torchhub_train.json"
+    lines = path.read_text().splitlines()
+    with pytest.raises(BadData, match="2 of 837 rows cannot be used") as refused:
+        supplied(Table(path=str(path)), stage.prompt, "tuned", [], stage.fields)
+    assert [str(each).rpartition("line ")[2] for each in refused.value.problems[1:]] == [
+        "357: 'code' has an answer without 'api_call': it calls nothing",
+        "397: 'code' breaks off before its end",
+    ]
+    notes: list[str] = []
+    told = supplied(Table(path=str(path), bad_rows="skip"), stage.prompt, "tuned", notes, stage.fields)
+    assert len(told) == 835 and notes == [f"2 rows of {path} cannot be used"]
+    check_masks(told[: size(400)], stage, llama_2)
+    for dialogue in told:
+        asked, answer = dialogue
+        line = lines[int(dialogue.place.rpartition(" ")[2]) - 1]
+        code = json.loads(line)["code"]
+        assert asked.content.partition("\n###Input: ")[0] in code and answer.content in code
+        assert len(code) - len(asked.content) - len(answer.content) < 60, "all of the row is there but its quotes"
+        assert asked.input == json.dumps(json.loads(line)["api_data"]) * shown and asked.input in line
+        begins = llama_2.decode(render(stage.prompt, dialogue, llama_2, learn=stage.learn).ids)
+        documented = f"\nUse this API documentation for reference: {asked.input}" * shown
+        assert begins == f"###USER: {asked.content}{documented}###ASSISTANT: {answer.content}"
 
 
 @pytest.fixture(scope="module")

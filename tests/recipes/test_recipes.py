@@ -108,7 +108,9 @@ def test_a_misspelt_member_or_size_gets_a_suggestion() -> None:
     assert find("alpacca", None, problems) is None and find("alpaca", "14B", problems) is None
     assert "did you mean 'alpaca'?" in str(problems.problems[0]) and "13B" in str(problems.problems[1])
     assert find("meditron+bsae", None, problems) is None and find("alpaca+released", None, problems) is None
-    assert "did you mean 'base'?" in str(problems.problems[2]) and "alpaca has none" in str(problems.problems[3])
+    assert "did you mean 'base'?" in str(problems.problems[2]) and "it has none: say alpaca alone" in str(
+        problems.problems[3]
+    )
     assert find("lora", None, problems) is None and "there are alpaca-lora; camelid tree" in str(problems.problems[4])
     assert find("alpaca", "71B", problems) is None and "there are 7B, 13B, desk, tiny" in str(problems.problems[5])
 
