@@ -131,7 +131,8 @@ class _CrossEntropy(torch.autograd.Function):
         passes = passes_for(hidden, weight)
         losses = torch.empty(len(hidden), dtype=exact, device=hidden.device)
         to_hidden = torch.empty_like(hidden) if wanted[0] else None
-        to_weight = torch.zeros_like(weight, dtype=exact) if wanted[1] else None
+        begun = torch.empty_like if len(hidden) and exact == weight.dtype else torch.zeros_like
+        to_weight = begun(weight, dtype=exact) if wanted[1] else None
         for start in range(0, len(hidden), rows):
             part, target = hidden[start : start + rows], targets[start : start + rows]
             logits = part @ weight.T  # [rows, V]
@@ -146,7 +147,7 @@ class _CrossEntropy(torch.autograd.Function):
             if to_hidden is not None:
                 torch.mm(slope, weight, out=to_hidden[start : start + rows])
             if to_weight is not None and exact == weight.dtype:
-                to_weight.addmm_(slope.T, part)
+                torch.addmm(to_weight, slope.T, part, beta=min(start, 1), out=to_weight)  # the first is no sum
             elif to_weight is not None:
                 to_weight.add_(slope.T @ part)  # products in bfloat16, their sum over chunks in float32
         ctx.gradients, ctx.tie = (to_hidden, to_weight), tie
