@@ -2,7 +2,7 @@
 
 PyTorch asks MKL. On AMD processors MKL's threads share the work badly (docs/log.md: four threads do what three could),
 and oneDNN, which PyTorch carries too, is up to 1.5 times as fast. With one thread a process, as small models are
-trained, there is nothing to share: it gains 7 % at 15M weights, 4 % at 1M, and is not asked below that. PyTorch hands
+trained, there is nothing to share: it gains 7 % at 15M weights and nothing at 1M, where MKL stays. PyTorch hands
 float32 products to oneDNN only where it is told that they may be rounded to bfloat16 on the way. So it is told that,
 and oneDNN is told to leave the bfloat16 instructions of the processor alone, by which it computes in float32; whether
 it does is tried before it is believed. Attention's own products, which are small, stay with MKL always

@@ -40,7 +40,7 @@ def test_threads_and_wide_models_on_amd_processors_get_onednn_small_ones_on_one_
         assert products.library(Machine(threads=4)) == expected
         assert products.library(divided(Machine(threads=4), 15_000_000)) == expected
         assert products.library(divided(Machine(threads=1), 15_000_000)) == expected
-        assert products.library(divided(Machine(threads=4), 100_000)) == "MKL"
+        assert products.library(divided(Machine(threads=4), 1_000_000)) == "MKL"
 
 
 def test_products_that_round_to_bfloat16_are_found_out(monkeypatch):
