@@ -88,6 +88,10 @@ def opened(path: Path) -> ctypes.CDLL:
         "camelid_attention_room": (whole, (pointer,)),
         "camelid_attention_forward": (None, (pointer,) * 7),
         "camelid_attention_backward": (None, (pointer,) * 9),
+        "camelid_product": (
+            None,
+            (pointer, whole, whole, pointer, whole, whole, pointer, *[whole] * 5, pointer),
+        ),
         "camelid_loss": (whole, (pointer, pointer, whole, whole, pointer)),
         "camelid_room": (c_void_p, (c_size_t,)),
         "camelid_leave": (None, (pointer, c_size_t)),

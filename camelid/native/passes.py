@@ -11,24 +11,43 @@ from torch import Tensor
 from camelid.native.library import library
 from camelid.nn.passes import Heads
 
+LANES, DEEP, WIDE = 16, 128, 48  # of train.h: numbers in a vector; what of a matrix is worked on together
+
 
 class TextsStruct(Structure):
     _fields_ = tuple((name, c_int64) for name in ("texts", "length", "heads", "kv_heads", "width"))
 
 
 class NativePasses:
-    """The kernels as `nn.passes.Passes`; scratch is kept from call to call."""
+    """The kernels as `nn.passes.Passes`; scratch is kept from call to call.
 
-    def __init__(self, kernels: ctypes.CDLL) -> None:
+    products  whether products go through them too, instead of PyTorch's library: only in AVX-512, where they are faster
+              for matrices of some hundred columns, and only with as many columns as fill vectors
+    """
+
+    def __init__(self, kernels: ctypes.CDLL, *, products: bool = False) -> None:
         self.kernels = kernels
-        self.name = f"native ({kernels.camelid_lanes().decode()})"
+        lanes = kernels.camelid_lanes().decode()
+        self.products = products and lanes.startswith("AVX-512")
+        self.name = f"native ({lanes}{', products too' if self.products else ''})"
         self._scratch = torch.empty(0)
 
     @staticmethod
-    def here() -> NativePasses | None:
+    def here(*, products: bool = False) -> NativePasses | None:
         """Those of this machine; None where there are no kernels (native/library.py: state() says why)."""
         found = library()
-        return None if found is None else NativePasses(found)
+        return None if found is None else NativePasses(found, products=products)
+
+    def product(self, a: Tensor, b: Tensor, out: Tensor | None = None, *, adds: bool = False) -> Tensor:
+        rows, depth, cols = *a.shape, b.shape[1]
+        made = a.new_empty(rows, cols) if out is None else out
+        if not self.products or cols % LANES or made.stride(1) != 1:
+            return torch.addmm(made, a, b, out=made) if adds else torch.mm(a, b, out=made)
+        self.kernels.camelid_product(
+            a.data_ptr(), *a.stride(), b.data_ptr(), *b.stride(), made.data_ptr(), made.stride(0),
+            rows, depth, cols, adds, self._room(DEEP * WIDE),
+        )  # fmt: skip
+        return made
 
     def norm(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         width = x.shape[-1]

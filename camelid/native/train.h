@@ -115,6 +115,39 @@ INLINE void small_product(const float *a, int64_t row, int64_t step, const float
   }
 }
 
+enum { DEEP = 128, WIDE = 48 };  // rows and columns of b that are worked on together: 24 KiB, laid end to end
+
+// c [rows, cols] = or += a b for any strides: a[i][k] at a[i * row + k * step], b[k][j] at b[k * below + j * beside];
+// cols in sixteens. Each number is one sum along k, in order, wherever it stands. `room` is [DEEP, WIDE]
+void camelid_product(const float *a, int64_t row, int64_t step, const float *b, int64_t below, int64_t beside, float *c,
+                     int64_t stride, int64_t rows, int64_t depth, int64_t cols, int64_t adds, float *room) {
+  for (int64_t first = 0; first < depth; first += DEEP) {
+    const int64_t deep = depth - first < DEEP ? depth - first : DEEP;
+    const int more = adds || first;
+    for (int64_t at = 0, next; at < cols; at = next) {
+      const int64_t left = cols - at, n = left == 64 ? 32 : left < WIDE ? left : WIDE;
+      next = at + n;
+      const float *part = b + first * below + at * beside;
+      if (beside == 1)
+        for (int64_t k = 0; k < deep; k++) memcpy(room + k * n, part + k * below, (size_t)n * sizeof(float));
+      else
+        for (int64_t j = 0; j < n; j++)
+          for (int64_t k = 0; k < deep; k++) room[k * n + j] = part[k * below + j * beside];
+      int64_t i = 0;
+      for (; i + 8 <= rows; i += 8) {
+        const float *from = a + i * row + first * step;
+        float *to = c + i * stride + at;
+        if (n == 48) small_tile(from, row, step, room, n, deep, to, stride, 8, 3, more);
+        else if (n == 32) small_tile(from, row, step, room, n, deep, to, stride, 8, 2, more);
+        else small_tile(from, row, step, room, n, deep, to, stride, 8, 1, more);
+      }
+      for (; i < rows; i++)
+        for (int64_t j = 0; j < n; j += 16)
+          small_tile(a + i * row + first * step, row, step, room + j, n, deep, c + i * stride + at + j, stride, 1, 1, more);
+    }
+  }
+}
+
 // Rows of one head out of [places, across], turned where there are `cosines` (and sines, [places, width] each, the first
 // half of the sines negated), times `factor`, and filled up with zeros
 static void head_in(const float *from, int64_t across, const float *cosines, const float *sines, float factor,

@@ -28,9 +28,13 @@ class Heads:
 
 
 class Passes(Protocol):
-    """All tensors are float32, on the CPU and contiguous."""
+    """All tensors are float32, on the CPU and, but for a product's, contiguous."""
 
     name: str
+
+    def product(self, a: Tensor, b: Tensor, out: Tensor | None = None, *, adds: bool = False) -> Tensor:
+        """a b, of any strides: [M, K], [K, N] -> [M, N]; written into `out`, or added into it."""
+        ...
 
     def norm(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
         """RMSNorm of the rows of x, and the factor of each row, [rows]."""

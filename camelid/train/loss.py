@@ -135,7 +135,7 @@ class _CrossEntropy(torch.autograd.Function):
         to_weight = begun(weight, dtype=exact) if wanted[1] else None
         for start in range(0, len(hidden), rows):
             part, target = hidden[start : start + rows], targets[start : start + rows]
-            logits = part @ weight.T  # [rows, V]
+            logits = part @ weight.T if passes is None else passes.product(part, weight.T)  # [rows, V]
             if to_hidden is None and to_weight is None:
                 losses[start : start + rows] = _losses(logits, target, exact)[0]
                 continue
@@ -144,6 +144,12 @@ class _CrossEntropy(torch.autograd.Function):
             else:
                 made = compiled.slopes if compiled.on() else _slopes
                 losses[start : start + rows], slope = made(logits, target, exact)
+            if passes is not None:
+                if to_hidden is not None:
+                    passes.product(slope, weight, to_hidden[start : start + rows])
+                if to_weight is not None:
+                    passes.product(slope.T, part, to_weight, adds=start > 0)
+                continue
             if to_hidden is not None:
                 torch.mm(slope, weight, out=to_hidden[start : start + rows])
             if to_weight is not None and exact == weight.dtype:

@@ -18,7 +18,7 @@ from camelid.nn.passes import Passes, passing_through
 def passes(machine: Machine) -> Passes | None:
     """Whoever computes a run's passes on this machine; None where PyTorch does."""
     small = machine.device == "cpu" and machine.dtype == "float32" and machine.threads == 1
-    return NativePasses.here() if small and not machine.compile else None
+    return NativePasses.here(products=not machine.wide) if small and not machine.compile else None
 
 
 def name_of(machine: Machine) -> str | None:

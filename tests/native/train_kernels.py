@@ -150,7 +150,42 @@ def check_loss(library: ctypes.CDLL, seed: int) -> None:
     assert np.isnan(losses[0]) and np.isnan(logits[0]).all()
 
 
-CHECKS: tuple[Callable[[ctypes.CDLL, int], None], ...] = (check_norm, check_gate, check_training_attention, check_loss)
+def check_training_products(library: ctypes.CDLL, seed: int) -> None:
+    """Both factors as they lie or transposed, written beside other columns or added; a row's bits are its own."""
+    draw = np.random.default_rng(seed)
+    rows, depth, cols = int(draw.integers(1, 40)), int(draw.integers(1, 300)), 16 * int(draw.integers(1, 9))
+    a, b = drawn(draw, rows, depth), drawn(draw, depth, cols)
+    left, right = (unaligned(part.T.copy()).T if turned else part for part, turned in ((a, seed & 1), (b, seed & 2)))
+    begun, room = drawn(draw, rows, cols + 5), empty(128, 48)
+    exact, size = a.astype(float) @ b, np.abs(a).astype(float) @ np.abs(b)
+    for adds in (0, 1):
+        found = unaligned(begun)
+        strides = [[step // 4 for step in part.strides] for part in (left, right)]
+        given = (left.ctypes.data, *strides[0], right.ctypes.data, *strides[1], found.ctypes.data, cols + 5)
+        library.camelid_product(*given, rows, depth, cols, adds, *places(room))
+        near(found[:, :cols], exact + adds * begun[:, :cols], size + np.abs(begun[:, :cols]), depth**0.5 + 4)
+        assert (found[:, cols:] == begun[:, cols:]).all()
+        alone = unaligned(begun)
+        for row in range(rows):
+            given = (
+                left[row:].ctypes.data,
+                *strides[0],
+                right.ctypes.data,
+                *strides[1],
+                alone[row:].ctypes.data,
+                cols + 5,
+            )
+            library.camelid_product(*given, 1, depth, cols, adds, *places(room))
+        assert (alone == found).all()
+
+
+CHECKS: tuple[Callable[[ctypes.CDLL, int], None], ...] = (
+    check_norm,
+    check_gate,
+    check_training_attention,
+    check_loss,
+    check_training_products,
+)
 
 
 def main(path: str, *seeds: str) -> None:

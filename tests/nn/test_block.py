@@ -19,9 +19,9 @@ SHAPE = LlamaShape(layers=3, width=64, heads=4, kv_heads=2, head_width=16, hidde
 LENGTHS = (1, 40, 40, 17, 33)
 
 
-@pytest.fixture(scope="module")
-def passes():
-    found = NativePasses.here()
+@pytest.fixture(scope="module", params=[False, True], ids=["passes", "products too"])
+def passes(request):
+    found = NativePasses.here(products=request.param)
     if found is None:
         pytest.skip("no kernels are here: PyTorch computes the passes")
     return found

@@ -14,7 +14,7 @@ from tests.train import tiny
 
 @pytest.fixture
 def kernels():
-    found = NativePasses.here()
+    found = NativePasses.here(products=True)
     if found is None:
         pytest.skip("no kernels are here: PyTorch computes the passes")
     return found
@@ -39,6 +39,7 @@ def run(folder):
 
 def test_one_thread_in_float32_gets_the_kernels_and_all_others_pytorch(kernels):
     assert chosen.name_of(Machine()) == kernels.name and kernels.name.startswith("native")
+    assert chosen.name_of(Machine(wide=True)) == kernels.name.replace(", products too", "")
     for other in (Machine(threads=2), Machine(dtype="bfloat16")):
         assert chosen.passes(other) is None and chosen.name_of(other) == "PyTorch"
     assert chosen.name_of(Machine(device="cuda")) is None
