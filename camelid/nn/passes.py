@@ -1,4 +1,5 @@
-"""Who computes what lies between the matrix products of a training step: norms, gates, attention, the loss's softmax.
+"""Who computes what lies between the matrix products of a training step: norms, gates, attention, the loss's softmax; and
+the products of whole layers and of the loss with them, where they are small.
 
 PyTorch does by default, and what it computes is the definition. Where a run says so, and one thread computes in float32
 on a CPU, another does (native/passes.py): in fewer passes over memory, equal but for rounding. Whoever is asked

@@ -9,7 +9,7 @@ it does is tried before it is believed. Attention's own products, which are smal
 (nn/products.py).
 
 Which one it is changes bits, as another PyTorch would: a run's journal names it, and on one processor it is always the
-same. CAMELID_PRODUCTS=mkl or =onednn decides otherwise.
+same. CAMELID_PRODUCTS=mkl or =onednn decides otherwise. Small models multiply by a kernel of ours first (train/passes.py).
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from camelid.native import build, library
 from camelid.native.passes import NativePasses
 from camelid.nn.passes import passes_for
 from camelid.train import passes as chosen
+from camelid.train import products
 from camelid.train.loop import bits
 from tests.train import tiny
 
@@ -37,9 +38,12 @@ def run(folder):
     return tiny.run(folder, made, tiny.optimizer(made))
 
 
-def test_one_thread_in_float32_gets_the_kernels_and_all_others_pytorch(kernels):
+def test_one_thread_in_float32_gets_the_kernels_and_all_others_pytorch(kernels, monkeypatch):
+    monkeypatch.delenv(products.WISH, raising=False)
     assert chosen.name_of(Machine()) == kernels.name and kernels.name.startswith("native")
     assert chosen.name_of(Machine(wide=True)) == kernels.name.replace(", products too", "")
+    monkeypatch.setenv(products.WISH, "mkl")
+    assert chosen.name_of(Machine()) == kernels.name.replace(", products too", "")
     for other in (Machine(threads=2), Machine(dtype="bfloat16")):
         assert chosen.passes(other) is None and chosen.name_of(other) == "PyTorch"
     assert chosen.name_of(Machine(device="cuda")) is None
