@@ -448,6 +448,7 @@ static void gate(const float *g, float *u, int64_t n) {  // u becomes silu(g) * 
 }
 
 #include "attention.h"
+#include "train.h"
 
 // --------------------------------------------------------------------------------------------------- the threads
 // A call takes as many threads as it asks for. Between calls they spin for a moment, then sleep.
