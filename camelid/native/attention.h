@@ -250,7 +250,7 @@ INLINE void mixed_ints(const Queries *a, const Held *h, Pages pages, int64_t fir
   for (int g = 0; g < wide; g++) {                                                                                         \
     const int8_t *v = page + ((place) * groups + g) * GROUP;                                                               \
     const float own = scales[(place) * groups + g];                                                                        \
-    V low_half = small_ints(v), high_half = small_ints(v + 16);                                                            \
+    V low_half = kept(small_ints(v)), high_half = kept(small_ints(v + 16));                                                \
     for (int j = 0; j < count; j++) {                                                                                      \
       if (!(query)) continue;                                                                                              \
       V p = all(w[j * a->reach + (place)] * own);                                                                          \

@@ -320,25 +320,20 @@ INLINE void quantised_rows(const Matrix *w, int64_t from, int64_t to, const Give
 #undef TILE
 }
 
-// The same from GGUF's blocks: a few groups of two panels are laid out at a time, which stay in the nearest cache
+// The same from GGUF's blocks: a few groups of a panel are laid out at a time, which stay in the nearest cache
 INLINE void stored_rows(const Matrix *w, int64_t from, int64_t to, const Given *x, int64_t tokens, float *y, int64_t stride,
                         int kind) {
-  enum { PIECE = 16 };
-  _Alignas(64) uint8_t data[2 * PIECE * 512];
-  uint16_t scales[2 * PIECE * PANEL];
-  const int64_t bytes = PIECE * (kind == Q8 ? 512 : 256), steps = PIECE * PANEL;
-  int64_t r = from;
+  enum { PIECE = 32 };
+  _Alignas(64) uint8_t data[PIECE * 512];
+  uint16_t scales[PIECE * PANEL];
 #define TILE(panels, tokens, ahead) \
-  tile(data, scales, bytes, steps, x, start, count, t, y + t * stride + r, stride, rows, panels, tokens, kind, 0)
-  for (int64_t next; r < to; r = next) {
-    const int pair = r + 2 * PANEL <= to;
-    next = r + (pair ? 2 * PANEL : PANEL);
-    const int rows = (int)(next < to ? next - r : to - r);
+  tile(data, scales, 0, 0, x, start, count, t, y + t * stride + r, stride, rows, panels, tokens, kind, ahead)
+  for (int64_t r = from; r < to; r += PANEL) {
+    const int rows = to - r < PANEL ? (int)(to - r) : PANEL;
     for (int64_t start = 0; start < x->groups; start += PIECE) {
       const int64_t count = x->groups - start < PIECE ? x->groups - start : PIECE;
-      for (int p = 0; p <= pair; p++)
-        lay_panel(w, r + p * PANEL, start, count, data + p * bytes, scales + p * steps, kind);
-      TILES(pair, 0);
+      lay_panel(w, r, start, count, data, scales, kind);
+      TILES(0, 0);
     }
   }
 #undef TILE
@@ -440,7 +435,7 @@ static void normalise(const float *x, const float *weight, int64_t width, float 
   for (int64_t i = 0; i < width; i++) y[i] = x[i] * scale * weight[i];
 }
 
-static void turn(float *x, const float *cosines, const float *sines, int64_t half_width) {
+static void turn(float *restrict x, const float *restrict cosines, const float *restrict sines, int64_t half_width) {
   for (int64_t i = 0; i < half_width; i++) {
     float a = x[i], b = x[i + half_width];
     x[i] = fma1(b, sines[i], a * cosines[i]);
@@ -453,6 +448,7 @@ static void gate(const float *g, float *u, int64_t n) {  // u becomes silu(g) * 
 }
 
 #include "attention.h"
+#include "train.h"
 
 // --------------------------------------------------------------------------------------------------- the threads
 // A call takes as many threads as it asks for. Between calls they spin for a moment, then sleep.

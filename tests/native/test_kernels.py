@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ import torch
 from camelid.native import build, plain
 from camelid.native.library import library, opened
 from tests.conftest import size
-from tests.native.kernels import CHECKS, check_bf16, check_long_rows, check_products
+from tests.native import kernels as decoding
+from tests.native import train_kernels as training
 
 SOURCES = Path(build.__file__).parent
 
@@ -79,7 +81,7 @@ def test_activations_are_rounded_to_bf16_as_pytorch_does() -> None:
     assert not found[small].any() and (np.signbit(found[small]) == np.signbit(x[small])).all()
 
 
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("check", [*decoding.CHECKS, *training.CHECKS], ids=lambda check: check.__name__)
 def test_kernels_compute_what_their_definitions_say(
     kernels: ctypes.CDLL, check: Callable[[ctypes.CDLL, int], None]
 ) -> None:
@@ -87,7 +89,10 @@ def test_kernels_compute_what_their_definitions_say(
         check(kernels, seed)
 
 
-@pytest.mark.parametrize("check", [check_products, check_long_rows, check_bf16], ids=lambda check: check.__name__)
+SPELLED_ANEW = (decoding.check_products, decoding.check_long_rows, decoding.check_bf16)
+
+
+@pytest.mark.parametrize("check", SPELLED_ANEW, ids=lambda check: check.__name__)
 def test_avx_512_without_bf16_computes_the_same_bits(
     without_bf16: ctypes.CDLL, check: Callable[[ctypes.CDLL, int], None]
 ) -> None:
@@ -107,8 +112,9 @@ def test_sanitizers_find_nothing_in_the_kernels_and_would(tmp_path: Path) -> Non
     clean = tmp_path / "clean.so"
     clean.write_bytes(build.compiled(cc, sanitized, check=False))
     seeds = [str(seed) for seed in range(size(8))]
-    told = checked(clean, runtimes, seeds)
-    assert told.returncode == 0 and "all checks passed" in told.stdout, told.stderr[-3000:]
+    for checks in (decoding, training):
+        told = checked(clean, runtimes, seeds, checks)
+        assert told.returncode == 0 and "all checks passed" in told.stdout, told.stderr[-3000:]
     sources = {name: (SOURCES / name).read_text() for name in build.SOURCES}
     exact = "return n < 64 ? load_some((const float *)p, n / 4) : load((const float *)p);"
     assert exact in sources["core.c"]
@@ -118,7 +124,7 @@ def test_sanitizers_find_nothing_in_the_kernels_and_would(tmp_path: Path) -> Non
     planted = tmp_path / "planted.so"
     made = [cc, *sanitized, str(tmp_path / "core.c"), "-o", str(planted), "-lm"]
     subprocess.run(made, check=True, capture_output=True)
-    told = checked(planted, runtimes, ["0", "4"])
+    told = checked(planted, runtimes, ["0", "4"], decoding)
     assert told.returncode != 0 and "ERROR: AddressSanitizer" in told.stderr
 
 
@@ -128,8 +134,8 @@ def located(cc: str, name: str) -> str | None:
     return told if os.path.isabs(told) else None
 
 
-def checked(path: Path, runtimes: list[str], seeds: list[str]) -> subprocess.CompletedProcess[str]:
+def checked(path: Path, runtimes: list[str], seeds: list[str], checks: ModuleType) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "LD_PRELOAD": ":".join(runtimes), "ASAN_OPTIONS": "detect_leaks=0"}
-    command = [sys.executable, "-m", "tests.native.kernels", str(path), *seeds]
+    command = [sys.executable, "-m", checks.__name__, str(path), *seeds]
     root = Path(__file__).resolve().parents[2]
     return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=root, check=False)
