@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -248,10 +248,15 @@ class GgufCheckpoint(Checkpoint):
 
     def stored(self, name: str) -> Stored:
         """One tensor, by Hugging Face's name, without decoding it."""
+        found, heads = self.in_file(name)
+        return replace(found, data=to_halves(found.data, heads)) if heads else found
+
+    def in_file(self, name: str) -> tuple[Stored, int]:
+        """The same with its rows where the file has them, a view of the mapped file: where heads are said (0 if not), each
+        has its rotary pairs side by side instead of in halves."""
         pair = self._pairs[name]
         place = self.header.places[pair.gguf]
-        heads, data = heads_of(pair, self.shape), self._blocks[pair.gguf]
-        return Stored(place.form, place.shape, to_halves(data, heads) if heads else data)
+        return Stored(place.form, place.shape, self._blocks[pair.gguf]), heads_of(pair, self.shape)
 
     @cached_property
     def _blocks(self) -> Blocks:

@@ -40,8 +40,7 @@ def read(
     `rows` is what `tile` found for the model; 0 takes all tokens at once, as `PagedTokens.exact` does.
     """
     if isinstance(model, NativeLlama):
-        found, logits = model.read(ids, new, want)
-        return found if states else None, logits
+        return model.read(ids, new, want, states=states)
     with quiet(training(model)):
         if rows:
             whole = torch.cat([_tile(model, ids, new, first, rows) for first in range(0, len(ids), rows)])

@@ -1,4 +1,7 @@
-"""A quantised GGUF file through the native kernels as it is: its blocks are laid out anew, never decoded or rounded."""
+"""A quantised GGUF file through the native kernels as it is: its blocks are laid out anew, never decoded or rounded.
+
+Large ones are begun with where they are in the mapped file, and laid out while the model answers; no bit changes.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING
 from camelid.checkpoints.directory import Checkpoint
 from camelid.checkpoints.names import EMBEDDING, HEAD, expected
 from camelid.native.library import library
-from camelid.native.llama import NativeLlama
+from camelid.native.llama import LATER, NativeLlama
 from camelid.native.matrix import Kind, Matrix, Room, size_of
 
 if TYPE_CHECKING:
@@ -30,15 +33,24 @@ def as_stored(checkpoint: Checkpoint) -> NativeLlama | None:
     if layers not in ({"q8_0"}, {"q4_0"}):
         return None
     tensors, sizes = checkpoint.tensors(), expected(checkpoint.shape)
-    room = Room(found, sum(size_of(sizes[name][0], sizes[name][1], kind) for name, kind in kinds.items()))
+    total = sum(size_of(sizes[name][0], sizes[name][1], kind) for name, kind in kinds.items())
+    room = Room(found, total) if total < LATER else None
     matrices: dict[str, Matrix] = {}
     for name, kind in kinds.items():
         if kind == "q8_0" or kind == "q4_0":
-            matrices[name] = Matrix.of_blocks(found, checkpoint.stored(name).data, sizes[name][1], kind, room)
+            stored, heads = checkpoint.in_file(name)
+            turned = sizes[name][0] // heads if heads else 0
+            if room is None:
+                matrices[name] = Matrix.stored(stored.data, sizes[name][1], kind, turned=turned)
+            else:
+                matrices[name] = Matrix.of_blocks(found, stored.data, sizes[name][1], kind, room, turned=turned)
+        elif room is None:
+            matrices[name] = Matrix.floats(tensors[name].float())
         else:
             matrices[name] = Matrix.copied(found, tensors[name].float(), "float32", room)
     norms = {name: tensors[name] for name in tensors if name not in kinds}
-    return NativeLlama(checkpoint.shape, matrices, norms)
+    model = NativeLlama(checkpoint.shape, matrices, norms)
+    return model if room else model.move_later()
 
 
 def _kinds(checkpoint: GgufCheckpoint) -> dict[str, Kind]:

@@ -16,6 +16,7 @@ from camelid.generate.limits import reach
 from camelid.generate.sample import Ranked
 from camelid.generate.settings import Settings
 from camelid.models.llama import Cache
+from camelid.native.llama import NativeLlama
 from camelid.nn.cache import KeyValueCache
 
 
@@ -42,6 +43,8 @@ def opened(
     if cache is None:
         room = min(reach(model.shape), len(prompt) + settings.max_tokens)
         cache = Cache(model.shape, 1, room, model.dtype, model.device)
+    if isinstance(model, NativeLlama) and not settings.prompt_logprobs:
+        return model.after(torch.tensor([prompt[cache.lengths[0] :]]), cache=cache), cache
     held, noted, top = cache.lengths[0], [], list[Ranked]([()])
     states = torch.empty(1, 0, model.shape.width)
     with quiet(training(model)):

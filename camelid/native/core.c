@@ -23,7 +23,9 @@ enum { PANEL = 16, GROUP = 32 };  // rows side by side; weights that share a sca
 // A matrix [rows, cols]. Floats lie row by row, as PyTorch holds them. Quantised weights lie in panels of 16 rows: a
 // group of a panel is 16 scales (half floats) in `scales`, and in `data` 4 weights of each row in turn:
 //   Q8  8 times 64 bytes, w + 128;  Q4  4 times 64 bytes, weight k in the low and k + 16 in the high half, w + 8
-typedef struct { int64_t kind, rows, cols; const void *data; const uint16_t *scales; } Matrix;
+// Without `scales` they lie row by row as GGUF's blocks, and products lay out what they need of them, panel by panel: the
+// same bits, slower. Where `turned` is the width of a head, each head's row i stands at 2i, and i + turned / 2 at 2i + 1.
+typedef struct { int64_t kind, rows, cols; const void *data; const uint16_t *scales; int64_t turned; } Matrix;
 typedef struct { Matrix query, key, value, out, gate, up, down; const float *before, *after; } Layer;
 typedef struct {
   int64_t layers, width, heads, kv_heads, head_width, hidden, vocab;
@@ -43,7 +45,7 @@ typedef struct {
   const int32_t *slot, *place, *turn, *want;
   const float *cosines, *sines;
   void *keys, *values;
-  float *states;  // [tokens, width] after the final norm
+  float *states;  // [tokens, width] after the final norm; left out (NULL), what only these need is not computed
   float *logits;  // [wanted, vocab] of the tokens `want`, at most as many as there are
   const int32_t *table;
   int64_t across, reach;  // `reach`: places of the longest sequence; left out (0) it is the room
@@ -51,10 +53,13 @@ typedef struct {
   float *key_scales, *value_scales;
 } Batch;
 
-// What a matrix is multiplied with: rows of floats, and, for quantised weights, int8 with a scale for every group.
+// What a matrix is multiplied with: rows of floats, and what becomes of them. For quantised weights, int8 with a scale
+// for every group. For float weights `lines` of 64 bytes, filled up with zeros: float32, or bf16 for bf16 weights. Lines
+// k of the tokens of a tile (`tile_of`) lie side by side, before lines k + 1. One token of float32 is read from `x`.
 typedef struct {
   const float *x;
   int64_t stride;
+  const char *lines;
   const int8_t *q;
   const float *scale;
   const int32_t *total;  // minus the sum of a group's int8, times what is added to weights
@@ -65,82 +70,139 @@ const char *camelid_lanes(void) { return LANES; }
 
 // ---------------------------------------------------------------------------------------------------- products
 
-INLINE V weights(const void *row, int64_t k, int n, int kind) {
-  if (kind == BFLOAT16) return n < 16 ? brains_some((const uint16_t *)row + k, n) : brains((const uint16_t *)row + k);
-  return n < 16 ? load_some((const float *)row + k, n) : load((const float *)row + k);
+// Float products go along a row 64 bytes at a time, 16 float32 or 32 bf16: lane by lane in 16 sums, which are added in
+// one tree. So one row's numbers are the same whatever rows and tokens it is multiplied together with.
+
+INLINE int64_t row_bytes(int64_t cols, int64_t kind) { return cols * (kind == BFLOAT16 ? 2 : 4); }
+INLINE int64_t lines_of(int64_t cols, int64_t kind) { return (row_bytes(cols, kind) + 63) / 64; }
+
+// 64 bytes of a row, or its last n; of bf16 the numbers that take part in step `part`
+INLINE V piece(const char *p, int n, int kind, int part) {
+  if (kind == FLOAT32) return n < 64 ? load_some((const float *)p, n / 4) : load((const float *)p);
+  return brain_part(n < 64 ? load_some_bytes((const uint8_t *)p, n) : load_bytes((const uint8_t *)p), part);
+}
+INLINE V plus(V sums, V w, V x, int kind) { return kind == FLOAT32 ? fma16(w, x, sums) : brain_add(sums, w, x); }
+INLINE int parts_of(int kind) { return kind == FLOAT32 ? 1 : BRAIN_PARTS; }
+
+// One line of `rows` rows, or its first n bytes, times that of `tokens` tokens
+INLINE void line(V (*acc)[TILE_TOKENS], const char *w, int64_t row, const char *x, int n, int rows, int tokens, int kind) {
+  for (int part = 0; part < parts_of(kind); part++) {
+    V b[TILE_TOKENS];
+    for (int j = 0; j < tokens; j++) b[j] = piece(x + j * 64, 64, kind, part);
+    for (int i = 0; i < rows; i++) {
+      V a = kept(piece(w + i * row, n, kind, part));
+      for (int j = 0; j < tokens; j++) acc[i][j] = plus(acc[i][j], a, b[j], kind);
+    }
+  }
 }
 
-// y[j * stride + i] = row i of w . row j of x, for `rows` x `tokens` of them
-INLINE void dots(const Matrix *w, int64_t first, const Given *x, int64_t token, float *y, int64_t stride, int rows,
-                 int tokens, int kind) {
-  const int64_t cols = w->cols, size = kind == BFLOAT16 ? 2 : 4;
-  const char *base = (const char *)w->data + first * cols * size;
-  const float *given = x->x + token * x->stride;
-  V acc[4][4];
-  for (int i = 0; i < rows; i++) for (int j = 0; j < tokens; j++) acc[i][j] = zero();
-  int64_t k = 0;
-  for (; k + 16 <= cols; k += 16) {
-    V b[4];
-    for (int j = 0; j < tokens; j++) b[j] = load(given + j * x->stride + k);
-    for (int i = 0; i < rows; i++) {
-      V a = weights(base + i * cols * size, k, 16, kind);
-      for (int j = 0; j < tokens; j++) acc[i][j] = fma16(a, b[j], acc[i][j]);
-    }
-  }
-  if (k < cols) {
-    int n = (int)(cols - k);
-    for (int i = 0; i < rows; i++) {
-      V a = weights(base + i * cols * size, k, n, kind);
-      for (int j = 0; j < tokens; j++) acc[i][j] = fma16(a, load_some(given + j * x->stride + k, n), acc[i][j]);
-    }
-  }
-  if (rows == 4 && tokens == 4) {
+// y[j * stride + i] = the sum of acc[i][j]
+INLINE void summed(V (*acc)[TILE_TOKENS], float *y, int64_t stride, int rows, int tokens) {
+  int i = 0;
+  float found[16];
+  for (; tokens == 4 && i + 4 <= rows; i += 4) {
     V turned[16];
-    float all_sums[16];
-    for (int i = 0; i < 4; i++) for (int j = 0; j < 4; j++) turned[4 * j + i] = acc[i][j];
-    store(all_sums, sums(turned));
-    for (int j = 0; j < 4; j++) memcpy(y + j * stride, all_sums + 4 * j, 4 * sizeof(float));
-    return;
+    for (int j = 0; j < 4; j++) for (int r = 0; r < 4; r++) turned[4 * j + r] = acc[i + r][j];
+    store(found, sums(turned));
+    for (int j = 0; j < 4; j++) memcpy(y + j * stride + i, found + 4 * j, 4 * sizeof(float));
   }
-  for (int i = 0; i < rows; i++) for (int j = 0; j < tokens; j++) y[j * stride + i] = sum(acc[i][j]);
+  for (; tokens == 4 && i + 2 <= rows; i += 2) {
+    V turned[8];
+    for (int j = 0; j < 4; j++) for (int r = 0; r < 2; r++) turned[2 * j + r] = acc[i + r][j];
+    store(found, eight_sums(turned));
+    for (int j = 0; j < 4; j++) memcpy(y + j * stride + i, found + 4 * j, 2 * sizeof(float));
+  }
+  for (; i < rows; i++) for (int j = 0; j < tokens; j++) y[j * stride + i] = sum(acc[i][j]);
 }
 
-// The products of rows `a` and `b` with one token: two rows far apart, so that memory is asked for two streams
-INLINE void two_rows(const Matrix *w, int64_t a, int64_t b, const float *x, float *y, int kind) {
-  const int64_t cols = w->cols, size = kind == BFLOAT16 ? 2 : 4;
-  const char *one = (const char *)w->data + a * cols * size, *other = (const char *)w->data + b * cols * size;
-  V first = zero(), second = zero();
+// `rows` rows of w times `tokens` tokens. Memory is asked for the lines from `soon` to `end` meanwhile, `each` at a time
+typedef struct { const char *w, *x, *soon, *end; int64_t row, each; } Tile;
+
+INLINE void float_tile(const Tile *t, float *y, int64_t stride, int rows, int tokens, int kind) {
+  V acc[TILE_ROWS][TILE_TOKENS];
+  const char *w = t->w, *x = t->x, *soon = t->soon, *end = t->end;
+  const int64_t row = t->row, lines = row / 64, each = t->each;
+  for (int i = 0; i < rows; i++) for (int j = 0; j < tokens; j++) acc[i][j] = zero();
+  for (int64_t k = 0; k < lines; k++) {
+    if (soon < end) for (int64_t i = 0; i < each; i++, soon += 64) PREFETCH(soon);
+    line(acc, w + k * 64, row, x + k * tokens * 64, 64, rows, tokens, kind);
+  }
+  if (row % 64) line(acc, w + lines * 64, row, x + lines * tokens * 64, (int)(row % 64), rows, tokens, kind);
+  summed(acc, y, stride, rows, tokens);
+}
+
+// Sizes of tiles: as large as may be, then 2, then 1
+INLINE int64_t tile_of(int64_t left, int64_t most) { return left >= most ? most : left >= 2 ? 2 : 1; }
+
+// A block of rows stays in the second cache while all tokens pass by, and a tile's tokens in the first while the block
+// does. Few tokens take few rows at once, for they wait for the first block.
+INLINE void many_tokens(const Matrix *m, int64_t from, int64_t to, const Given *x, int64_t tokens, float *y,
+                        int64_t stride, int kind) {
+  enum { BLOCK = 256 << 10, SHARE = 4 };  // ours: bytes; tiles of tokens for one of rows
+  const int64_t row = row_bytes(m->cols, kind), lines = lines_of(m->cols, kind);
+  const int64_t token_tiles = (tokens + TILE_TOKENS - 1) / TILE_TOKENS, fit = BLOCK / (row * TILE_ROWS);
+  const int64_t wanted = fit < token_tiles / SHARE ? fit : token_tiles / SHARE, height = (wanted < 1 ? 1 : wanted) * TILE_ROWS;
+  for (int64_t first = from, last; first < to; first = last) {
+    last = first + height < to ? first + height : to;
+    const int64_t next = last + height < to ? last + height : to;
+    const char *soon = (const char *)m->data + last * row, *end = (const char *)m->data + next * row;
+    const int64_t tiles = token_tiles * ((last - first + TILE_ROWS - 1) / TILE_ROWS);
+    const int64_t asked = ((end - soon) / 64 + tiles - 1) / tiles, each = (asked + lines - 1) / lines;
+    for (int64_t t = 0, count; t < tokens; t += count) {
+      count = tile_of(tokens - t, TILE_TOKENS);
+      for (int64_t r = first, rows; r < last; r += rows) {
+        rows = tile_of(last - r, TILE_ROWS);
+        const char *then = soon + asked * 64 < end ? soon + asked * 64 : end;
+        const Tile tile = {(const char *)m->data + r * row, x->lines + t * lines * 64, soon, then, row, each};
+        float *out = y + t * stride + r;
+        soon = then;
+#define CASE(r, c) if (rows == r && count == c) float_tile(&tile, out, stride, r, c, kind)
+        if (TILE_ROWS > 2 && rows > 2) {
+          CASE(TILE_ROWS, TILE_TOKENS);
+          else CASE(TILE_ROWS, 2);
+          else CASE(TILE_ROWS, 1);
+        } else if (TILE_TOKENS > 2 && count > 2) {
+          CASE(2, TILE_TOKENS);
+          else CASE(1, TILE_TOKENS);
+        } else CASE(2, 2);
+        else CASE(2, 1);
+        else CASE(1, 2);
+        else CASE(1, 1);
+#undef CASE
+      }
+    }
+  }
+}
+
+// `rows` rows of w, `apart` rows from each other, times one token
+INLINE void one_token(const Matrix *m, int64_t first, int64_t apart, const char *x, float *y, int rows, int kind) {
+  const int64_t row = row_bytes(m->cols, kind), step = apart * row;
+  const int rest = (int)(row % 64);
+  const char *w = (const char *)m->data + first * row;
+  V acc[2] = {zero(), zero()};
   int64_t k = 0;
-  for (; k + 16 <= cols; k += 16) {
-    V given = load(x + k);
-    first = fma16(weights(one, k, 16, kind), given, first);
-    second = fma16(weights(other, k, 16, kind), given, second);
-  }
-  if (k < cols) {
-    V given = load_some(x + k, (int)(cols - k));
-    first = fma16(weights(one, k, (int)(cols - k), kind), given, first);
-    second = fma16(weights(other, k, (int)(cols - k), kind), given, second);
-  }
-  y[a] = sum(first), y[b] = sum(second);
+  for (; k + 64 <= row; k += 64)
+    for (int part = 0; part < parts_of(kind); part++)
+      for (int i = 0; i < rows; i++)
+        acc[i] = plus(acc[i], piece(w + i * step + k, 64, kind, part), piece(x + k, 64, kind, part), kind);
+  if (rest)
+    for (int part = 0; part < parts_of(kind); part++)
+      for (int i = 0; i < rows; i++)
+        acc[i] = plus(acc[i], piece(w + i * step + k, rest, kind, part), piece(x + k, rest, kind, part), kind);
+  for (int i = 0; i < rows; i++) y[first + i * apart] = sum(acc[i]);
 }
 
 INLINE void float_rows(const Matrix *w, int64_t from, int64_t to, const Given *x, int64_t tokens, float *y,
                        int64_t stride, int kind) {
-  // One row after the other in each half: eight side by side were a third slower, and bf16 half as fast
-  const int64_t half = (to - from) / 2;
-  if (tokens == 1) {
-    for (int64_t r = from; r < from + half; r++) two_rows(w, r, r + half, x->x, y, kind);
-    if ((to - from) % 2) dots(w, to - 1, x, 0, y + to - 1, stride, 1, 1, kind);
-  } else for (int64_t start = from; start < to; start += PANEL) {  // rows stay in the cache while all tokens pass by
-    const int64_t end = start + PANEL < to ? start + PANEL : to;
-    int64_t t = 0;
-    for (; t + 4 <= tokens; t += 4) {
-      int64_t r = start;
-      for (; r + 4 <= end; r += 4) dots(w, r, x, t, y + t * stride + r, stride, 4, 4, kind);
-      for (; r < end; r++) dots(w, r, x, t, y + t * stride + r, stride, 1, 4, kind);
-    }
-    for (; t < tokens; t++) for (int64_t r = start; r < end; r++) dots(w, r, x, t, y + t * stride + r, stride, 1, 1, kind);
+  if (tokens > 1) {
+    many_tokens(w, from, to, x, tokens, y, stride, kind);
+    return;
   }
+  // One token: two rows far apart, so that memory is asked for two streams. Eight side by side were a third slower.
+  const int64_t half = (to - from) / 2;
+  const char *given = kind == BFLOAT16 ? x->lines : (const char *)x->x;
+  for (int64_t r = from; r < from + half; r++) one_token(w, r, half, given, y, 2, kind);
+  if ((to - from) % 2) one_token(w, to - 1, 0, given, y, 1, kind);
 }
 
 INLINE int32_t offset_of(int64_t kind) { return kind == Q8 ? 128 : 8; }
@@ -151,17 +213,26 @@ INLINE int32_t four(const int8_t *p) {
 }
 
 // `panels` panels of 16 rows times `tokens` rows of int8; `bytes` and `steps` from a panel's data and scales to the next's.
-// `ahead` asks memory for the panels that come next, which arrive while these are computed with.
-INLINE void tile(const uint8_t *data, const uint16_t *scales, int64_t bytes, int64_t steps, const Given *x, int64_t token,
-                 float *y, int64_t stride, int rows, int panels, int tokens, int kind, int ahead) {
+// `ahead` asks memory for the panels that come next, which arrive while these are computed with. The groups are `count`
+// from `start` on, added to what `y` has of those before.
+INLINE void tile(const uint8_t *data, const uint16_t *scales, int64_t bytes, int64_t steps, const Given *x, int64_t start,
+                 int64_t count, int64_t token, float *y, int64_t stride, int rows, int panels, int tokens, int kind,
+                 int ahead) {
   const int64_t groups = x->groups;
-  const int8_t *q = x->q + token * groups * GROUP;
+  const int8_t *q = x->q + (token * groups + start) * GROUP;
+  const float *own = x->scale + token * groups + start;
+  const int32_t *makes_up = x->total + token * groups + start;
   V total[2][4];
-  for (int p = 0; p < panels; p++) for (int j = 0; j < tokens; j++) total[p][j] = zero();
-  for (int64_t g = 0; g < groups; g++) {
+  for (int p = 0; p < panels; p++) {
+    for (int j = 0; j < tokens; j++) {
+      const float *before = y + j * stride + p * PANEL;
+      total[p][j] = !start ? zero() : rows == panels * PANEL ? load(before) : load_some(before, rows);
+    }
+  }
+  for (int64_t g = 0; g < count; g++) {
     I acc[2][4];
     for (int p = 0; p < panels; p++)
-      for (int j = 0; j < tokens; j++) acc[p][j] = all_int(x->total[(token + j) * groups + g]);
+      for (int j = 0; j < tokens; j++) acc[p][j] = all_int(makes_up[j * groups + g]);
     for (int s = 0; s < (kind == Q8 ? 8 : 4); s++) {
       W w[2], a[2], b[2];
       for (int p = 0; p < panels; p++) {
@@ -182,7 +253,7 @@ INLINE void tile(const uint8_t *data, const uint16_t *scales, int64_t bytes, int
       if (ahead) PREFETCH(scales + (p + panels) * steps + g * PANEL);
       V scale = halves(scales + p * steps + g * PANEL);
       for (int j = 0; j < tokens; j++)
-        total[p][j] = fma16(floats(acc[p][j]), mul(scale, all(x->scale[(token + j) * groups + g])), total[p][j]);
+        total[p][j] = fma16(floats(acc[p][j]), mul(scale, all(own[j * groups + g])), total[p][j]);
     }
   }
   for (int p = 0; p < panels; p++) {
@@ -193,39 +264,101 @@ INLINE void tile(const uint8_t *data, const uint16_t *scales, int64_t bytes, int
   }
 }
 
+// How many bytes of GGUF 32 weights take, and where row `row` of a matrix of such blocks begins
+INLINE int64_t block_bytes(int64_t kind) { return kind == Q8 ? 34 : 18; }
+INLINE const uint8_t *blocks_of(const Matrix *w, int64_t row) {
+  const int64_t half_head = w->turned / 2, in = w->turned ? row % w->turned : 0;
+  const int64_t at = w->turned ? row - in + 2 * (in % half_head) + in / half_head : row;
+  return (const uint8_t *)w->data + at * ((w->cols + GROUP - 1) / GROUP) * block_bytes(w->kind);
+}
+
+// `count` groups from `start` on of 16 rows of GGUF's blocks, from row `first` on, as a panel has them. Rows that the
+// matrix lacks become zeros.
+INLINE void lay_panel(const Matrix *w, int64_t first, int64_t start, int64_t count, uint8_t *data, uint16_t *scales, int kind) {
+  static const uint8_t nothing[34];
+  const uint8_t *row[PANEL], *part[PANEL];
+  int64_t step[PANEL];
+  for (int i = 0; i < PANEL; i++) {
+    step[i] = first + i < w->rows ? block_bytes(kind) : 0;
+    row[i] = step[i] ? blocks_of(w, first + i) + start * step[i] : nothing;
+  }
+  for (int64_t g = 0; g < count; g++) {
+    for (int i = 0; i < PANEL; i++) {
+      memcpy(scales + g * PANEL + i, row[i], 2);
+      part[i] = row[i] + 2;
+      row[i] += step[i];
+    }
+    if (kind == Q8) across(part, 8, 0x80808080u, data + g * 512);
+    else across(part, 4, 0, data + g * 256);
+  }
+}
+
+#define TILES(pair, ahead)                                                                                                 \
+  do {                                                                                                                     \
+    int64_t t = 0;                                                                                                         \
+    if (pair && ahead) TILE(2, 4, 1), t = 4;                                                                               \
+    for (; pair && t + 4 <= tokens; t += 4) TILE(2, 4, 0);                                                                 \
+    for (; t + 4 <= tokens; t += 4) TILE(1, 4, 0);                                                                         \
+    for (; pair && t < tokens; t++) TILE(2, 1, 0);                                                                         \
+    for (; t < tokens; t++) TILE(1, 1, 0);                                                                                 \
+  } while (0)
+
 INLINE void quantised_rows(const Matrix *w, int64_t from, int64_t to, const Given *x, int64_t tokens, float *y,
                            int64_t stride, int kind) {
   const int64_t bytes = x->groups * (kind == Q8 ? 512 : 256), steps = x->groups * PANEL;
   int64_t r = from;
 #define TILE(panels, tokens, ahead) \
-  tile(data, scales, bytes, steps, x, t, y + t * stride + r, stride, rows, panels, tokens, kind, ahead)
+  tile(data, scales, bytes, steps, x, 0, x->groups, t, y + t * stride + r, stride, rows, panels, tokens, kind, ahead)
   for (int64_t next; r < to; r = next) {
     const uint8_t *data = (const uint8_t *)w->data + r / PANEL * bytes;
     const uint16_t *scales = w->scales + r * x->groups;
     const int pair = tokens >= 4 && r + 2 * PANEL <= to;
     next = r + (pair ? 2 * PANEL : PANEL);
     const int rows = (int)(next < to ? next - r : to - r);
-    int64_t t = 0;
-    if (pair) TILE(2, 4, 1), t = 4;
-    for (; pair && t + 4 <= tokens; t += 4) TILE(2, 4, 0);
-    for (; t + 4 <= tokens; t += 4) TILE(1, 4, 0);
-    for (; pair && t < tokens; t++) TILE(2, 1, 0);
-    for (; t < tokens; t++) TILE(1, 1, 0);
+    TILES(pair, 1);
   }
 #undef TILE
 }
 
+// The same from GGUF's blocks: a few groups of a panel are laid out at a time, which stay in the nearest cache
+INLINE void stored_rows(const Matrix *w, int64_t from, int64_t to, const Given *x, int64_t tokens, float *y, int64_t stride,
+                        int kind) {
+  enum { PIECE = 32 };
+  _Alignas(64) uint8_t data[PIECE * 512];
+  uint16_t scales[PIECE * PANEL];
+#define TILE(panels, tokens, ahead) \
+  tile(data, scales, 0, 0, x, start, count, t, y + t * stride + r, stride, rows, panels, tokens, kind, ahead)
+  for (int64_t r = from; r < to; r += PANEL) {
+    const int rows = to - r < PANEL ? (int)(to - r) : PANEL;
+    for (int64_t start = 0; start < x->groups; start += PIECE) {
+      const int64_t count = x->groups - start < PIECE ? x->groups - start : PIECE;
+      lay_panel(w, r, start, count, data, scales, kind);
+      TILES(0, 0);
+    }
+  }
+#undef TILE
+}
+#undef TILES
+
 static void f32_rows(const Matrix *w, int64_t a, int64_t b, const Given *x, int64_t n, float *y, int64_t s) {
   float_rows(w, a, b, x, n, y, s, FLOAT32);
 }
-static void bf16_rows(const Matrix *w, int64_t a, int64_t b, const Given *x, int64_t n, float *y, int64_t s) {
+static __attribute__((noinline)) void flushing_rows(const Matrix *w, int64_t a, int64_t b, const Given *x, int64_t n,
+                                                   float *y, int64_t s) {
   float_rows(w, a, b, x, n, y, s, BFLOAT16);
 }
+static void bf16_rows(const Matrix *w, int64_t a, int64_t b, const Given *x, int64_t n, float *y, int64_t s) {
+  const uint32_t was = flush();  // a call of its own, for compilers move additions, but not past a call
+  flushing_rows(w, a, b, x, n, y, s);
+  unflush(was);
+}
 static void q8_rows(const Matrix *w, int64_t a, int64_t b, const Given *x, int64_t n, float *y, int64_t s) {
-  quantised_rows(w, a, b, x, n, y, s, Q8);
+  if (w->scales) quantised_rows(w, a, b, x, n, y, s, Q8);
+  else stored_rows(w, a, b, x, n, y, s, Q8);
 }
 static void q4_rows(const Matrix *w, int64_t a, int64_t b, const Given *x, int64_t n, float *y, int64_t s) {
-  quantised_rows(w, a, b, x, n, y, s, Q4);
+  if (w->scales) quantised_rows(w, a, b, x, n, y, s, Q4);
+  else stored_rows(w, a, b, x, n, y, s, Q4);
 }
 
 // Rows from..to of w times `tokens` rows of x; `from` is a multiple of 16
@@ -263,6 +396,36 @@ static void quantise(const float *x, int64_t cols, int32_t offset, int8_t *q, fl
   }
 }
 
+// bf16, to the nearest, halves to even: numbers below 2^-126 become zero, those beyond bf16's infinite, and NaN stays
+static void round_brains(const float *x, int64_t n, uint16_t *y) {
+  for (int64_t i = 0; i < n; i++) {
+    uint32_t bits, size;
+    memcpy(&bits, x + i, 4);
+    size = bits & 0x7fffffff;
+    const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16, top = bits >> 16;
+    y[i] = (uint16_t)(size < 0x800000 ? top & 0x8000 : size > 0x7f800000 ? top | 0x40 : rounded);
+  }
+}
+
+// The lines of a row of floats, `apart` lines from each other
+static void lay_lines(const float *x, int64_t cols, int64_t kind, int64_t apart, char *to) {
+  const int64_t each = kind == BFLOAT16 ? 32 : 16;
+  for (int64_t k = 0; k < cols; k += each, to += apart * 64) {
+    const int64_t n = cols - k < each ? cols - k : each;
+    if (n < each) memset(to, 0, 64);
+    if (kind == FLOAT32) memcpy(to, x + k, sizeof(float) * n);
+    else round_brains(x + k, n, (uint16_t *)to);
+  }
+}
+
+// Where the lines of token t begin among those of `tokens`; `apart` becomes how many lines lie between two of them
+static char *line_place(char *start, int64_t t, int64_t tokens, int64_t lines, int64_t *apart) {
+  int64_t first = t / TILE_TOKENS * TILE_TOKENS;
+  if (first + TILE_TOKENS > tokens) first += (t - first) / 2 * 2;
+  *apart = tile_of(tokens - first, TILE_TOKENS);
+  return start + (first * lines + t - first) * 64;
+}
+
 static void normalise(const float *x, const float *weight, int64_t width, float eps, float *y) {
   V squares = zero();
   int64_t k = 0;
@@ -272,7 +435,7 @@ static void normalise(const float *x, const float *weight, int64_t width, float 
   for (int64_t i = 0; i < width; i++) y[i] = x[i] * scale * weight[i];
 }
 
-static void turn(float *x, const float *cosines, const float *sines, int64_t half_width) {
+static void turn(float *restrict x, const float *restrict cosines, const float *restrict sines, int64_t half_width) {
   for (int64_t i = 0; i < half_width; i++) {
     float a = x[i], b = x[i + half_width];
     x[i] = fma1(b, sines[i], a * cosines[i]);
@@ -408,21 +571,27 @@ INLINE void share(int64_t items, int own, int threads, int64_t *from, int64_t *t
 typedef struct {
   const Model *m;
   const Batch *b;
-  int64_t widest, groups;  // of all inputs of products
-  int64_t reach;           // numbers in the scores of a thread
+  int64_t widest, groups;  // of all inputs of products; at least the groups of ABREAST queries
+  int64_t reach;           // scores of a query; a thread has room for ABREAST of them
   float *x, *h, *q, *k, *v, *a, *g, *u;  // [tokens, .]
   int8_t *ints;
+  char *lines;  // where the ints are: a product's input is either
+  int64_t line_row;  // bytes of a row of them
   float *scales, *scores;
   int32_t *totals;
+  float *states;  // [tokens, width]
+  float *last;    // where nobody wants all states: [wanted, width], and of each of these tokens:
+  int32_t *slot, *place, *turn, *want;
 } Step;
 
-// The input of a product, quantised if `kind` asks for it. With one token every thread makes its own copy; otherwise
+// The input of a product, as `kind` asks for it. With one token every thread makes its own copy; otherwise
 // the tokens are shared out. `from` is where the numbers lie, `weight` the norm put on them first, if any.
 static Given given_rows(const Step *s, float *from, int64_t cols, int64_t tokens, const float *weight, int64_t kind, int own,
                         int threads) {
   const int64_t alone = tokens == 1;
   float *h = weight ? s->h + (alone ? own : 0) * s->m->width : from;
-  Given x = {h, cols, NULL, NULL, NULL, (cols + GROUP - 1) / GROUP};
+  Given x = {h, cols, NULL, NULL, NULL, NULL, (cols + GROUP - 1) / GROUP};
+  char *lines = kind < Q8 && (kind == BFLOAT16 || !alone) ? s->lines + (alone ? own : 0) * s->line_row : NULL;
   int8_t *q = s->ints + (alone ? own : 0) * s->groups * GROUP;
   float *scales = s->scales + (alone ? own : 0) * s->groups;
   int32_t *totals = s->totals + (alone ? own : 0) * s->groups;
@@ -431,9 +600,15 @@ static Given given_rows(const Step *s, float *from, int64_t cols, int64_t tokens
   for (int64_t t = first; t < last; t++) {
     if (weight) normalise(from + t * cols, weight, cols, (float)s->m->eps, h + t * cols);
     if (kind >= Q8) quantise(h + t * cols, cols, offset_of(kind), q + t * x.groups * GROUP, scales + t * x.groups, totals + t * x.groups);
+    if (lines) {
+      int64_t apart;
+      char *to = line_place(lines, t, tokens, lines_of(cols, kind), &apart);
+      lay_lines(h + t * cols, cols, kind, apart, to);
+    }
   }
+  x.lines = lines;
   if (kind >= Q8) x.q = q, x.scale = scales, x.total = totals;
-  if (!alone && (weight || kind >= Q8)) meet(own, threads);
+  if (!alone) meet(own, threads);
   return x;
 }
 static Given prepared(const Step *s, float *from, int64_t cols, const float *weight, int64_t kind, int own, int threads) {
@@ -451,8 +626,8 @@ static void share_rows(const Matrix *w, int own, int threads, int64_t *from, int
 // look at keys. One token only: with more, products do not wait for memory.
 static void soon(const Step *s, const Matrix *w, int own, int threads) {
   enum { LINES = 512 };  // ours: about what memory gives in the meantime
-  int64_t from, to, row = w->cols * (w->kind == FLOAT32 ? 4 : 2);
-  if (s->b->tokens > 1) return;
+  int64_t from, to, row = row_bytes(w->cols, w->kind);
+  if (s->b->tokens > 1 || (w->kind >= Q8 && !w->scales)) return;
   share_rows(w, own, threads, &from, &to);
   if (w->kind >= Q8) row = (w->cols + GROUP - 1) / GROUP * (w->kind == Q8 ? 32 : 16);
   const char *start = (const char *)w->data + from * row;
@@ -484,6 +659,18 @@ static void embed(const Matrix *w, int64_t row, float *y) {
     for (int64_t i = 0; i < w->cols; i++) {
       uint32_t bits = (uint32_t)from[i] << 16;
       memcpy(y + i, &bits, 4);
+    }
+  } else if (!w->scales) {
+    const uint8_t *block = blocks_of(w, row);
+    for (int64_t i = 0; i < w->cols; i++) {
+      uint16_t half_scale[PANEL] = {0};
+      float wide[PANEL];
+      const int64_t part = i % GROUP;
+      if (i && !part) block += block_bytes(w->kind);
+      memcpy(half_scale, block, 2);
+      store(wide, halves(half_scale));
+      const int value = w->kind == Q8 ? (int8_t)block[2 + part] : (block[2 + part % 16] >> (part < 16 ? 0 : 4) & 15) - 8;
+      y[i] = (float)value * wide[0];
     }
   } else {
     int64_t groups = (w->cols + GROUP - 1) / GROUP, in = row % PANEL, panel_of = row / PANEL;
@@ -528,18 +715,27 @@ static void remember(const Step *s, int64_t l, int64_t t, int64_t head) {
   memcpy((float *)held.values + at * e, s->v + in_row, sizeof(float) * e);
 }
 
-// `own` is the thread, whose room for scores it uses, and that for the input of products, which is not in use meanwhile
-static void look(const Step *s, int64_t l, int64_t t, int64_t head, int own) {
+// What `count` tokens of one sequence, from `t` on, see with all heads that share key-value head `head`: four queries at a
+// time while there are as many. `own` is the thread, whose room for scores it uses, and that for the input of products,
+// which is not in use meanwhile.
+static void look(const Step *s, int64_t l, int64_t t, int64_t count, int64_t head, int own) {
   const Model *m = s->m;
   const Batch *b = s->b;
-  const int64_t e = m->head_width, kv = head / (m->heads / m->kv_heads);
-  float *q = s->q + (t * m->heads + head) * e, *out = s->a + (t * m->heads + head) * e, *scores = s->scores + own * s->reach;
+  const int64_t e = m->head_width, shared = m->heads / m->kv_heads, all_of_them = count * shared;
   const Held held = held_by(b);
-  const Pages pages = pages_of(m, b, l, t, kv);
+  const Pages pages = pages_of(m, b, l, t, head);
   const Asked asked = {s->ints + own * s->groups * GROUP, s->scales + own * s->groups, s->totals + own * s->groups};
-  turn(q, b->cosines + b->turn[t] * e, b->sines + b->turn[t] * e, e / 2);
-  if (held.kind == INTS) attend_ints(q, &held, pages, b->place[t] + 1, e, asked, scores, out);
-  else attend(q, held.keys, held.values, pages, b->place[t] + 1, e, scores, out);
+  for (int64_t first = 0; first < all_of_them;) {
+    const int together = first + ABREAST <= all_of_them ? ABREAST : 1;
+    Queries a = {.reach = s->reach, .scores = s->scores + own * ABREAST * s->reach};
+    for (int j = 0; j < together; j++, first++) {
+      const int64_t token = t + first / shared, in_row = (token * m->heads + head * shared + first % shared) * e;
+      const int32_t row = b->turn[token];
+      turn(s->q + in_row, b->cosines + row * e, b->sines + row * e, e / 2);
+      a.q[j] = s->q + in_row, a.out[j] = s->a + in_row, a.seen[j] = b->place[token] + 1;
+    }
+    answer(&a, together, &held, pages, e, asked);
+  }
 }
 
 // One token: every thread makes queries, keys and values of heads of its own, so that none waits for another. Returns
@@ -554,27 +750,28 @@ static int own_heads(const Step *s, int64_t l, const Given *x, int own, int thre
   rows_of(&layer->query, from * shared * e, to * shared * e, x, 1, s->q, m->heads * e);
   rows_of(&layer->key, from * e, to * e, x, 1, s->k, m->kv_heads * e);
   rows_of(&layer->value, from * e, to * e, x, 1, s->v, m->kv_heads * e);
-  for (int64_t head = from; head < to; head++) {
-    remember(s, l, 0, head);
-    for (int64_t i = 0; i < shared; i++) look(s, l, 0, head * shared + i, own);
-  }
+  for (int64_t head = from; head < to; head++) remember(s, l, 0, head), look(s, l, 0, 1, head, own);
   return 1;
 }
 
 static void attention(const Step *s, int64_t l, int own, int threads) {
   const Model *m = s->m;
-  const int64_t tokens = s->b->tokens, shared = m->heads / m->kv_heads;
+  const int32_t *slot = s->b->slot, *place = s->b->place;
+  const int64_t tokens = s->b->tokens;
+  int64_t unit = 0;
+  // Later tokens see more: work is dealt out in turn, up to ABREAST tokens of a sequence at a time
+  for (int64_t t = 0, end; t < tokens; t = end) {
+    for (end = t + 1; end < t + ABREAST && end < tokens && slot[end] == slot[t] && place[end] > place[end - 1]; end++) {}
+    for (int64_t head = 0; head < m->kv_heads; head++, unit++)
+      if (unit % threads == own) look(s, l, t, end - t, head, own);
+  }
+}
+
+static void remember_all(const Step *s, int64_t l, int own, int threads) {
+  const int64_t heads = s->m->kv_heads;
   int64_t from, to;
-  share(tokens * m->kv_heads, own, threads, &from, &to);
-  for (int64_t i = from; i < to; i++) remember(s, l, i / m->kv_heads, i % m->kv_heads);
-  meet(own, threads);
-  // Later tokens see more: work is dealt out in turn. Heads that share keys stand side by side.
-  const int64_t all_heads = tokens * m->heads, chunk = tokens == 1 ? 1 : shared;
-  if (tokens == 1) share(all_heads, own, threads, &from, &to);
-  else from = own * chunk, to = all_heads;
-  const int64_t stride = tokens == 1 ? 1 : chunk * threads;
-  for (int64_t i = from; i < to; i += stride)
-    for (int64_t j = i; j < i + chunk && j < to; j++) look(s, l, j / m->heads, j % m->heads, own);
+  share(s->b->tokens * heads, own, threads, &from, &to);
+  for (int64_t i = from; i < to; i++) remember(s, l, i / heads, i % heads);
 }
 
 // x += w times `given`, every thread for rows of its own
@@ -604,35 +801,67 @@ static void finish(const Step *s, int own, int threads) {
   Given x;
   if (tokens == 1) {
     x = given_rows(s, s->x, width, 1, m->norm, m->head.kind, own, threads);
-    if (own == 0) memcpy(b->states, x.x, sizeof(float) * width);
+    if (own == 0) memcpy(s->states, x.x, sizeof(float) * width);
   } else {
     int64_t from, to;
     share(tokens, own, threads, &from, &to);
-    for (int64_t t = from; t < to; t++) normalise(s->x + t * width, m->norm, width, (float)m->eps, b->states + t * width);
+    for (int64_t t = from; t < to; t++) normalise(s->x + t * width, m->norm, width, (float)m->eps, s->states + t * width);
     if (!b->wanted) return;
     meet(own, threads);
     share(b->wanted, own, threads, &from, &to);
-    for (int64_t i = from; i < to; i++) memcpy(s->x + i * width, b->states + b->want[i] * width, sizeof(float) * width);
+    for (int64_t i = from; i < to; i++) memcpy(s->x + i * width, s->states + b->want[i] * width, sizeof(float) * width);
     meet(own, threads);
     x = given_rows(s, s->x, width, b->wanted, NULL, m->head.kind, own, threads);
   }
   if (b->wanted) products((Product[]){{&m->head, b->logits}}, 1, &x, b->wanted, own, threads);
 }
 
+// The tokens `want` as a batch of their own, their inputs of the last layer as its numbers. Nobody has changed these yet.
+static void narrow(const Step *s, Step *few, Batch *fewer, int own, int threads) {
+  const Batch *b = s->b;
+  const int64_t width = s->m->width;
+  int64_t from, to;
+  *fewer = *b, *few = *s;
+  fewer->tokens = b->wanted, fewer->slot = s->slot, fewer->place = s->place, fewer->turn = s->turn, fewer->want = s->want;
+  few->b = fewer, few->x = s->last;
+  share(b->wanted, own, threads, &from, &to);
+  for (int64_t i = from; i < to; i++) {
+    const int32_t t = b->want[i];
+    s->slot[i] = b->slot[t], s->place[i] = b->place[t], s->turn[i] = b->turn[t], s->want[i] = (int32_t)i;
+    memcpy(s->last + i * width, s->x + t * width, sizeof(float) * width);
+  }
+}
+
 static void step(void *given, int own, int threads) {
   const Step *s = given;
   const Model *m = s->m;
-  const Batch *b = s->b;
-  const int64_t tokens = b->tokens, width = m->width;
+  const int64_t width = m->width;
+  Step few;
+  Batch fewer;
   int64_t from, to;
-  share(tokens, own, threads, &from, &to);
-  for (int64_t t = from; t < to; t++) embed(&m->embed, b->ids[t], s->x + t * width);
+  share(s->b->tokens, own, threads, &from, &to);
+  for (int64_t t = from; t < to; t++) embed(&m->embed, s->b->ids[t], s->x + t * width);
   meet(own, threads);
   for (int64_t l = 0; l < m->layers; l++) {
     const Layer *layer = m->layer + l;
+    const Product each[] = {{&layer->key, s->k}, {&layer->value, s->v}, {&layer->query, s->q}};
+    const int wanted_alone = l == m->layers - 1 && !s->b->states && s->b->wanted < s->b->tokens;
     Given x = prepared(s, s->x, width, layer->before, layer->query.kind, own, threads);
-    if (!own_heads(s, l, &x, own, threads)) {
-      products((Product[]){{&layer->query, s->q}, {&layer->key, s->k}, {&layer->value, s->v}}, 3, &x, tokens, own, threads);
+    if (wanted_alone) {
+      products(each, 2, &x, s->b->tokens, own, threads);
+      narrow(s, &few, &fewer, own, threads);
+      meet(own, threads);
+      remember_all(s, l, own, threads);
+      if (!s->b->wanted) return;
+      s = &few;
+      x = prepared(s, s->x, width, layer->before, layer->query.kind, own, threads);
+      products(each + 2, 1, &x, s->b->tokens, own, threads);
+      meet(own, threads);
+      attention(s, l, own, threads);
+    } else if (!own_heads(s, l, &x, own, threads)) {
+      products(each, 3, &x, s->b->tokens, own, threads);
+      meet(own, threads);
+      remember_all(s, l, own, threads);
       meet(own, threads);
       attention(s, l, own, threads);
     }
@@ -654,18 +883,32 @@ static void step(void *given, int own, int threads) {
   finish(s, own, threads);
 }
 
-typedef struct { const Matrix *w; const float *x; int64_t tokens; float *y; int8_t *ints; float *scales; int32_t *totals; } Linear;
+typedef struct {
+  const Matrix *w;
+  const float *x;
+  int64_t tokens;
+  float *y;
+  int8_t *ints;
+  float *scales;
+  int32_t *totals;
+  char *lines;
+} Linear;
 
 static void linear(void *given, int own, int threads) {
   const Linear *l = given;
-  Given x = {l->x, l->w->cols, l->ints, l->scales, l->totals, (l->w->cols + GROUP - 1) / GROUP};
-  if (l->w->kind >= Q8) {
-    int64_t from, to;
-    share(l->tokens, own, threads, &from, &to);
-    for (int64_t t = from; t < to; t++)
-      quantise(l->x + t * x.stride, x.stride, offset_of(l->w->kind), l->ints + t * x.groups * GROUP, l->scales + t * x.groups, l->totals + t * x.groups);
-    meet(own, threads);
+  const int64_t kind = l->w->kind, cols = l->w->cols;
+  Given x = {l->x, cols, l->lines, l->ints, l->scales, l->totals, (cols + GROUP - 1) / GROUP};
+  int64_t from, to, apart;
+  share(l->tokens, own, threads, &from, &to);
+  for (int64_t t = from; t < to; t++) {
+    if (kind >= Q8)
+      quantise(l->x + t * cols, cols, offset_of(kind), l->ints + t * x.groups * GROUP, l->scales + t * x.groups, l->totals + t * x.groups);
+    else if (l->lines) {
+      char *place = line_place(l->lines, t, l->tokens, lines_of(cols, kind), &apart);
+      lay_lines(l->x + t * cols, cols, kind, apart, place);
+    }
   }
+  if (kind >= Q8 || l->lines) meet(own, threads);
   products((Product[]){{l->w, l->y}}, 1, &x, l->tokens, own, threads);
 }
 
@@ -684,25 +927,37 @@ static size_t step_size, linear_size;
 
 // y [tokens, rows] = x [tokens, cols] times the transpose of w. 0, or ENOMEM.
 int camelid_linear(const Matrix *w, const float *x, int64_t tokens, float *y, int64_t threads) {
-  Linear l = {w, x, tokens, y, NULL, NULL, NULL};
+  Linear l = {w, x, tokens, y, NULL, NULL, NULL, NULL};
+  const size_t groups = (size_t)tokens * ((w->cols + GROUP - 1) / GROUP);
+  const size_t wanted = w->kind >= Q8 ? groups * (GROUP + 8) : (size_t)(tokens * lines_of(w->cols, w->kind) * 64);
   pthread_mutex_lock(&pool.linear);
+  char *held = space(&linear_space, &linear_size, wanted);
+  if (!held) {
+    pthread_mutex_unlock(&pool.linear);
+    return ENOMEM;
+  }
   if (w->kind >= Q8) {
-    size_t groups = (size_t)tokens * ((w->cols + GROUP - 1) / GROUP);
-    char *held = space(&linear_space, &linear_size, groups * (GROUP + 8));
-    if (!held) {
-      pthread_mutex_unlock(&pool.linear);
-      return ENOMEM;
-    }
     l.ints = (int8_t *)held;
     l.scales = (float *)(held + groups * GROUP);
     l.totals = (int32_t *)(l.scales + groups);
-  }
+  } else if (tokens > 1 || w->kind == BFLOAT16) l.lines = held;
   run(linear, &l, threads);
   pthread_mutex_unlock(&pool.linear);
   return 0;
 }
 
 static size_t lined(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// Bytes of one number of a product's input, where it is int8 or is laid out in lines
+static int64_t input_size(const Model *m) {
+  int64_t most = m->head.kind == FLOAT32 ? 4 : m->head.kind == BFLOAT16 ? 2 : 1;
+  for (int64_t l = 0; l < m->layers; l++) {
+    const Layer *o = m->layer + l;
+    const int64_t kinds[] = {o->query.kind, o->key.kind, o->value.kind, o->out.kind, o->gate.kind, o->up.kind, o->down.kind};
+    for (int i = 0; i < 7; i++) if (kinds[i] < Q8 && most < 4) most = kinds[i] == FLOAT32 ? 4 : 2;
+  }
+  return most;
+}
 
 static int whole_step(const Model *m, const Batch *b) {
   Step s = {.m = m, .b = b, .reach = b->reach > 0 ? b->reach : b->room};
@@ -711,19 +966,26 @@ static int whole_step(const Model *m, const Batch *b) {
   s.widest = m->width > m->hidden ? m->width : m->hidden;
   if (inner > s.widest) s.widest = inner;
   s.groups = (s.widest + GROUP - 1) / GROUP;
+  const int64_t asked = ABREAST * ((m->head_width + GROUP - 1) / GROUP);
+  if (asked > s.groups) s.groups = asked;
   const size_t copies = n > threads ? n : threads, outer = m->hidden > m->width ? m->hidden : m->width;
+  const size_t few = b->states ? 0 : (size_t)b->wanted;
   const size_t sizes[] = {n * m->width, copies * m->width, n * inner, n * m->kv_heads * m->head_width,
-                          n * m->kv_heads * m->head_width, n * inner, n * outer, n * m->hidden};
-  float **const places[] = {&s.x, &s.h, &s.q, &s.k, &s.v, &s.a, &s.g, &s.u};
-  size_t wanted = lined(copies * s.groups * GROUP) + 2 * lined(copies * s.groups * 4) + lined(threads * s.reach * 4);
-  for (int i = 0; i < 8; i++) wanted += lined(sizes[i] * sizeof(float));
+                          n * m->kv_heads * m->head_width, n * inner, n * outer, n * m->hidden,
+                          few * m->width, few * m->width, threads * ABREAST * s.reach, copies * s.groups};
+  float **const places[] = {&s.x, &s.h, &s.q, &s.k, &s.v, &s.a, &s.g, &s.u, &s.last, &s.states, &s.scores, &s.scales};
+  int32_t **const small[] = {&s.slot, &s.place, &s.turn, &s.want};
+  enum { FLOAT_PARTS = sizeof sizes / sizeof *sizes };
+  s.line_row = (int64_t)lined(s.groups * GROUP * input_size(m));
+  size_t wanted = copies * s.line_row + lined(copies * s.groups * 4) + 4 * lined(few * 4);
+  for (int i = 0; i < FLOAT_PARTS; i++) wanted += lined(sizes[i] * sizeof(float));
   char *held = space(&step_space, &step_size, wanted);
   if (!held) return ENOMEM;
-  for (int i = 0; i < 8; i++) *places[i] = (float *)held, held += lined(sizes[i] * sizeof(float));
-  s.scales = (float *)held, held += lined(copies * s.groups * 4);
+  for (int i = 0; i < FLOAT_PARTS; i++) *places[i] = (float *)held, held += lined(sizes[i] * sizeof(float));
+  for (int i = 0; i < 4; i++) *small[i] = (int32_t *)held, held += lined(few * 4);
   s.totals = (int32_t *)held, held += lined(copies * s.groups * 4);
-  s.scores = (float *)held, held += lined(threads * s.reach * 4);
-  s.ints = (int8_t *)held;
+  s.ints = (int8_t *)held, s.lines = held;
+  if (b->states) s.states = b->states;
   run(step, &s, b->threads);
   return 0;
 }
@@ -796,22 +1058,18 @@ void camelid_turn(float *x, const float *cosines, const float *sines, int64_t ro
   for (int64_t r = 0; r < rows; r++) turn(x + r * width, cosines + r * width, sines + r * width, width / 2);
 }
 void camelid_gate(const float *g, float *u, int64_t n) { gate(g, u, n); }
-// The same where places 0.. lie `page` by page, page i at table[i] * stride places
-void camelid_attend_pages(const float *q, const float *keys, const float *values, const int32_t *table, int64_t page,
-                          int64_t stride, int64_t heads, int64_t seen, int64_t width, float *scores, float *out) {
-  const Pages p = {table, page, stride, 0};
-  for (int64_t h = 0; h < heads; h++) attend(q + h * width, keys, values, p, seen, width, scores, out + h * width);
-}
-void camelid_attend(const float *q, const float *keys, const float *values, int64_t heads, int64_t seen, int64_t width,
-                    float *scores, float *out) {  // `heads` queries that share keys
-  camelid_attend_pages(q, keys, values, &(int32_t){0}, seen, 0, heads, seen, width, scores, out);
-}
-// The same over int8: `q` [E] in groups of 32 as `Asked` has it
-void camelid_attend_ints(const float *q, const Held *held, const int32_t *table, int64_t page, int64_t stride, int64_t heads,
-                         int64_t seen, int64_t width, int8_t *ints, float *scales, int32_t *totals, float *scores, float *out) {
-  const Pages p = {table, page, stride, 0};
-  for (int64_t h = 0; h < heads; h++)
-    attend_ints(q + h * width, held, p, seen, width, (Asked){ints, scales, totals}, scores, out + h * width);
+// `count` queries that share keys, in the order of what they see, over places that lie `page` by page, page i at table[i] *
+// stride places: four at a time while there are as many. Query i sees seen[i] places; `scores` has room for four times the
+// last of these, and `asked` for the groups of four queries.
+void camelid_attend(const float *q, const Held *held, const int32_t *table, int64_t page, int64_t stride, int64_t count,
+                    const int64_t *seen, int64_t width, const Asked *asked, float *scores, float *out) {
+  for (int64_t first = 0; first < count;) {
+    const int together = first + ABREAST <= count ? ABREAST : 1;
+    Queries a = {.reach = seen[count - 1], .scores = scores};
+    for (int j = 0; j < together; j++, first++)
+      a.q[j] = q + first * width, a.out[j] = out + first * width, a.seen[j] = seen[first];
+    answer(&a, together, held, (Pages){table, page, stride, 0}, width, *asked);
+  }
 }
 void camelid_keep_ints(const Held *held, int64_t at, const float *key, const float *value, int64_t width) {
   keep_ints(held, at, key, value, width);
@@ -948,36 +1206,37 @@ void camelid_copy(void *to, const void *from, int64_t bytes, int64_t threads) {
 }
 
 // Says that a matrix's numbers lie elsewhere now, between two calls; afterwards nobody looks where they were
-void camelid_moved(Matrix *w, const void *to) {
+void camelid_moved(Matrix *w, const void *to, const uint16_t *scales) {
   pthread_mutex_lock(&pool.step);
   pthread_mutex_lock(&pool.linear);
-  w->data = to;
+  w->data = to, w->scales = scales;
   pthread_mutex_unlock(&pool.linear);
   pthread_mutex_unlock(&pool.step);
 }
 
-typedef struct { const uint8_t *blocks; int64_t row, count, groups; int kind; uint8_t *data; uint16_t *scales; } Laying;
+typedef struct { const Matrix *from; uint8_t *data; uint16_t *scales; } Laying;
 
 static void lay(void *given, int own, int threads) {
   const Laying *l = given;
-  const int64_t bytes = l->kind == Q8 ? 34 : 18;
+  const Matrix *w = l->from;
+  const int64_t groups = (w->cols + GROUP - 1) / GROUP, bytes = w->kind == Q8 ? 512 : 256;
   int64_t from, to;
-  share((l->count + PANEL - 1) / PANEL, own, threads, &from, &to);
+  share(panels_of(w), own, threads, &from, &to);
   for (int64_t p = from; p < to; p++) {
-    const int64_t first = p * PANEL, rows = l->count - first < PANEL ? l->count - first : PANEL;
-    coming(l->blocks + first * l->groups * bytes, rows * l->groups * bytes);
-    for (int64_t g = 0; g < l->groups; g++)
-      for (int64_t i = 0; i < rows; i++)
-        into_panel(l->blocks + ((first + i) * l->groups + g) * bytes, (l->row / PANEL + p) * l->groups + g, i, l->kind, l->data,
-                   l->scales);
+    const int64_t first = p * PANEL, rows = w->rows - first < PANEL ? w->rows - first : PANEL;
+    uint8_t *data = l->data + p * groups * bytes;
+    uint16_t *scales = l->scales + p * groups * PANEL;
+    if (!w->turned) coming(blocks_of(w, first), rows * groups * block_bytes(w->kind));
+    if (w->kind == Q8) lay_panel(w, first, 0, groups, data, scales, Q8);
+    else lay_panel(w, first, 0, groups, data, scales, Q4);
   }
 }
 
-// Rows of GGUF blocks, `row` to `row` + `count`, into the panels of a matrix [rows, cols]; `row` is a multiple of 16
-void camelid_panels(const uint8_t *blocks, int64_t row, int64_t count, int64_t cols, int kind, uint8_t *data, uint16_t *scales,
-                    int64_t threads) {
-  Laying l = {blocks, row, count, (cols + GROUP - 1) / GROUP, kind, data, scales};
-  run(lay, &l, threads);
+// A matrix of GGUF's blocks as panels; on one thread beside calls that compute
+void camelid_panels(const Matrix *w, uint8_t *data, uint16_t *scales, int64_t threads) {
+  Laying l = {w, data, scales};
+  if (threads < 2) lay(&l, 0, 1);
+  else run(lay, &l, threads);
 }
 
 // Zeroed memory on huge pages where the system has them; NULL where there is none
@@ -1014,8 +1273,8 @@ int camelid_check(void) {
     brain[i] = bits >> 16;
   }
   for (int kind = FLOAT32; kind <= Q4; kind++) {
-    Matrix m = {kind, ROWS, COLS, kind == FLOAT32 ? (void *)w : kind == BFLOAT16 ? (void *)brain : (void *)data, scales};
-    if (kind >= Q8 && camelid_pack(&(Matrix){FLOAT32, ROWS, COLS, w, NULL}, kind, NULL, data, scales, 2) >= 0) return 1;
+    Matrix m = {kind, ROWS, COLS, kind == FLOAT32 ? (void *)w : kind == BFLOAT16 ? (void *)brain : (void *)data, scales, 0};
+    if (kind >= Q8 && camelid_pack(&(Matrix){FLOAT32, ROWS, COLS, w, NULL, 0}, kind, NULL, data, scales, 2) >= 0) return 1;
     if (camelid_linear(&m, x, TOKENS, y, 2)) return 2;
     for (int r = 0; r < ROWS; r++) {
       camelid_embed(&m, r, exact);

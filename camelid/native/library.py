@@ -15,7 +15,11 @@ PANEL, GROUP = 16, 32  # rows that lie side by side; weights that share a scale
 
 
 class MatrixStruct(Structure):
-    _fields_ = (("kind", c_int64), ("rows", c_int64), ("cols", c_int64), ("data", c_void_p), ("scales", c_void_p))
+    _fields_ = (
+        *((name, c_int64) for name in ("kind", "rows", "cols")),
+        *((name, c_void_p) for name in ("data", "scales")),
+        ("turned", c_int64),
+    )
 
 
 class LayerStruct(Structure):
@@ -54,6 +58,10 @@ class HeldStruct(Structure):
     )
 
 
+class AskedStruct(Structure):
+    _fields_ = tuple((name, c_void_p) for name in ("ints", "scales", "totals"))
+
+
 def opened(path: Path) -> ctypes.CDLL:
     """The library with its signatures told."""
     library = ctypes.CDLL(str(path))
@@ -67,19 +75,27 @@ def opened(path: Path) -> ctypes.CDLL:
         "camelid_norm": (None, (pointer, pointer, whole, whole, c_double, pointer)),
         "camelid_turn": (None, (pointer, pointer, pointer, whole, whole)),
         "camelid_gate": (None, (pointer, pointer, whole)),
-        "camelid_attend": (None, (pointer, pointer, pointer, whole, whole, whole, pointer, pointer)),
-        "camelid_attend_pages": (
+        "camelid_attend": (
             None,
-            (pointer, pointer, pointer, pointer, whole, whole, whole, whole, whole, pointer, pointer),
+            (
+                pointer,
+                POINTER(HeldStruct),
+                pointer,
+                *[whole] * 3,
+                pointer,
+                whole,
+                POINTER(AskedStruct),
+                pointer,
+                pointer,
+            ),
         ),
-        "camelid_attend_ints": (None, (pointer, POINTER(HeldStruct), pointer, *[whole] * 5, *[pointer] * 5)),
         "camelid_keep_ints": (None, (POINTER(HeldStruct), whole, pointer, pointer, whole)),
         "camelid_quantise": (None, (pointer, whole, pointer, pointer, pointer)),
         "camelid_embed": (None, (POINTER(MatrixStruct), whole, pointer)),
         "camelid_pack": (c_int64, (POINTER(MatrixStruct), c_int, pointer, pointer, pointer, whole)),
-        "camelid_panels": (None, (pointer, whole, whole, whole, c_int, pointer, pointer, whole)),
+        "camelid_panels": (None, (POINTER(MatrixStruct), pointer, pointer, whole)),
         "camelid_copy": (None, (pointer, pointer, whole, whole)),
-        "camelid_moved": (None, (POINTER(MatrixStruct), pointer)),
+        "camelid_moved": (None, (POINTER(MatrixStruct), pointer, pointer)),
         "camelid_norm_forward": (None, (pointer, pointer, whole, whole, c_double, pointer, pointer)),
         "camelid_norm_again": (None, (pointer, pointer, pointer, whole, whole, pointer)),
         "camelid_norm_backward": (None, (*[pointer] * 5, whole, whole, *[pointer] * 3)),

@@ -1,8 +1,10 @@
 """A LLaMA that decodes through the kernels: what `Llama` does with a cache, in one call for a whole step.
 
-Activations and cache are float32; weights are float32, bf16, q8_0 or q4_0. With quantised weights the activations are
-rounded to int8 in groups of 32 as well, and with an Int8PagedCache queries, keys and values are. A token's numbers depend
-on its own sequence alone: the same bits alone and in company, in one chunk and in many, on one thread and on eight.
+Activations and cache are float32; weights are float32, bf16, q8_0 or q4_0. What a product takes in is rounded with its
+weights: to bf16 beside bf16 (sums stay float32, as PyTorch's and llama.cpp's do), to int8 in groups of 32 beside quantised
+ones, and with an Int8PagedCache queries, keys and values are, too. Beside float32 nothing is rounded: that is the exact
+way, for weights stored as bf16 as well. A token's numbers depend on its own sequence alone: the same bits alone and in
+company, in one chunk and in many, on one thread and on eight.
 """
 
 from __future__ import annotations
@@ -32,9 +34,9 @@ from camelid.nn.rope import Rope
 CHUNK = 512  # ours: tokens of one call; bounds its scratch memory
 TOGETHER = 4  # ours: rows of logits from which several threads choose ids; for fewer, meeting takes longer
 FLOATS = {"float32": torch.float32, "bf16": torch.bfloat16}
-LATER = 256 << 20  # ours: bytes of float weights that are copied while the model answers already
+LATER = 256 << 20  # ours: bytes of a file's weights that are copied while the model answers already
 FEW = 16  # ours: calls of so few tokens begin with the number of threads that serves yet smaller ones
-LONG = 1 << 31  # ours: weight bytes times tokens of a call that is too long for trying numbers of threads
+LONG = 1 << 30  # ours: weight bytes times tokens of a call that is too long for trying numbers of threads
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,19 +118,18 @@ class NativeLlama:
             else:
                 matrices[name] = Matrix.copied(found, tensor, weights, room)
         model = NativeLlama(shape, matrices, norms)
-        if later:
-            model._moving = Thread(target=model.move, name="weights", daemon=True)
-            model._moving.start()
-        return model
+        return model.move_later() if later else model
 
     def settle(self) -> None:
         """Waits until the weights lie where they will stay; for those who measure."""
+        self._begin_moving()
         if self._moving is not None:
             self._moving.join()
 
     def move(self) -> None:
-        """Copies the weights onto huge pages, one matrix after the other, and lets go of where they were. Calls go on
-        meanwhile; no bit changes, for the numbers are the same. Where there is no memory for it they stay."""
+        """Copies the weights onto huge pages, stored blocks as panels, one matrix after the other, and lets go of where
+        they were. Calls go on meanwhile; no bit changes, for the numbers are the same. Where there is no memory for it
+        they stay."""
         try:
             room = Room(self._library, sum(matrix.room for matrix in self._held.matrices.values()))
         except CamelidError:
@@ -138,11 +139,19 @@ class NativeLlama:
         holders += [self._struct.embed, self._struct.head]
         for matrix in self._held.matrices.values():
             old = matrix.struct.data
-            new = room.take(matrix.room)
-            self._library.camelid_copy(new, old, matrix.bytes, 1)
+            new, scales = matrix.moved(self._library, room)
             for holder in (matrix.struct, *(each for each in holders if each.data == old)):
-                self._library.camelid_moved(holder, new)
+                self._library.camelid_moved(holder, new, scales)
             matrix.held = room
+
+    def move_later(self) -> NativeLlama:
+        """Will `move` once the first call is answered, beside those that follow; itself."""
+        self._moving = Thread(target=self.move, name="weights", daemon=True)
+        return self
+
+    def _begin_moving(self) -> None:
+        if self._moving is not None and self._moving.ident is None:
+            self._moving.start()
 
     def modules(self) -> Iterator[nn.Module]:
         """None: nothing here is in training mode."""
@@ -165,6 +174,20 @@ class NativeLlama:
         for row, part in enumerate(torch.split(states, taken)):
             found[row, : len(part)] = part
         return found
+
+    def after(self, ids: Tensor, *, cache: KeyValueCache, counts: Sequence[int] | None = None) -> Tensor:
+        """Logits [B, V] after the last of each row's new ids [B, T], of which row b has counts[b] (all T by default, at
+        least one). What only the other ids' states need is not computed: of the last layer their keys and values alone.
+        """
+        batch, width = ids.shape
+        taken = [width] * batch if counts is None else list(counts)
+        if min(taken, default=1) < 1:
+            raise CamelidError(f"logits after the last id of each row: rows have {taken} ids; give each at least one")
+        flat = [ids[row, :count] for row, count in enumerate(taken)]
+        slots = np.repeat(np.arange(batch, dtype=np.int32), taken)
+        logits = torch.empty(batch, self.shape.vocab)
+        self._read(torch.cat(flat) if flat else ids.reshape(-1), slots, taken, cache, logits)
+        return logits
 
     def logits(self, states: Tensor) -> Tensor:
         """What the head makes of states [..., D]: [..., V]."""
@@ -212,7 +235,9 @@ class NativeLlama:
         # plain arrays: NumPy's and PyTorch's take longer to make than a small model takes to compute
         small = c_int32 * count
         parts = ((c_int64 * count)(*ids), small(*slots), small(*places), small(*turns), small(*range(count)))
-        self._call(cache, count, [addressof(part) for part in parts], table, states.data_ptr(), logits.data_ptr())
+        self._call(
+            cache, count, [addressof(part) for part in parts], table, states.data_ptr(), logits.data_ptr(), count
+        )
         cache.advance(counts)
         return logits
 
@@ -227,11 +252,19 @@ class NativeLlama:
         wrong = self._library.camelid_pick(logits.data_ptr(), rows, vocab, int(ids is not None), *places, threads)
         return chosen, logprobs, wrong
 
-    def _read(self, ids: Tensor, slots: NDArray[np.int32], counts: Sequence[int], cache: KeyValueCache) -> Tensor:
-        """States [n, D] of new tokens, those of a slot in order."""
+    def _read(
+        self,
+        ids: Tensor,
+        slots: NDArray[np.int32],
+        counts: Sequence[int],
+        cache: KeyValueCache,
+        logits: Tensor | None = None,
+    ) -> Tensor:
+        """States [n, D] of new tokens, those of a slot in order; or, where there are `logits` to be written [B, V], these
+        after the last token of each slot, and no states."""
         cache.check_room(counts)
         tokens = len(ids)
-        states = torch.empty(tokens, self.shape.width)
+        states = torch.empty(0 if logits is not None else tokens, self.shape.width)
         if not tokens:
             return states
         self._check_ids(int(ids.min()), int(ids.max()))
@@ -239,20 +272,35 @@ class NativeLlama:
         places = starts[slots] + np.concatenate([np.arange(count, dtype=np.int32) for count in counts if count])
         table, turns = self._rotations(places, np.full(tokens, cache.length))
         ids = ids.contiguous()
+        ends, done = np.cumsum(counts, dtype=np.int32) - 1, 0
         for first in range(0, tokens, CHUNK):
-            parts = [ids[first:].data_ptr(), *(part[first:].ctypes.data for part in (slots, places, turns)), 0]
-            self._call(cache, min(CHUNK, tokens - first), parts, table, states[first:].data_ptr(), None)
+            count = min(CHUNK, tokens - first)
+            parts = [ids[first:].data_ptr(), *(part[first:].ctypes.data for part in (slots, places, turns))]
+            if logits is None:
+                self._call(cache, count, [*parts, 0], table, states[first:].data_ptr())
+            else:
+                want = ends[(ends >= first) & (ends < first + count)] - np.int32(first)
+                place = logits[done:].data_ptr() if len(want) else None
+                self._call(cache, count, [*parts, want.ctypes.data], table, None, place, len(want))
+                done += len(want)
         cache.advance(counts)
         return states
 
     def _call(
-        self, cache: KeyValueCache, count: int, parts: Sequence[int], table: Tensor, states: int, logits: int | None
+        self,
+        cache: KeyValueCache,
+        count: int,
+        parts: Sequence[int],
+        table: Tensor,
+        states: int | None,
+        logits: int | None = None,
+        wanted: int = 0,
     ) -> None:
-        """One step of `count` tokens, all of which want logits where there is a place for them; `parts` are the
-        addresses of ids, slots, places, rows of `table`, and of the tokens that want logits."""
+        """One step of `count` tokens, of which `wanted` want logits; `parts` are the addresses of ids, slots, places, rows
+        of `table`, and of the tokens that want logits."""
         assert cache.keys.dtype == torch.float32 and cache.keys.is_contiguous()
         batch = BatchStruct(
-            *(count, cache.batch, cache.length, count if logits else 0, 1),
+            *(count, cache.batch, cache.length, wanted, 1),
             *parts,
             *(table[0].data_ptr(), table[1].data_ptr(), cache.keys.data_ptr(), cache.values.data_ptr()),
             *(states, logits),
@@ -263,29 +311,34 @@ class NativeLlama:
         if least < 0 or most >= self.shape.vocab:
             raise IndexError(f"ids from {least} to {most} for a vocabulary of {self.shape.vocab}")
 
-    def read(self, ids: NDArray[np.int64], new: PagedTokens, want: NDArray[np.int32]) -> tuple[Tensor, Tensor]:
-        """States [N, D] of new tokens, whose keys and values go into pages, and logits [n, V] of the tokens `want`.
+    def read(
+        self, ids: NDArray[np.int64], new: PagedTokens, want: NDArray[np.int32], *, states: bool = True
+    ) -> tuple[Tensor | None, Tensor]:
+        """Logits [n, V] of the tokens `want` among new ones, whose keys and values go into pages, and, where asked for, the
+        states [N, D] of all; without, what only these need is not computed.
 
         A call's scratch memory grows with N: read long texts in pieces, which changes no bit.
         """
         tokens, cache = len(ids), new.cache
         self._check_ids(int(ids.min(initial=0)), int(ids.max(initial=0)))
-        states, found = torch.empty(tokens, self.shape.width), torch.empty(len(want), self.shape.vocab)
+        made = torch.empty(tokens, self.shape.width) if states else None
+        found = torch.empty(len(want), self.shape.vocab)
         if not tokens:
-            return states, found
+            return made, found
         rotations, turns = self._rotations(new.places, new.rooms)
         assert cache.dtype == torch.float32 and new.real is None
         batch = BatchStruct(
             *(tokens, cache.pages, cache.page, len(want), 1),
             *(_address(part) for part in (ids, new.slots, new.places, turns, want)),
-            *(part.data_ptr() for part in (rotations[0], rotations[1], cache.keys, cache.values, states, found)),
+            *(part.data_ptr() for part in (rotations[0], rotations[1], cache.keys, cache.values)),
+            *(None if made is None else made.data_ptr(), found.data_ptr()),
             _address(new.tables),
             new.tables.shape[1],
             int(new.places.max()) + 1,
             *_scales(cache),
         )
         self._run(batch)
-        return states, found
+        return made, found
 
     def _run(self, batch: BatchStruct) -> None:
         """The call, on as many threads as served calls of its size best."""
@@ -294,6 +347,7 @@ class NativeLlama:
         start = time.perf_counter()
         self._done(self._library.camelid_step(self._struct, batch))
         pace.took(threads, time.perf_counter() - start)
+        self._begin_moving()
 
     def _rotations(
         self, places: NDArray[np.int32], rooms: NDArray[np.int64] | None

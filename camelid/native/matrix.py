@@ -40,9 +40,11 @@ class Room:
 class Matrix:
     """A matrix [rows, cols] for `camelid_linear`; `struct` points into `held`, which lives as long."""
 
-    def __init__(self, kind: Kind, rows: int, cols: int, data: int, scales: int | None, held: object) -> None:
+    def __init__(
+        self, kind: Kind, rows: int, cols: int, data: int, scales: int | None, held: object, *, turned: int = 0
+    ) -> None:
         self.kind, self.rows, self.cols, self.held = kind, rows, cols, held
-        self.struct = MatrixStruct(KINDS[kind], rows, cols, data, scales)
+        self.struct = MatrixStruct(KINDS[kind], rows, cols, data, scales, turned)
 
     @property
     def bytes(self) -> int:
@@ -101,32 +103,51 @@ class Matrix:
         return panels.matrix()
 
     @staticmethod
-    def of_blocks(library: ctypes.CDLL, blocks: Tensor, cols: int, kind: Kind, room: Room | None = None) -> Matrix:
-        """From GGUF's own bytes [rows, bytes of a row], uint8, bit for bit."""
+    def stored(blocks: Tensor, cols: int, kind: Kind, *, turned: int = 0) -> Matrix:
+        """GGUF's own bytes [rows, bytes of a row], uint8, where they are: products lay out what they need, slower than
+        from panels and with the same bits. `turned` is the width of heads whose rows stand as rotary pairs side by side.
+        """
         rows, size = blocks.shape
-        empty = Panels(library, rows, cols, kind, room)
-        if size != empty.row_bytes or blocks.dtype != torch.uint8:
-            found = f"{size} bytes a row for {cols} columns of {kind}, which take {empty.row_bytes}"
+        if size != groups(cols) * BLOCK[KINDS[kind]] or blocks.dtype != torch.uint8:
+            found = f"{size} bytes a row for {cols} columns of {kind}, which take {groups(cols) * BLOCK[KINDS[kind]]}"
             raise UsageError([Problem("blocks", found, "give the rows of one matrix, whole")])
-        empty.put(0, blocks.contiguous())
-        return empty.matrix()
+        blocks = blocks.contiguous()
+        return Matrix(kind, rows, cols, blocks.data_ptr(), None, blocks, turned=turned)
+
+    @staticmethod
+    def of_blocks(
+        library: ctypes.CDLL, blocks: Tensor, cols: int, kind: Kind, room: Room | None = None, *, turned: int = 0
+    ) -> Matrix:
+        """The same in panels."""
+        panels = Panels(library, blocks.shape[0], cols, kind, room)
+        panels.lay(Matrix.stored(blocks, cols, kind, turned=turned))
+        return panels.matrix()
+
+    def moved(self, library: ctypes.CDLL, room: Room) -> tuple[int, int | None]:
+        """A copy in a room of huge pages, stored blocks as panels, made beside calls that compute: where its numbers and
+        their scales lie. `struct` and `held` stay."""
+        if self.kind == "q8_0" or self.kind == "q4_0":
+            panels = Panels(library, self.rows, self.cols, self.kind, room)
+            panels.lay(self, threads=1)
+            made = panels.matrix().struct
+            return made.data, made.scales
+        address = room.take(self.room)
+        library.camelid_copy(address, self.struct.data, self.bytes, 1)
+        return address, None
 
 
 class Panels:
-    """Room for a quantised matrix, filled row by row."""
+    """Room for a quantised matrix."""
 
     def __init__(self, library: ctypes.CDLL, rows: int, cols: int, kind: Kind, room: Room | None = None) -> None:
         self._library, self._rows, self._cols, self._kind = library, rows, cols, kind
-        self.row_bytes = groups(cols) * BLOCK[KINDS[kind]]
         self._room = room or Room(library, size_of(rows, cols, kind))
         self._scales = self._room.take(size_of(rows, cols, kind))
         self._data = self._scales + aligned(scale_bytes(rows, cols))
 
-    def put(self, row: int, blocks: Tensor) -> None:
-        """Writes as many rows from `row` on as `blocks` hold."""
-        count = blocks.numel() // self.row_bytes
-        kind, threads = KINDS[self._kind], torch.get_num_threads()
-        self._library.camelid_panels(blocks.data_ptr(), row, count, self._cols, kind, self._data, self._scales, threads)
+    def lay(self, stored: Matrix, threads: int | None = None) -> None:
+        """Fills the whole from GGUF's blocks; on one thread beside calls that compute."""
+        self._library.camelid_panels(stored.struct, self._data, self._scales, threads or torch.get_num_threads())
 
     def round(self, weights: Matrix) -> int:
         """Fills the whole from float weights; -1, or the place of the first one that cannot be held."""

@@ -9,12 +9,14 @@ import torch
 
 from camelid.checkpoints import directory
 from camelid.checkpoints.gguf import save_gguf
+from camelid.generate import gguf
 from camelid.generate.gguf import as_stored
 from camelid.generate.loaded import load
 from camelid.models.llama import Llama
 from camelid.models.shape import LlamaShape
 from camelid.native.library import library
 from camelid.native.llama import NativeLlama
+from camelid.native.matrix import Matrix
 from camelid.tokenizers import byte_bpe
 from tests.checkpoints.models import weights
 
@@ -47,6 +49,30 @@ def test_the_blocks_of_the_file_are_the_kernels_weights_to_the_bit(tmp_path):
     ids = torch.randint(SHAPE.vocab, (1, 40), generator=torch.Generator().manual_seed(2))
     rounded = NativeLlama.load(SHAPE, weights(SHAPE), "q8_0")
     assert torch.equal(as_stored(directory.load(path))(ids), rounded(ids))
+
+
+@pytest.mark.parametrize("form", ["q8_0", "q4_0"])
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_large_file_is_answered_from_where_it_lies_and_no_bit_changes_when_it_is_laid_out(
+    tmp_path, monkeypatch, form, tied
+):
+    """Blocks in the mapped file, blocks half laid out, and panels of their own give the same bits; the file may go then."""
+    path = saved(tmp_path / "m.gguf", form, replace(SHAPE, tied=tied))
+    ids = torch.randint(SHAPE.vocab, (1, 40), generator=torch.Generator().manual_seed(3))
+    expected = as_stored(directory.load(path))(ids)
+    monkeypatch.setattr(gguf, "LATER", 1)
+    waiting: list[NativeLlama] = []
+    monkeypatch.setattr(NativeLlama, "move_later", lambda model: waiting.append(model) or model)
+    checkpoint = directory.load(path)
+    model = as_stored(checkpoint)
+    assert waiting == [model] and torch.equal(model(ids), expected)
+    stopped = Matrix.moved
+    monkeypatch.setattr(Matrix, "moved", lambda own, *room: torch.equal(model(ids), expected) and stopped(own, *room))
+    model.move()
+    for name in checkpoint.header.places:
+        checkpoint._blocks[name].fill_(255)  # the mapping's own copy: what still looked there would see it
+    assert torch.equal(model(ids), expected)
+    assert all(matrix.struct.scales or matrix.kind == "float32" for matrix in model._held.matrices.values())
 
 
 def test_a_file_is_read_as_stored_unless_asked_otherwise_and_says_so(tmp_path):

@@ -15,9 +15,11 @@ import numpy as np
 
 from camelid.native import plain
 from camelid.native.library import (
+    FLOATS,
     GROUP,
     INTS,
     PANEL,
+    AskedStruct,
     BatchStruct,
     HeldStruct,
     LayerStruct,
@@ -110,8 +112,11 @@ def check_products(library: ctypes.CDLL, seed: int) -> None:
         parts = np.abs(np.einsum("rgk,tgk->trg", weights.ints.astype(np.int64), q.astype(np.int64)))
         size = (parts * np.abs(weights.scales.astype(np.float64))[None] * s[:, None]).sum(-1)
     else:
-        wanted, size = x.astype(np.float64) @ exact.T, np.abs(x).astype(np.float64) @ np.abs(exact).T
+        given = (plain.widened(plain.brains(x)) if kind == "bf16" else x).astype(np.float64)
+        wanted, size = given @ exact.T, np.abs(given) @ np.abs(exact).T
     near(alone, wanted, size, 4 + cols / 16)
+    if kind == "bf16":
+        assert (alone == plain.brain_product(weights.data, x)).all()
     for tokens in range(1, 33):
         first = int(draw.integers(0, 34 - tokens))
         found = weights.times(library, x[first : first + tokens], threads=int(draw.integers(1, 5)))
@@ -119,6 +124,49 @@ def check_products(library: ctypes.CDLL, seed: int) -> None:
     row = unaligned(np.zeros(cols, np.float32))
     library.camelid_embed(weights.struct, rows - 1, row.ctypes.data)
     near(row, exact[-1], np.abs(exact[-1]), 1)
+
+
+def check_long_rows(library: ctypes.CDLL, seed: int) -> None:
+    """Rows that are cut, and more tokens than a block holds: the same bits as alone."""
+    draw = np.random.default_rng(seed)
+    kind = "bf16" if seed % 2 else "float32"
+    rows, cols = int(draw.integers(1, 15)), int(draw.integers(3000, 9000)) * (1 + seed % 2)
+    weights = Weights(library, kind, draw.standard_normal((rows, cols)).astype(np.float32))
+    x = draw.standard_normal((int(draw.integers(30, 60)), cols)).astype(np.float32)
+    alone = np.concatenate([weights.times(library, row[None]) for row in x])
+    assert (weights.times(library, x, threads=1 + seed % 3) == alone).all()
+    given = (plain.widened(plain.brains(x)) if kind == "bf16" else x).astype(np.float64)
+    exact = weights.exact()
+    near(alone, given @ exact.T, np.abs(given) @ np.abs(exact).T, 4 + cols / 32)
+
+
+def check_bf16(library: ctypes.CDLL, seed: int) -> None:
+    """Any bits: activations are rounded, and products added, as the definition says, zeros, subnormals, infinities and
+    NaN included. Plain C, which rounds products too, gives other bits where one is too small or too large for that."""
+    draw = np.random.default_rng(seed)
+    bits = draw.integers(0, 1 << 32, 64, dtype=np.uint32)
+    bits[:8] = [0, 1, 0x7FFFFF, 0x800000, 0x7F7FFFFF, 0x7F800000, 0x7F800001, 0x7FC00000]
+    bits[8:16] = bits[:8] | np.uint32(1 << 31)
+    bits[16:32] &= np.uint32(0xFFFF0000)  # exact, and halves
+    bits[24:32] |= np.uint32(0x8000)
+    x = np.zeros((64, 64), np.float32)
+    np.fill_diagonal(x, bits.view(np.float32))
+    found = Weights(library, "bf16", np.ones((1, 64), np.float32)).times(library, x)[:, 0]
+    wanted = plain.widened(plain.brains(bits.view(np.float32)))
+    assert np.array_equal(found, wanted, equal_nan=True)
+    rows, cols, tokens = (int(draw.integers(1, most)) for most in (15, 130, 12))
+    whole = library.camelid_lanes() != b"plain C"
+    low, high = ((0, 255), (30, 100), (50, 80), (170, 200))[seed % 4]  # exponents: any, products about 2^-126, huge
+    if not whole:
+        low, high = 70, 180
+    sign, exponent, rest = ((draw.integers(0, most, (2, max(rows, tokens), cols))) for most in (2, high - low, 1 << 23))
+    drawn = (sign << 31 | (exponent + low) << 23 | rest).astype(np.uint32).view(np.float32)
+    drawn[draw.random(drawn.shape) < 0.1] = 0
+    weights, given = Weights(library, "bf16", drawn[0, :rows]), drawn[1, :tokens]
+    together = weights.times(library, given)
+    assert np.array_equal(together, plain.brain_product(weights.data, given), equal_nan=True)
+    alone = np.concatenate([weights.times(library, row[None]) for row in given])
+    assert np.array_equal(together, alone, equal_nan=True)
 
 
 def check_bad_numbers(library: ctypes.CDLL, seed: int) -> None:
@@ -154,13 +202,47 @@ def check_extremes(library: ctypes.CDLL, seed: int) -> None:
     ints[0], ints[1, 0] = -128, 127
     blocks = plain.blocks(scales, ints, "q8_0")
     data, panel_scales = np.zeros(3 * 512, np.uint8), np.zeros(3 * PANEL, np.uint16)
-    library.camelid_panels(blocks.ctypes.data, 0, 2, 96, 2, data.ctypes.data, panel_scales.ctypes.data, 2)
+    stored = MatrixStruct(2, 2, 96, blocks.ctypes.data)
+    library.camelid_panels(stored, data.ctypes.data, panel_scales.ctypes.data, 2)
     matrix = MatrixStruct(2, 2, 96, data.ctypes.data, panel_scales.ctypes.data)
     x = draw.choice([-1.0, 1.0], (1, 96)).astype(np.float32)
     y = np.zeros((1, 2), np.float32)
     library.camelid_linear(matrix, x.ctypes.data, 1, y.ctypes.data, 1)
     wanted = plain.product(scales, ints, x)
     near(y, wanted, np.abs(ints * 0.5).sum((1, 2)), 4)
+
+
+def check_stored(library: ctypes.CDLL, seed: int) -> None:
+    """GGUF's blocks where a file has them give the bits of panels, for any number of rows and threads, and so do heads whose
+    rotary pairs stand side by side; panels made of them are those of the same rows in order."""
+    draw = np.random.default_rng(seed)
+    kind = ("q8_0", "q4_0")[seed % 2]
+    turned = 2 * int(draw.integers(1, 12)) if seed % 4 > 1 else 0
+    rows = turned * int(draw.integers(1, 4)) if turned else int(draw.integers(1, 90))
+    cols = int(draw.integers(1, 100)) if seed % 3 else int(draw.integers(500, 1200))
+    weights = Weights(library, kind, numbers(draw, (rows, cols)))
+    blocks = weights.blocks
+    if turned:
+        blocks = blocks.reshape(rows // turned, 2, turned // 2, -1).swapaxes(1, 2).reshape(blocks.shape)
+    blocks = unaligned(blocks, 1)
+    stored = MatrixStruct(KINDS[kind], rows, cols, blocks.ctypes.data, None, turned)
+    x = unaligned(numbers(draw, (9, cols)))
+    for tokens in (1, 2, 4, 9):
+        wanted = weights.times(library, x[:tokens])
+        y = unaligned(np.full((tokens, rows), np.nan, np.float32))
+        assert library.camelid_linear(stored, x.ctypes.data, tokens, y.ctypes.data, 1 + seed % 3) == 0
+        assert (y == wanted).all()
+    found, wanted = (unaligned(np.zeros(cols, np.float32)) for _ in range(2))
+    for row in range(rows):
+        library.camelid_embed(weights.struct, row, wanted.ctypes.data)
+        library.camelid_embed(stored, row, found.ctypes.data)
+        assert (found == wanted).all()
+    data, scales = unaligned(np.full_like(weights.data, 7), 1), unaligned(np.full_like(weights.panel_scales, 7), 2)
+    library.camelid_panels(stored, data.ctypes.data, scales.ctypes.data, 1 + seed % 3)
+    panels = MatrixStruct(KINDS[kind], rows, cols, data.ctypes.data, scales.ctypes.data)
+    y = unaligned(np.full((9, rows), np.nan, np.float32))
+    assert library.camelid_linear(panels, x.ctypes.data, 9, y.ctypes.data, 1) == 0
+    assert (y == weights.times(library, x)).all()
 
 
 def check_rows(library: ctypes.CDLL, seed: int) -> None:
@@ -198,40 +280,72 @@ def check_rows(library: ctypes.CDLL, seed: int) -> None:
         assert (totals == -wanted_ints.astype(np.int32).sum(-1)).all()
 
 
+def asking(draw: np.random.Generator, seed: int) -> tuple[np.ndarray, int, int]:
+    """What each of several queries sees, in order; places held; width of a head. Some see the same, some one more."""
+    count, held, width = int(draw.integers(1, 11)), int(draw.integers(1, 120)), 2 * int(draw.integers(1, 70))
+    seen = held - np.minimum(np.arange(count)[::-1] // [1, 3, 99][seed % 3], held - 1)
+    return unaligned(seen.astype(np.int64), 8), held, width
+
+
+def attended(library: ctypes.CDLL, q: np.ndarray, held: HeldStruct, pages: tuple, seen: np.ndarray) -> np.ndarray:
+    """The kernel's answers to queries [n, E], checked to be the bits of each alone; `pages`: table, page, stride."""
+    groups = -(-q.shape[1] // GROUP) * 4
+    room = [unaligned(np.zeros(groups * size, kind), 4) for size, kind in ((GROUP, "i1"), (1, "f4"), (1, "i4"))]
+    asked = AskedStruct(*(part.ctypes.data for part in room))
+    table, *sizes = pages
+
+    def some(first: int, last: int) -> np.ndarray:
+        own, part = unaligned(q[first:last]), unaligned(seen[first:last], 8)
+        out, scores = unaligned(np.full_like(own, np.nan)), unaligned(np.full(4 * part[-1], np.nan, np.float32))
+        places = (last - first, part.ctypes.data, q.shape[1], asked, scores.ctypes.data, out.ctypes.data)
+        library.camelid_attend(own.ctypes.data, held, table.ctypes.data, *sizes, *places)
+        return out.copy()
+
+    together = some(0, len(q))
+    alone = np.concatenate([some(i, i + 1) for i in range(len(q))])
+    assert np.array_equal(together, alone, equal_nan=True), "four queries at a time, and one"
+    return together
+
+
 def check_attention(library: ctypes.CDLL, seed: int) -> None:
+    """Right, and the same bits alone, four at a time, and over pages; what a query does not see does not matter."""
     draw = np.random.default_rng(seed)
-    heads, seen, width = int(draw.integers(1, 5)), int(draw.integers(1, 120)), 2 * int(draw.integers(1, 70))
-    q, keys, values = (unaligned(draw.standard_normal((n, width)).astype(np.float32)) for n in (heads, seen, seen))
+    seen, count, width = asking(draw, seed)
+    q, keys, values = (
+        unaligned(draw.standard_normal((n, width)).astype(np.float32)) for n in (len(seen), count, count)
+    )
     if seed % 3 == 0:
         q[0] *= 300  # one key takes everything
-    out, scores = unaligned(np.zeros_like(q)), unaligned(np.zeros(seen, np.float32))
-    places = (part.ctypes.data for part in (q, keys, values))
-    library.camelid_attend(*places, heads, seen, width, scores.ctypes.data, out.ctypes.data)
-    wanted = plain.attend(q, keys, values)
+    whole = HeldStruct(FLOATS, keys.ctypes.data, values.ctypes.data)
+    out = attended(library, q, whole, (np.zeros(1, np.int32), count, 0), seen)
     steep = np.abs(q @ keys.T).max(axis=-1, keepdims=True) / np.sqrt(width)  # an error in a score, times a value
-    near(out, wanted, np.abs(values).max() * (1 + steep), 16 + width / 8)
+    for i, own in enumerate(seen):
+        wanted = plain.attend(q[i : i + 1], keys[:own], values[:own])
+        near(out[i : i + 1], wanted, np.abs(values).max() * (1 + steep[i]), 16 + width / 8)
     page = PANEL * int(draw.integers(1, 4))  # the same places, scattered over pages
-    count = -(-seen // page)
-    table = draw.permutation(count + 3)[:count].astype(np.int32)
-    held = [unaligned(np.full((count + 3, page, width), np.nan, np.float32)) for _ in range(2)]
+    pages = -(-count // page)
+    table = draw.permutation(pages + 3)[:pages].astype(np.int32)
+    held = [unaligned(np.full((pages + 3, page, width), np.nan, np.float32)) for _ in range(2)]
     for number, own in enumerate(table):
-        for pages, whole in zip(held, (keys, values), strict=True):
-            part = whole[number * page : (number + 1) * page]
-            pages[own, : len(part)] = part
-    paged, scores = unaligned(np.zeros_like(q)), unaligned(np.zeros(seen, np.float32))
-    places = (part.ctypes.data for part in (q, *held, table))
-    sizes = (page, page, heads, seen, width)
-    library.camelid_attend_pages(*places, *sizes, scores.ctypes.data, paged.ctypes.data)
-    assert (paged == out).all()
+        for scattered, part in zip(held, (keys, values), strict=True):
+            part = part[number * page : (number + 1) * page]
+            scattered[own, : len(part)] = part
+    paged = HeldStruct(FLOATS, *(part.ctypes.data for part in held))
+    assert (attended(library, q, paged, (table, page, page), seen) == out).all()
+    last = count - 1
+    if seen[0] <= last:
+        keys[last], values[last] = np.nan, np.inf
+        found = attended(library, q, whole, (np.zeros(1, np.int32), count, 0), seen)
+        assert (found[seen <= last] == out[seen <= last]).all() and not np.isfinite(found[seen > last]).any()
 
 
 def check_int8_attention(library: ctypes.CDLL, seed: int) -> None:
     """Keys and values in int8: what is written is the definition's to the bit, wherever it lies; what is read, to
     rounding. Codes and scales of places that were never written are as bad as can be."""
     draw = np.random.default_rng(seed)
-    heads, seen, width = int(draw.integers(1, 5)), int(draw.integers(1, 120)), 2 * int(draw.integers(1, 70))
+    sees, seen, width = asking(draw, seed)
     groups = -(-width // GROUP)
-    q, keys, values = (draw.standard_normal((n, width)).astype(np.float32) for n in (heads, seen, seen))
+    q, keys, values = (draw.standard_normal((n, width)).astype(np.float32) for n in (len(sees), seen, seen))
     keys[0], keys[seen // 2], values[-1, : width // 2] = numbers(draw, (width,)), 0, 1e-40
     values[seen // 2] *= np.float32(1e30)
     if seed % 3 == 0:
@@ -257,18 +371,14 @@ def check_int8_attention(library: ctypes.CDLL, seed: int) -> None:
         assert (ints[at] == wanted[0]).all() and (scales[at] == wanted[1]).all()
         rest = np.setdiff1d(np.arange(places), at)
         assert np.isnan(scales[rest]).all() and np.isnan(key_scales[rest // PANEL, :, rest % PANEL]).all()
-        out, scores = unaligned(np.zeros_like(q)), unaligned(np.zeros(seen, np.float32))
-        room = [unaligned(np.zeros(groups * size, kind), 4) for size, kind in ((GROUP, "i1"), (1, "f4"), (1, "i4"))]
-        sizes = (page, page, heads, seen, width)
-        places_of = [part.ctypes.data for part in (*room, scores, out)]
-        library.camelid_attend_ints(q.ctypes.data, held, table.ctypes.data, *sizes, *places_of)
-        found.append(out.copy())
+        found.append(attended(library, q, held, (table, page, page), sees))
     assert (found[0] == found[1]).all(), "pages of any size give the same bits"
-    wanted = plain.attend_ints(q, keys, values)
     steep = (np.abs(q) @ np.abs(keys).T).max(axis=-1, keepdims=True) / np.sqrt(width)
-    near(found[0], wanted, np.abs(values).max(axis=0) * (1 + steep), 16 + width / 8)
+    for i, own in enumerate(sees):
+        wanted = plain.attend_ints(q[i : i + 1], keys[:own], values[:own])
+        near(found[0][i : i + 1], wanted, np.abs(values[:own]).max(axis=0) * (1 + steep[i]), 16 + width / 8)
     q[0, width // 2] = [np.nan, np.inf, -np.inf][seed % 3]
-    library.camelid_attend_ints(q.ctypes.data, held, table.ctypes.data, *sizes, *places_of)
+    out = attended(library, q, held, (table, page, page), sees)
     assert np.isnan(out[0]).all() and (out[1:] == found[1][1:]).all()
 
 
@@ -326,9 +436,15 @@ def check_step(library: ctypes.CDLL, seed: int) -> None:
     texts = draw.integers(0, vocab, (slots, room))
 
     def run(
-        calls: list[list[tuple[int, int, int]]], threads: int, *, paged: bool = False, ints: bool = False
+        calls: list[list[tuple[int, int, int]]],
+        threads: int,
+        *,
+        paged: bool = False,
+        ints: bool = False,
+        few: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """States and logits by slot and place, after calls that read (slot, first, last) pieces."""
+        """States and logits by slot and place, after calls that read (slot, first, last) pieces. `few`: no states, and logits
+        of some, in any order; the others' stay zeros."""
         page, pages = (PANEL, slots * across + 2) if paged else (room, slots)
         each = layers * pages * kv_heads * page
         if ints:
@@ -345,16 +461,20 @@ def check_step(library: ctypes.CDLL, seed: int) -> None:
             count = len(slot)
             ids = unaligned(texts[slot, place], 8)
             out, scores = (unaligned(np.zeros((count, size), np.float32)) for size in (width, vocab))
-            want = unaligned(np.arange(count, dtype=np.int32))
+            want = np.arange(count, dtype=np.int32)
+            if few:
+                want = draw.permutation(want)[: int(draw.integers(count + 1))]
+            want, scores = unaligned(want), scores[: len(want)]
             batch = BatchStruct(
-                *(count, pages, page, count, threads),
+                *(count, pages, page, len(want), threads),
                 *(part.ctypes.data for part in (ids, slot, place, place, want)), cosines, sines,
-                *(part.ctypes.data for part in (keys, values, out, scores)),
+                *(part.ctypes.data for part in (keys, values)), None if few else out.ctypes.data, scores.ctypes.data,
                 *((table.ctypes.data, across, room) if paged else ()),
                 *((INTS, *(part.ctypes.data for part in scales)) if ints else ()),
             )  # fmt: skip
             assert library.camelid_step(struct, batch) == 0
-            states[slot, place], logits[slot, place] = out, scores
+            states[slot, place] = out
+            logits[slot[want], place[want]] = scores
         return states, logits
 
     def pieces(slot: int) -> list[tuple[int, int, int]]:
@@ -373,6 +493,9 @@ def check_step(library: ctypes.CDLL, seed: int) -> None:
     paged = run(mixed, int(draw.integers(1, 5)), paged=True)
     for other in (single, run(mixed, int(draw.integers(1, 5))), paged):
         assert (other[0] == whole[0]).all() and (other[1] == whole[1]).all()
+    some = run(mixed, int(draw.integers(1, 5)), paged=seed % 2 == 0, few=True)[1]
+    asked = some.any(axis=-1)
+    assert (some[asked] == whole[1][asked]).all()
     if seed % 2:
         return
     rounded = run([[(slot, 0, room)] for slot in range(slots)], 1, paged=True, ints=True)
@@ -394,8 +517,11 @@ def check_copies(library: ctypes.CDLL, seed: int) -> None:
 
 CHECKS: tuple[Callable[[ctypes.CDLL, int], None], ...] = (
     check_products,
+    check_long_rows,
+    check_bf16,
     check_bad_numbers,
     check_extremes,
+    check_stored,
     check_rows,
     check_attention,
     check_int8_attention,

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+import torch
 
-from camelid.native import build
+from camelid.native import build, plain
 from camelid.native.library import library, opened
 from tests.conftest import size
 from tests.native import kernels as decoding
@@ -28,26 +30,46 @@ def compiler() -> str:
     return found
 
 
-@pytest.fixture(scope="module", params=["as built", "AVX2", "plain C"])
+OLDER = {"AVX-512 VNNI": (*build.TUNED, "-mno-avx512bf16"), "AVX2": ("-march=x86-64-v3",), "plain C": ()}
+
+
+@pytest.fixture(scope="module", params=["as built", *OLDER])
 def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The library of this machine, and the same sources for older processors."""
-    if request.param == "as built":
+    name = request.param
+    if name == "as built":
         compiler()
         found = library()
         assert found is not None, "a compiler is here, so there are kernels"
         return found
-    flags = build.FLAGS + (("-march=x86-64-v3",) if request.param == "AVX2" else ())
     try:
-        data = build.compiled(compiler(), flags)
+        data = build.compiled(compiler(), build.FLAGS + OLDER[name])
     except build.Failure as error:
-        if request.param == "AVX2":
-            pytest.skip(f"no AVX2 here: {error}")
-        raise
-    path = tmp_path_factory.mktemp("kernels") / f"{request.param.replace(' ', '')}.so"
+        if name == "plain C":
+            raise
+        pytest.skip(f"no {name} here: {error}")
+    path = tmp_path_factory.mktemp("kernels") / f"{name.replace(' ', '')}.so"
     path.write_bytes(data)
     found = opened(path)
-    assert found.camelid_lanes().decode() == request.param
+    lanes = found.camelid_lanes().decode()
+    if name == "AVX-512 VNNI" and lanes != name:
+        pytest.skip(f"no {name} here: {lanes}")
+    assert lanes == name
     return found
+
+
+def test_activations_are_rounded_to_bf16_as_pytorch_does() -> None:
+    """But for what is smaller than 2^-126."""
+    draw = np.random.default_rng(0)
+    bits = draw.integers(0, 1 << 32, size(20000), dtype=np.uint32)
+    bits[::3] &= np.uint32(0xFFFF8000)  # halves, and exact ones
+    bits[:4] = [0x7F7FFFFF, 0xFF7F8000, 0x7F7F7FFF, 0x7F800000]
+    x = bits.view(np.float32)
+    wanted = torch.from_numpy(x.copy()).bfloat16().float().numpy()
+    found = plain.widened(plain.brains(x))
+    small = np.abs(x) < plain.NORMAL
+    assert np.array_equal(found[~small], wanted[~small], equal_nan=True)
+    assert not found[small].any() and (np.signbit(found[small]) == np.signbit(x[small])).all()
 
 
 @pytest.mark.parametrize("check", [*decoding.CHECKS, *training.CHECKS], ids=lambda check: check.__name__)
@@ -74,9 +96,9 @@ def test_sanitizers_find_nothing_in_the_kernels_and_would(tmp_path: Path) -> Non
         told = checked(clean, runtimes, seeds, checks)
         assert told.returncode == 0 and "all checks passed" in told.stdout, told.stderr[-3000:]
     sources = {name: (SOURCES / name).read_text() for name in build.SOURCES}
-    exact = "return n < 16 ? load_some((const float *)row + k, n) : load((const float *)row + k);"
+    exact = "return n < 64 ? load_some((const float *)p, n / 4) : load((const float *)p);"
     assert exact in sources["core.c"]
-    sources["core.c"] = sources["core.c"].replace(exact, "return load((const float *)row + k);")
+    sources["core.c"] = sources["core.c"].replace(exact, "return load((const float *)p);")
     for name, text in sources.items():
         (tmp_path / name).write_text(text)
     planted = tmp_path / "planted.so"
