@@ -16,9 +16,7 @@ Sums = Literal["ordered", "fast"]
 SUMS: tuple[Sums, ...] = ("ordered", "fast")
 GIB = 1024**3
 SMALL = 20_000_000  # ours: weights up to which a CPU trains with processes; measured at 1.1M and 15M (docs/log.md)
-WIDE = (
-    5_000_000  # ours: weights from which oneDNN gains with one thread too, 7 % at 15M and nothing at 1.1M (docs/log.md)
-)
+WIDE = 5_000_000  # ours: weights from which oneDNN gains with one thread too: 7 % at 15M, nothing at 1.1M (docs/log.md)
 SHARES = 4  # ours: into how many parts a step of such a model is cut, on however many cores
 CGROUP = Path("/sys/fs/cgroup")
 
