@@ -39,7 +39,8 @@ def load(
 
     engine    "native" (the kernels; CPU), "pytorch", or "compiled" (PyTorch with compiled passes); by default native
               where it can be had, and else pytorch
-    weights   how the kernels hold the weights, rounded at once; as stored by default
+    weights   how the kernels hold the weights, rounded at once; as stored by default. All but float32 round what the
+              weights are multiplied with as well
     dtype     of PyTorch's weights: "float32", "bfloat16", "float16", "float64"; as stored by default
     device    "cpu", "cuda", "cuda:1", ...
     threads   CPU threads, for the whole process; PyTorch's number by default

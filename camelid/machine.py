@@ -16,6 +16,9 @@ Sums = Literal["ordered", "fast"]
 SUMS: tuple[Sums, ...] = ("ordered", "fast")
 GIB = 1024**3
 SMALL = 20_000_000  # ours: weights up to which a CPU trains with processes; measured at 1.1M and 15M (docs/log.md)
+WIDE = (
+    5_000_000  # ours: weights from which oneDNN gains with one thread too, 7 % at 15M and nothing at 1.1M (docs/log.md)
+)
 SHARES = 4  # ours: into how many parts a step of such a model is cut, on however many cores
 CGROUP = Path("/sys/fs/cgroup")
 
@@ -28,6 +31,7 @@ class Machine:
     shares   into how many micro-batches of about equal size a step is cut, or a multiple of it, where it holds so much
     compile  the passes between matrix products are compiled for this device: fewer kernels, another rounding
     float8   the layers' products in eight-bit floats (train/float8.py)
+    wide     the model's matrices are so large that one thread too multiplies them through the library that several use
     recompute  keep each layer's input only and compute the rest again for the backward pass: less memory, the same bits
 
     Past one process, torchrun starts `ranks` of them, data x shard x tensor, on as many devices:
@@ -46,6 +50,7 @@ class Machine:
     workers: int = 1
     shares: int = 1
     memory_bytes: int = 0
+    wide: bool = False
     recompute: bool = False
     compile: bool = False
     float8: bool = False
@@ -87,6 +92,7 @@ def divided(machine: Machine, weights: int) -> Machine:
     several processes, they are the workers, and a step is cut into a part for each at least.
     """
     small = machine.device == "cpu" and machine.dtype == "float32" and weights <= SMALL
+    machine = replace(machine, wide=weights > WIDE)
     if machine.ranks > 1:
         cut = SHARES if small and machine.shares == 1 else machine.shares
         return replace(machine, workers=1, threads=1 if small else machine.threads, shares=max(cut, machine.replicas))

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 ROLES = ("system", "tools", "user", "assistant", "call", "ipython")
 TASKS = ("desk",)
 WEIGHTS = ("float32", "bf16", "q8_0", "q4_0")
+HELD = "rounded when loaded (CPU). All but float32 round what weights are multiplied with as well."
 CACHES = ("float", "int8")
 
 
@@ -66,7 +67,7 @@ def engine_options(function: Any) -> Any:
     for option in (
         click.option("--cache", metavar="TYPE", help="Keys and values as float (default), or int8: 3.6 times smaller."),
         click.option("--anyway", is_flag=True, help="Load even where memory does not suffice."),
-        click.option("--weights", metavar="TYPE", help="float32, bf16, q8_0 or q4_0, rounded when loaded (CPU)."),
+        click.option("--weights", metavar="TYPE", help=f"{', '.join(WEIGHTS)}: {HELD}"),
         click.option("--engine", metavar="NAME", help="native (default on a CPU), pytorch, or compiled."),
     ):
         function = option(function)

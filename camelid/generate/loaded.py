@@ -178,7 +178,9 @@ def load(
     engine   "native" (the kernels of camelid/native: CPU, float32 activations), "pytorch", or "compiled": PyTorch with its
              passes compiled, whose last bits may depend on what is decoded beside a request; by default native where
              it can be had and the weights are float32 or bfloat16. `Loaded.engine` says which it became, and why.
-    weights  how the native kernels hold the weights: as stored by default; q8_0 and q4_0 are rounded here, at once
+    weights  how the native kernels hold the weights: as stored by default; q8_0 and q4_0 are rounded here, at once.
+             bf16 rounds what products take in to bf16 as well, as PyTorch does; float32 computes with the same stored
+             weights and rounds nothing, in twice the memory
     cache    how keys and values are kept: "float", or "int8", which takes 3.6 times less memory and rounds
 
     Raises BadFile naming everything that is wrong with the folder, before any weight is read, and UsageError where

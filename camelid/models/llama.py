@@ -20,11 +20,14 @@ from camelid.errors import Problem, UsageError
 from camelid.models.shape import LlamaShape, LoRA
 from camelid.nn import compiled
 from camelid.nn.attention import Attention, Layout
+from camelid.nn.block import block
 from camelid.nn.cache import KeyValueCache
 from camelid.nn.feedforward import FeedForward
+from camelid.nn.linear import plain, unheard
 from camelid.nn.lora import Draws, TrainedEmbedding, TrainedLinear
 from camelid.nn.norm import RMSNorm
 from camelid.nn.paged import CACHES, PAGE, CacheKind, PagedCache, PagedTokens
+from camelid.nn.passes import heads_of, passes_for
 from camelid.nn.rope import Rope
 from camelid.nn.tied import Tie, embedded
 from camelid.randomness import torch_generator
@@ -51,9 +54,29 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, layout: Layout, rotations: Tensor, cache: Held | None = None, layer: int = 0
     ) -> Tensor:
+        if cache is None and (made := self._in_one(x, layout, rotations)) is not None:
+            return made
         seen = self.self_attn(self.input_layernorm(x), layout, rotations, cache, layer)
         x, normed = self.post_attention_layernorm.after(x, seen)
         return cast(Tensor, x + self.mlp(normed))
+
+    def _in_one(self, x: Tensor, layout: Layout, rotations: Tensor) -> Tensor | None:
+        """The layer as one operation, where a run computes its passes so and every part of it is as it was made."""
+        attention, mlp = self.self_attn, self.mlp
+        around = (attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+        maps = (*around, mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+        norms = (self.input_layernorm, self.post_attention_layernorm)
+        if passes_for(x, rotations) is None or not (
+            all(map(plain, maps)) and all(map(unheard, (*norms, attention, mlp)))
+        ):
+            return None
+        weights = (*(part.weight for part in maps), *(part.weight for part in norms))
+        passes = passes_for(x, *weights)
+        texts = [(group.rows, group.length) for group in layout.groups]
+        heads = heads_of(attention.heads, attention.kv_heads, attention.head_width, texts)
+        if passes is None or heads is None:
+            return None
+        return block(x, weights, (norms[0].eps, norms[1].eps), rotations, heads, passes)
 
 
 class Decoder(nn.Module):

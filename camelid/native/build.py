@@ -23,7 +23,7 @@ from pathlib import Path
 from camelid import durable
 from camelid.errors import BadFile, StoreError
 
-SOURCES = ("core.c", "lanes.h", "attention.h")
+SOURCES = ("core.c", "lanes.h", "attention.h", "train.h")
 NAME = "core.so"
 COMPILERS = ("cc", "gcc", "clang")
 # No contraction, no fast mathematics: sums keep their order and NaN stays NaN.

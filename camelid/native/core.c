@@ -53,10 +53,13 @@ typedef struct {
   float *key_scales, *value_scales;
 } Batch;
 
-// What a matrix is multiplied with: rows of floats, and, for quantised weights, int8 with a scale for every group.
+// What a matrix is multiplied with: rows of floats, and what becomes of them. For quantised weights, int8 with a scale
+// for every group. For float weights `lines` of 64 bytes, filled up with zeros: float32, or bf16 for bf16 weights. Lines
+// k of the tokens of a tile (`tile_of`) lie side by side, before lines k + 1. One token of float32 is read from `x`.
 typedef struct {
   const float *x;
   int64_t stride;
+  const char *lines;
   const int8_t *q;
   const float *scale;
   const int32_t *total;  // minus the sum of a group's int8, times what is added to weights
@@ -67,82 +70,139 @@ const char *camelid_lanes(void) { return LANES; }
 
 // ---------------------------------------------------------------------------------------------------- products
 
-INLINE V weights(const void *row, int64_t k, int n, int kind) {
-  if (kind == BFLOAT16) return n < 16 ? brains_some((const uint16_t *)row + k, n) : brains((const uint16_t *)row + k);
-  return n < 16 ? load_some((const float *)row + k, n) : load((const float *)row + k);
+// Float products go along a row 64 bytes at a time, 16 float32 or 32 bf16: lane by lane in 16 sums, which are added in
+// one tree. So one row's numbers are the same whatever rows and tokens it is multiplied together with.
+
+INLINE int64_t row_bytes(int64_t cols, int64_t kind) { return cols * (kind == BFLOAT16 ? 2 : 4); }
+INLINE int64_t lines_of(int64_t cols, int64_t kind) { return (row_bytes(cols, kind) + 63) / 64; }
+
+// 64 bytes of a row, or its last n; of bf16 the numbers that take part in step `part`
+INLINE V piece(const char *p, int n, int kind, int part) {
+  if (kind == FLOAT32) return n < 64 ? load_some((const float *)p, n / 4) : load((const float *)p);
+  return brain_part(n < 64 ? load_some_bytes((const uint8_t *)p, n) : load_bytes((const uint8_t *)p), part);
+}
+INLINE V plus(V sums, V w, V x, int kind) { return kind == FLOAT32 ? fma16(w, x, sums) : brain_add(sums, w, x); }
+INLINE int parts_of(int kind) { return kind == FLOAT32 ? 1 : BRAIN_PARTS; }
+
+// One line of `rows` rows, or its first n bytes, times that of `tokens` tokens
+INLINE void line(V (*acc)[TILE_TOKENS], const char *w, int64_t row, const char *x, int n, int rows, int tokens, int kind) {
+  for (int part = 0; part < parts_of(kind); part++) {
+    V b[TILE_TOKENS];
+    for (int j = 0; j < tokens; j++) b[j] = piece(x + j * 64, 64, kind, part);
+    for (int i = 0; i < rows; i++) {
+      V a = kept(piece(w + i * row, n, kind, part));
+      for (int j = 0; j < tokens; j++) acc[i][j] = plus(acc[i][j], a, b[j], kind);
+    }
+  }
 }
 
-// y[j * stride + i] = row i of w . row j of x, for `rows` x `tokens` of them
-INLINE void dots(const Matrix *w, int64_t first, const Given *x, int64_t token, float *y, int64_t stride, int rows,
-                 int tokens, int kind) {
-  const int64_t cols = w->cols, size = kind == BFLOAT16 ? 2 : 4;
-  const char *base = (const char *)w->data + first * cols * size;
-  const float *given = x->x + token * x->stride;
-  V acc[4][4];
-  for (int i = 0; i < rows; i++) for (int j = 0; j < tokens; j++) acc[i][j] = zero();
-  int64_t k = 0;
-  for (; k + 16 <= cols; k += 16) {
-    V b[4];
-    for (int j = 0; j < tokens; j++) b[j] = load(given + j * x->stride + k);
-    for (int i = 0; i < rows; i++) {
-      V a = weights(base + i * cols * size, k, 16, kind);
-      for (int j = 0; j < tokens; j++) acc[i][j] = fma16(a, b[j], acc[i][j]);
-    }
-  }
-  if (k < cols) {
-    int n = (int)(cols - k);
-    for (int i = 0; i < rows; i++) {
-      V a = weights(base + i * cols * size, k, n, kind);
-      for (int j = 0; j < tokens; j++) acc[i][j] = fma16(a, load_some(given + j * x->stride + k, n), acc[i][j]);
-    }
-  }
-  if (rows == 4 && tokens == 4) {
+// y[j * stride + i] = the sum of acc[i][j]
+INLINE void summed(V (*acc)[TILE_TOKENS], float *y, int64_t stride, int rows, int tokens) {
+  int i = 0;
+  float found[16];
+  for (; tokens == 4 && i + 4 <= rows; i += 4) {
     V turned[16];
-    float all_sums[16];
-    for (int i = 0; i < 4; i++) for (int j = 0; j < 4; j++) turned[4 * j + i] = acc[i][j];
-    store(all_sums, sums(turned));
-    for (int j = 0; j < 4; j++) memcpy(y + j * stride, all_sums + 4 * j, 4 * sizeof(float));
-    return;
+    for (int j = 0; j < 4; j++) for (int r = 0; r < 4; r++) turned[4 * j + r] = acc[i + r][j];
+    store(found, sums(turned));
+    for (int j = 0; j < 4; j++) memcpy(y + j * stride + i, found + 4 * j, 4 * sizeof(float));
   }
-  for (int i = 0; i < rows; i++) for (int j = 0; j < tokens; j++) y[j * stride + i] = sum(acc[i][j]);
+  for (; tokens == 4 && i + 2 <= rows; i += 2) {
+    V turned[8];
+    for (int j = 0; j < 4; j++) for (int r = 0; r < 2; r++) turned[2 * j + r] = acc[i + r][j];
+    store(found, eight_sums(turned));
+    for (int j = 0; j < 4; j++) memcpy(y + j * stride + i, found + 4 * j, 2 * sizeof(float));
+  }
+  for (; i < rows; i++) for (int j = 0; j < tokens; j++) y[j * stride + i] = sum(acc[i][j]);
 }
 
-// The products of rows `a` and `b` with one token: two rows far apart, so that memory is asked for two streams
-INLINE void two_rows(const Matrix *w, int64_t a, int64_t b, const float *x, float *y, int kind) {
-  const int64_t cols = w->cols, size = kind == BFLOAT16 ? 2 : 4;
-  const char *one = (const char *)w->data + a * cols * size, *other = (const char *)w->data + b * cols * size;
-  V first = zero(), second = zero();
+// `rows` rows of w times `tokens` tokens. Memory is asked for the lines from `soon` to `end` meanwhile, `each` at a time
+typedef struct { const char *w, *x, *soon, *end; int64_t row, each; } Tile;
+
+INLINE void float_tile(const Tile *t, float *y, int64_t stride, int rows, int tokens, int kind) {
+  V acc[TILE_ROWS][TILE_TOKENS];
+  const char *w = t->w, *x = t->x, *soon = t->soon, *end = t->end;
+  const int64_t row = t->row, lines = row / 64, each = t->each;
+  for (int i = 0; i < rows; i++) for (int j = 0; j < tokens; j++) acc[i][j] = zero();
+  for (int64_t k = 0; k < lines; k++) {
+    if (soon < end) for (int64_t i = 0; i < each; i++, soon += 64) PREFETCH(soon);
+    line(acc, w + k * 64, row, x + k * tokens * 64, 64, rows, tokens, kind);
+  }
+  if (row % 64) line(acc, w + lines * 64, row, x + lines * tokens * 64, (int)(row % 64), rows, tokens, kind);
+  summed(acc, y, stride, rows, tokens);
+}
+
+// Sizes of tiles: as large as may be, then 2, then 1
+INLINE int64_t tile_of(int64_t left, int64_t most) { return left >= most ? most : left >= 2 ? 2 : 1; }
+
+// A block of rows stays in the second cache while all tokens pass by, and a tile's tokens in the first while the block
+// does. Few tokens take few rows at once, for they wait for the first block.
+INLINE void many_tokens(const Matrix *m, int64_t from, int64_t to, const Given *x, int64_t tokens, float *y,
+                        int64_t stride, int kind) {
+  enum { BLOCK = 256 << 10, SHARE = 4 };  // ours: bytes; tiles of tokens for one of rows
+  const int64_t row = row_bytes(m->cols, kind), lines = lines_of(m->cols, kind);
+  const int64_t token_tiles = (tokens + TILE_TOKENS - 1) / TILE_TOKENS, fit = BLOCK / (row * TILE_ROWS);
+  const int64_t wanted = fit < token_tiles / SHARE ? fit : token_tiles / SHARE, height = (wanted < 1 ? 1 : wanted) * TILE_ROWS;
+  for (int64_t first = from, last; first < to; first = last) {
+    last = first + height < to ? first + height : to;
+    const int64_t next = last + height < to ? last + height : to;
+    const char *soon = (const char *)m->data + last * row, *end = (const char *)m->data + next * row;
+    const int64_t tiles = token_tiles * ((last - first + TILE_ROWS - 1) / TILE_ROWS);
+    const int64_t asked = ((end - soon) / 64 + tiles - 1) / tiles, each = (asked + lines - 1) / lines;
+    for (int64_t t = 0, count; t < tokens; t += count) {
+      count = tile_of(tokens - t, TILE_TOKENS);
+      for (int64_t r = first, rows; r < last; r += rows) {
+        rows = tile_of(last - r, TILE_ROWS);
+        const char *then = soon + asked * 64 < end ? soon + asked * 64 : end;
+        const Tile tile = {(const char *)m->data + r * row, x->lines + t * lines * 64, soon, then, row, each};
+        float *out = y + t * stride + r;
+        soon = then;
+#define CASE(r, c) if (rows == r && count == c) float_tile(&tile, out, stride, r, c, kind)
+        if (TILE_ROWS > 2 && rows > 2) {
+          CASE(TILE_ROWS, TILE_TOKENS);
+          else CASE(TILE_ROWS, 2);
+          else CASE(TILE_ROWS, 1);
+        } else if (TILE_TOKENS > 2 && count > 2) {
+          CASE(2, TILE_TOKENS);
+          else CASE(1, TILE_TOKENS);
+        } else CASE(2, 2);
+        else CASE(2, 1);
+        else CASE(1, 2);
+        else CASE(1, 1);
+#undef CASE
+      }
+    }
+  }
+}
+
+// `rows` rows of w, `apart` rows from each other, times one token
+INLINE void one_token(const Matrix *m, int64_t first, int64_t apart, const char *x, float *y, int rows, int kind) {
+  const int64_t row = row_bytes(m->cols, kind), step = apart * row;
+  const int rest = (int)(row % 64);
+  const char *w = (const char *)m->data + first * row;
+  V acc[2] = {zero(), zero()};
   int64_t k = 0;
-  for (; k + 16 <= cols; k += 16) {
-    V given = load(x + k);
-    first = fma16(weights(one, k, 16, kind), given, first);
-    second = fma16(weights(other, k, 16, kind), given, second);
-  }
-  if (k < cols) {
-    V given = load_some(x + k, (int)(cols - k));
-    first = fma16(weights(one, k, (int)(cols - k), kind), given, first);
-    second = fma16(weights(other, k, (int)(cols - k), kind), given, second);
-  }
-  y[a] = sum(first), y[b] = sum(second);
+  for (; k + 64 <= row; k += 64)
+    for (int part = 0; part < parts_of(kind); part++)
+      for (int i = 0; i < rows; i++)
+        acc[i] = plus(acc[i], piece(w + i * step + k, 64, kind, part), piece(x + k, 64, kind, part), kind);
+  if (rest)
+    for (int part = 0; part < parts_of(kind); part++)
+      for (int i = 0; i < rows; i++)
+        acc[i] = plus(acc[i], piece(w + i * step + k, rest, kind, part), piece(x + k, rest, kind, part), kind);
+  for (int i = 0; i < rows; i++) y[first + i * apart] = sum(acc[i]);
 }
 
 INLINE void float_rows(const Matrix *w, int64_t from, int64_t to, const Given *x, int64_t tokens, float *y,
                        int64_t stride, int kind) {
-  // One row after the other in each half: eight side by side were a third slower, and bf16 half as fast
-  const int64_t half = (to - from) / 2;
-  if (tokens == 1) {
-    for (int64_t r = from; r < from + half; r++) two_rows(w, r, r + half, x->x, y, kind);
-    if ((to - from) % 2) dots(w, to - 1, x, 0, y + to - 1, stride, 1, 1, kind);
-  } else for (int64_t start = from; start < to; start += PANEL) {  // rows stay in the cache while all tokens pass by
-    const int64_t end = start + PANEL < to ? start + PANEL : to;
-    int64_t t = 0;
-    for (; t + 4 <= tokens; t += 4) {
-      int64_t r = start;
-      for (; r + 4 <= end; r += 4) dots(w, r, x, t, y + t * stride + r, stride, 4, 4, kind);
-      for (; r < end; r++) dots(w, r, x, t, y + t * stride + r, stride, 1, 4, kind);
-    }
-    for (; t < tokens; t++) for (int64_t r = start; r < end; r++) dots(w, r, x, t, y + t * stride + r, stride, 1, 1, kind);
+  if (tokens > 1) {
+    many_tokens(w, from, to, x, tokens, y, stride, kind);
+    return;
   }
+  // One token: two rows far apart, so that memory is asked for two streams. Eight side by side were a third slower.
+  const int64_t half = (to - from) / 2;
+  const char *given = kind == BFLOAT16 ? x->lines : (const char *)x->x;
+  for (int64_t r = from; r < from + half; r++) one_token(w, r, half, given, y, 2, kind);
+  if ((to - from) % 2) one_token(w, to - 1, 0, given, y, 1, kind);
 }
 
 INLINE int32_t offset_of(int64_t kind) { return kind == Q8 ? 128 : 8; }
@@ -283,8 +343,14 @@ INLINE void stored_rows(const Matrix *w, int64_t from, int64_t to, const Given *
 static void f32_rows(const Matrix *w, int64_t a, int64_t b, const Given *x, int64_t n, float *y, int64_t s) {
   float_rows(w, a, b, x, n, y, s, FLOAT32);
 }
-static void bf16_rows(const Matrix *w, int64_t a, int64_t b, const Given *x, int64_t n, float *y, int64_t s) {
+static __attribute__((noinline)) void flushing_rows(const Matrix *w, int64_t a, int64_t b, const Given *x, int64_t n,
+                                                   float *y, int64_t s) {
   float_rows(w, a, b, x, n, y, s, BFLOAT16);
+}
+static void bf16_rows(const Matrix *w, int64_t a, int64_t b, const Given *x, int64_t n, float *y, int64_t s) {
+  const uint32_t was = flush();  // a call of its own, for compilers move additions, but not past a call
+  flushing_rows(w, a, b, x, n, y, s);
+  unflush(was);
 }
 static void q8_rows(const Matrix *w, int64_t a, int64_t b, const Given *x, int64_t n, float *y, int64_t s) {
   if (w->scales) quantised_rows(w, a, b, x, n, y, s, Q8);
@@ -330,6 +396,36 @@ static void quantise(const float *x, int64_t cols, int32_t offset, int8_t *q, fl
   }
 }
 
+// bf16, to the nearest, halves to even: numbers below 2^-126 become zero, those beyond bf16's infinite, and NaN stays
+static void round_brains(const float *x, int64_t n, uint16_t *y) {
+  for (int64_t i = 0; i < n; i++) {
+    uint32_t bits, size;
+    memcpy(&bits, x + i, 4);
+    size = bits & 0x7fffffff;
+    const uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16, top = bits >> 16;
+    y[i] = (uint16_t)(size < 0x800000 ? top & 0x8000 : size > 0x7f800000 ? top | 0x40 : rounded);
+  }
+}
+
+// The lines of a row of floats, `apart` lines from each other
+static void lay_lines(const float *x, int64_t cols, int64_t kind, int64_t apart, char *to) {
+  const int64_t each = kind == BFLOAT16 ? 32 : 16;
+  for (int64_t k = 0; k < cols; k += each, to += apart * 64) {
+    const int64_t n = cols - k < each ? cols - k : each;
+    if (n < each) memset(to, 0, 64);
+    if (kind == FLOAT32) memcpy(to, x + k, sizeof(float) * n);
+    else round_brains(x + k, n, (uint16_t *)to);
+  }
+}
+
+// Where the lines of token t begin among those of `tokens`; `apart` becomes how many lines lie between two of them
+static char *line_place(char *start, int64_t t, int64_t tokens, int64_t lines, int64_t *apart) {
+  int64_t first = t / TILE_TOKENS * TILE_TOKENS;
+  if (first + TILE_TOKENS > tokens) first += (t - first) / 2 * 2;
+  *apart = tile_of(tokens - first, TILE_TOKENS);
+  return start + (first * lines + t - first) * 64;
+}
+
 static void normalise(const float *x, const float *weight, int64_t width, float eps, float *y) {
   V squares = zero();
   int64_t k = 0;
@@ -352,6 +448,7 @@ static void gate(const float *g, float *u, int64_t n) {  // u becomes silu(g) * 
 }
 
 #include "attention.h"
+#include "train.h"
 
 // --------------------------------------------------------------------------------------------------- the threads
 // A call takes as many threads as it asks for. Between calls they spin for a moment, then sleep.
@@ -478,6 +575,8 @@ typedef struct {
   int64_t reach;           // scores of a query; a thread has room for ABREAST of them
   float *x, *h, *q, *k, *v, *a, *g, *u;  // [tokens, .]
   int8_t *ints;
+  char *lines;  // where the ints are: a product's input is either
+  int64_t line_row;  // bytes of a row of them
   float *scales, *scores;
   int32_t *totals;
   float *states;  // [tokens, width]
@@ -485,13 +584,14 @@ typedef struct {
   int32_t *slot, *place, *turn, *want;
 } Step;
 
-// The input of a product, quantised if `kind` asks for it. With one token every thread makes its own copy; otherwise
+// The input of a product, as `kind` asks for it. With one token every thread makes its own copy; otherwise
 // the tokens are shared out. `from` is where the numbers lie, `weight` the norm put on them first, if any.
 static Given given_rows(const Step *s, float *from, int64_t cols, int64_t tokens, const float *weight, int64_t kind, int own,
                         int threads) {
   const int64_t alone = tokens == 1;
   float *h = weight ? s->h + (alone ? own : 0) * s->m->width : from;
-  Given x = {h, cols, NULL, NULL, NULL, (cols + GROUP - 1) / GROUP};
+  Given x = {h, cols, NULL, NULL, NULL, NULL, (cols + GROUP - 1) / GROUP};
+  char *lines = kind < Q8 && (kind == BFLOAT16 || !alone) ? s->lines + (alone ? own : 0) * s->line_row : NULL;
   int8_t *q = s->ints + (alone ? own : 0) * s->groups * GROUP;
   float *scales = s->scales + (alone ? own : 0) * s->groups;
   int32_t *totals = s->totals + (alone ? own : 0) * s->groups;
@@ -500,9 +600,15 @@ static Given given_rows(const Step *s, float *from, int64_t cols, int64_t tokens
   for (int64_t t = first; t < last; t++) {
     if (weight) normalise(from + t * cols, weight, cols, (float)s->m->eps, h + t * cols);
     if (kind >= Q8) quantise(h + t * cols, cols, offset_of(kind), q + t * x.groups * GROUP, scales + t * x.groups, totals + t * x.groups);
+    if (lines) {
+      int64_t apart;
+      char *to = line_place(lines, t, tokens, lines_of(cols, kind), &apart);
+      lay_lines(h + t * cols, cols, kind, apart, to);
+    }
   }
+  x.lines = lines;
   if (kind >= Q8) x.q = q, x.scale = scales, x.total = totals;
-  if (!alone && (weight || kind >= Q8)) meet(own, threads);
+  if (!alone) meet(own, threads);
   return x;
 }
 static Given prepared(const Step *s, float *from, int64_t cols, const float *weight, int64_t kind, int own, int threads) {
@@ -520,7 +626,7 @@ static void share_rows(const Matrix *w, int own, int threads, int64_t *from, int
 // look at keys. One token only: with more, products do not wait for memory.
 static void soon(const Step *s, const Matrix *w, int own, int threads) {
   enum { LINES = 512 };  // ours: about what memory gives in the meantime
-  int64_t from, to, row = w->cols * (w->kind == FLOAT32 ? 4 : 2);
+  int64_t from, to, row = row_bytes(w->cols, w->kind);
   if (s->b->tokens > 1 || (w->kind >= Q8 && !w->scales)) return;
   share_rows(w, own, threads, &from, &to);
   if (w->kind >= Q8) row = (w->cols + GROUP - 1) / GROUP * (w->kind == Q8 ? 32 : 16);
@@ -777,18 +883,32 @@ static void step(void *given, int own, int threads) {
   finish(s, own, threads);
 }
 
-typedef struct { const Matrix *w; const float *x; int64_t tokens; float *y; int8_t *ints; float *scales; int32_t *totals; } Linear;
+typedef struct {
+  const Matrix *w;
+  const float *x;
+  int64_t tokens;
+  float *y;
+  int8_t *ints;
+  float *scales;
+  int32_t *totals;
+  char *lines;
+} Linear;
 
 static void linear(void *given, int own, int threads) {
   const Linear *l = given;
-  Given x = {l->x, l->w->cols, l->ints, l->scales, l->totals, (l->w->cols + GROUP - 1) / GROUP};
-  if (l->w->kind >= Q8) {
-    int64_t from, to;
-    share(l->tokens, own, threads, &from, &to);
-    for (int64_t t = from; t < to; t++)
-      quantise(l->x + t * x.stride, x.stride, offset_of(l->w->kind), l->ints + t * x.groups * GROUP, l->scales + t * x.groups, l->totals + t * x.groups);
-    meet(own, threads);
+  const int64_t kind = l->w->kind, cols = l->w->cols;
+  Given x = {l->x, cols, l->lines, l->ints, l->scales, l->totals, (cols + GROUP - 1) / GROUP};
+  int64_t from, to, apart;
+  share(l->tokens, own, threads, &from, &to);
+  for (int64_t t = from; t < to; t++) {
+    if (kind >= Q8)
+      quantise(l->x + t * cols, cols, offset_of(kind), l->ints + t * x.groups * GROUP, l->scales + t * x.groups, l->totals + t * x.groups);
+    else if (l->lines) {
+      char *place = line_place(l->lines, t, l->tokens, lines_of(cols, kind), &apart);
+      lay_lines(l->x + t * cols, cols, kind, apart, place);
+    }
   }
+  if (kind >= Q8 || l->lines) meet(own, threads);
   products((Product[]){{l->w, l->y}}, 1, &x, l->tokens, own, threads);
 }
 
@@ -807,25 +927,37 @@ static size_t step_size, linear_size;
 
 // y [tokens, rows] = x [tokens, cols] times the transpose of w. 0, or ENOMEM.
 int camelid_linear(const Matrix *w, const float *x, int64_t tokens, float *y, int64_t threads) {
-  Linear l = {w, x, tokens, y, NULL, NULL, NULL};
+  Linear l = {w, x, tokens, y, NULL, NULL, NULL, NULL};
+  const size_t groups = (size_t)tokens * ((w->cols + GROUP - 1) / GROUP);
+  const size_t wanted = w->kind >= Q8 ? groups * (GROUP + 8) : (size_t)(tokens * lines_of(w->cols, w->kind) * 64);
   pthread_mutex_lock(&pool.linear);
+  char *held = space(&linear_space, &linear_size, wanted);
+  if (!held) {
+    pthread_mutex_unlock(&pool.linear);
+    return ENOMEM;
+  }
   if (w->kind >= Q8) {
-    size_t groups = (size_t)tokens * ((w->cols + GROUP - 1) / GROUP);
-    char *held = space(&linear_space, &linear_size, groups * (GROUP + 8));
-    if (!held) {
-      pthread_mutex_unlock(&pool.linear);
-      return ENOMEM;
-    }
     l.ints = (int8_t *)held;
     l.scales = (float *)(held + groups * GROUP);
     l.totals = (int32_t *)(l.scales + groups);
-  }
+  } else if (tokens > 1 || w->kind == BFLOAT16) l.lines = held;
   run(linear, &l, threads);
   pthread_mutex_unlock(&pool.linear);
   return 0;
 }
 
 static size_t lined(size_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// Bytes of one number of a product's input, where it is int8 or is laid out in lines
+static int64_t input_size(const Model *m) {
+  int64_t most = m->head.kind == FLOAT32 ? 4 : m->head.kind == BFLOAT16 ? 2 : 1;
+  for (int64_t l = 0; l < m->layers; l++) {
+    const Layer *o = m->layer + l;
+    const int64_t kinds[] = {o->query.kind, o->key.kind, o->value.kind, o->out.kind, o->gate.kind, o->up.kind, o->down.kind};
+    for (int i = 0; i < 7; i++) if (kinds[i] < Q8 && most < 4) most = kinds[i] == FLOAT32 ? 4 : 2;
+  }
+  return most;
+}
 
 static int whole_step(const Model *m, const Batch *b) {
   Step s = {.m = m, .b = b, .reach = b->reach > 0 ? b->reach : b->room};
@@ -844,14 +976,15 @@ static int whole_step(const Model *m, const Batch *b) {
   float **const places[] = {&s.x, &s.h, &s.q, &s.k, &s.v, &s.a, &s.g, &s.u, &s.last, &s.states, &s.scores, &s.scales};
   int32_t **const small[] = {&s.slot, &s.place, &s.turn, &s.want};
   enum { FLOAT_PARTS = sizeof sizes / sizeof *sizes };
-  size_t wanted = lined(copies * s.groups * GROUP) + lined(copies * s.groups * 4) + 4 * lined(few * 4);
+  s.line_row = (int64_t)lined(s.groups * GROUP * input_size(m));
+  size_t wanted = copies * s.line_row + lined(copies * s.groups * 4) + 4 * lined(few * 4);
   for (int i = 0; i < FLOAT_PARTS; i++) wanted += lined(sizes[i] * sizeof(float));
   char *held = space(&step_space, &step_size, wanted);
   if (!held) return ENOMEM;
   for (int i = 0; i < FLOAT_PARTS; i++) *places[i] = (float *)held, held += lined(sizes[i] * sizeof(float));
   for (int i = 0; i < 4; i++) *small[i] = (int32_t *)held, held += lined(few * 4);
   s.totals = (int32_t *)held, held += lined(copies * s.groups * 4);
-  s.ints = (int8_t *)held;
+  s.ints = (int8_t *)held, s.lines = held;
   if (b->states) s.states = b->states;
   run(step, &s, b->threads);
   return 0;

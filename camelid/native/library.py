@@ -96,6 +96,19 @@ def opened(path: Path) -> ctypes.CDLL:
         "camelid_panels": (None, (POINTER(MatrixStruct), pointer, pointer, whole)),
         "camelid_copy": (None, (pointer, pointer, whole, whole)),
         "camelid_moved": (None, (POINTER(MatrixStruct), pointer, pointer)),
+        "camelid_norm_forward": (None, (pointer, pointer, whole, whole, c_double, pointer, pointer)),
+        "camelid_norm_again": (None, (pointer, pointer, pointer, whole, whole, pointer)),
+        "camelid_norm_backward": (None, (*[pointer] * 5, whole, whole, *[pointer] * 3)),
+        "camelid_gate_forward": (None, (pointer, whole, whole, pointer)),
+        "camelid_gate_backward": (None, (pointer, pointer, whole, whole, pointer, pointer)),
+        "camelid_attention_room": (whole, (pointer,)),
+        "camelid_attention_forward": (None, (pointer,) * 7),
+        "camelid_attention_backward": (None, (pointer,) * 9),
+        "camelid_product": (
+            None,
+            (pointer, whole, whole, pointer, whole, whole, pointer, *[whole] * 5, pointer),
+        ),
+        "camelid_loss": (whole, (pointer, pointer, whole, whole, pointer)),
         "camelid_room": (c_void_p, (c_size_t,)),
         "camelid_leave": (None, (pointer, c_size_t)),
     }
@@ -116,6 +129,7 @@ def state() -> str:
     """One line for people: what the kernels use, or why there are none and what that costs."""
     found = built()
     if isinstance(found, Absent):
-        return f"none: {found.reason}. Decoding goes through PyTorch, slower, and --weights is not to be had"
+        without = "Decoding and training small models go through PyTorch, slower, and --weights is not to be had"
+        return f"none: {found.reason}. {without}"
     lanes = opened(found.path).camelid_lanes().decode()
     return f"{lanes}, built by {found.compiler}" + ("" if found.tuned else ", for any processor of this kind: slower")

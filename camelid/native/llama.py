@@ -1,8 +1,10 @@
 """A LLaMA that decodes through the kernels: what `Llama` does with a cache, in one call for a whole step.
 
-Activations and cache are float32; weights are float32, bf16, q8_0 or q4_0. With quantised weights the activations are
-rounded to int8 in groups of 32 as well, and with an Int8PagedCache queries, keys and values are. A token's numbers depend
-on its own sequence alone: the same bits alone and in company, in one chunk and in many, on one thread and on eight.
+Activations and cache are float32; weights are float32, bf16, q8_0 or q4_0. What a product takes in is rounded with its
+weights: to bf16 beside bf16 (sums stay float32, as PyTorch's and llama.cpp's do), to int8 in groups of 32 beside quantised
+ones, and with an Int8PagedCache queries, keys and values are, too. Beside float32 nothing is rounded: that is the exact
+way, for weights stored as bf16 as well. A token's numbers depend on its own sequence alone: the same bits alone and in
+company, in one chunk and in many, on one thread and on eight.
 """
 
 from __future__ import annotations

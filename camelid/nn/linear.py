@@ -12,7 +12,7 @@ SMALL, MANY = 1 << 20, 64
 
 def joined(x: Tensor, *maps: nn.Module) -> bool:
     """Whether `beside` should stand for calling each: small, for many rows, no bias, no adapter, nobody listening."""
-    return len(x) >= MANY and all(map(_plain, maps)) and sum(_weight(part).numel() for part in maps) <= SMALL
+    return len(x) >= MANY and all(map(plain, maps)) and sum(_weight(part).numel() for part in maps) <= SMALL
 
 
 def beside(x: Tensor, *maps: nn.Module) -> Tensor:
@@ -20,8 +20,14 @@ def beside(x: Tensor, *maps: nn.Module) -> Tensor:
     return F.linear(x, torch.cat([_weight(part) for part in maps]))
 
 
-def _plain(part: nn.Module) -> bool:
-    return type(part) is nn.Linear and part.bias is None and not (part._forward_hooks or part._forward_pre_hooks)
+def plain(part: nn.Module) -> bool:
+    """Whether it is a linear map without bias or adapter, and nobody listens."""
+    return type(part) is nn.Linear and part.bias is None and unheard(part)
+
+
+def unheard(part: nn.Module) -> bool:
+    """Whether nobody listens to what passes through it."""
+    return not (part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks)
 
 
 def _weight(part: nn.Module) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from camelid.errors import CamelidError, Problem, UsageError
 from camelid.nn.frozen import Bits, FrozenLinear
-from camelid.nn.lowrank import adapted
+from camelid.nn.lowrank import adapted, low_rank
 from camelid.randomness import torch_generator
 
 
@@ -152,6 +152,8 @@ class LoRALinear(nn.Linear):
         return (scale * (out + low)).to(out.dtype)
 
     def _low(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        if x.ndim == 2 and x.is_cpu:
+            return low_rank(x, a, b, self.factor)
         return F.linear(F.linear(x.to(a.dtype), a), b) * self.factor
 
     def _in_one(self, x: Tensor) -> bool:

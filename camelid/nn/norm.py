@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from camelid.nn import compiled
 from camelid.nn.once import once
+from camelid.nn.passes import Passes, passes_for
 
 
 class RMSNorm(nn.Module):
@@ -25,6 +26,9 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if compiled.on():
             return compiled.norm(x, self.weight, self.eps)
+        if (passes := passes_for(x, self.weight)) is not None:
+            passed: Tensor = _Passed.apply(x, self.weight, self.eps, passes)  # type: ignore[no-untyped-call]
+            return passed
         if x.is_cpu:
             normed: Tensor = _RMSNorm.apply(x, self.weight, self.eps)  # type: ignore[no-untyped-call]
             return normed
@@ -68,3 +72,22 @@ class _RMSNorm(torch.autograd.Function):
             return None, to_weight, None
         mean = (share @ weights).div_(-x.shape[-1]).unsqueeze_(-1)
         return (grad * weights).addcmul_(normed, mean).mul_(scale).to(x.dtype), to_weight, None
+
+
+class _Passed(torch.autograd.Function):
+    """The same by whoever computes a run's passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float, passes: Passes) -> Tensor:
+        normed, scale = passes.norm(x, weight, eps)
+        ctx.save_for_backward(x, weight, scale)
+        ctx.passes = passes
+        return normed
+
+    @staticmethod
+    @once
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight, scale = ctx.saved_tensors
+        to_x, to_weight = ctx.passes.norm_backward(grads[0].contiguous(), x, weight, scale)
+        wanted = ctx.needs_input_grad
+        return to_x if wanted[0] else None, to_weight if wanted[1] else None, None, None

@@ -5,12 +5,12 @@
                      measure: losses and gradient norm      refuse the step if one is not finite, else update
                      one line in the journal                commit if it is time, or if asked to stop
 
-Bits. With equal settings, threads, micro_tokens, shares, dtype, device, library of products (train/products.py) and
-PyTorch, a run and every interrupted and resumed copy of it end in the same bits of weights, moments and journal. Threads,
-micro_tokens and shares change the order in which floats are added, the last two also the dropout masks; a run that goes
-on under others says so and writes it into its journal. How many processes work on a step (train/workers.py;
-train/team.py in ordered sums), whether activations are computed again, and when commits are made changes nothing. All
-this is shown on the CPU; some GPU kernels add in no fixed order.
+Bits. With equal settings, threads, micro_tokens, shares, dtype, device, library of products (train/products.py), of
+passes (train/passes.py) and PyTorch, a run and every interrupted and resumed copy of it end in the same bits of
+weights, moments and journal. Threads, micro_tokens and shares change the order in which floats are added, the last two
+also the dropout masks; a run that goes on under others says so and writes it into its journal. How many processes work
+on a step (train/workers.py; train/team.py in ordered sums), whether activations are computed again, and when commits
+are made changes nothing. All this is shown on the CPU; some GPU kernels add in no fixed order.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from camelid.train.interrupt import Interrupted, listening
 from camelid.train.loss import Loss
 from camelid.train.optim import LARGEST, Optimizer
 from camelid.train.parallel import Divided, Placement
+from camelid.train.passes import name_of, passing
 from camelid.train.products import library, multiplying
 from camelid.train.rehearsal import rehearse
 from camelid.train.schedule import rate
@@ -248,13 +249,13 @@ def _hands(
 
 @contextmanager
 def _threads(machine: Machine) -> Iterator[None]:
-    """Threads, library for products, freed memory as the machine wants them, a random state of our own; then put back."""
+    """Threads, libraries for products and passes, freed memory as the machine wants them, a random state of our own; then put back."""
     before = torch.get_num_threads()
     torch.set_num_threads(machine.threads)
     try:
         own = torch.random.fork_rng([torch.cuda.current_device()] if machine.device.startswith("cuda") else [])
         fused = compiled.passes() if machine.compile else nullcontext()
-        with own, multiplying(machine), kept(machine), fused:
+        with own, multiplying(machine), passing(machine), kept(machine), fused:
             yield
     finally:
         torch.set_num_threads(before)
@@ -416,6 +417,7 @@ def bits(machine: Machine) -> dict[str, Any]:
         "micro_tokens": machine.micro_tokens,
         "shares": machine.shares,
         "products": library(machine),
+        "passes": name_of(machine),
         **({"compiled": True} if machine.compile else {}),
         **({"float8": True} if machine.float8 else {}),
         **({"sums": f"fast, {machine.replicas} ranks"} if machine.sums == "fast" and machine.replicas > 1 else {}),

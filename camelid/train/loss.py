@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from camelid.errors import BadData, Problem
 from camelid.nn import compiled
+from camelid.nn.passes import passes_for
 from camelid.nn.tied import Tie
 
 if TYPE_CHECKING:
@@ -127,21 +128,32 @@ class _CrossEntropy(torch.autograd.Function):
         tie: Tie | None,
     ) -> Tensor:
         exact = torch.promote_types(hidden.dtype, torch.float32)
+        passes = passes_for(hidden, weight)
         losses = torch.empty(len(hidden), dtype=exact, device=hidden.device)
         to_hidden = torch.empty_like(hidden) if wanted[0] else None
-        to_weight = torch.zeros_like(weight, dtype=exact) if wanted[1] else None
+        begun = torch.empty_like if len(hidden) and exact == weight.dtype else torch.zeros_like
+        to_weight = begun(weight, dtype=exact) if wanted[1] else None
         for start in range(0, len(hidden), rows):
             part, target = hidden[start : start + rows], targets[start : start + rows]
-            logits = part @ weight.T  # [rows, V]
+            logits = part @ weight.T if passes is None else passes.product(part, weight.T)  # [rows, V]
             if to_hidden is None and to_weight is None:
                 losses[start : start + rows] = _losses(logits, target, exact)[0]
                 continue
-            made = compiled.slopes if compiled.on() else _slopes
-            losses[start : start + rows], slope = made(logits, target, exact)
+            if passes is not None:  # it writes over them
+                losses[start : start + rows], slope = passes.slopes(logits, target), logits
+            else:
+                made = compiled.slopes if compiled.on() else _slopes
+                losses[start : start + rows], slope = made(logits, target, exact)
+            if passes is not None:
+                if to_hidden is not None:
+                    passes.product(slope, weight, to_hidden[start : start + rows])
+                if to_weight is not None:
+                    passes.product(slope.T, part, to_weight, adds=start > 0)
+                continue
             if to_hidden is not None:
                 torch.mm(slope, weight, out=to_hidden[start : start + rows])
             if to_weight is not None and exact == weight.dtype:
-                to_weight.addmm_(slope.T, part)
+                torch.addmm(to_weight, slope.T, part, beta=min(start, 1), out=to_weight)  # the first is no sum
             elif to_weight is not None:
                 to_weight.add_(slope.T @ part)  # products in bfloat16, their sum over chunks in float32
         ctx.gradients, ctx.tie = (to_hidden, to_weight), tie

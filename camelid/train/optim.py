@@ -16,6 +16,7 @@ from camelid.train.pages import Pages
 from camelid.train.settings import AdamW
 
 HALVES = (torch.bfloat16, torch.float16)
+VECTOR = 16  # numbers: the widest vectors of PyTorch's kernels on a CPU, in float32
 LARGEST = 1e18  # ours: a gradient norm beyond this overflows its square in float32, so it is as bad as infinite
 
 
@@ -129,11 +130,12 @@ class Optimizer:
         masters = [self.masters[name] for name in names]
         means = [self._moments[name]["mean"].to(self.masters[name].device) for name in names]
         squares = [self._moments[name]["square"].to(self.masters[name].device) for name in names]
+        whole = [_whole_vectors(part) for part in (masters, means, squares)]
         adamw(
-            masters,
-            [master.grad for master in masters if master.grad is not None],
-            means,
-            squares,
+            whole[0],
+            _whole_vectors([master.grad for master in masters if master.grad is not None]),
+            whole[1],
+            whole[2],
             [],
             [self._turns[name] for name in names],
             fused=True,
@@ -147,6 +149,10 @@ class Optimizer:
             eps=self.settings.eps,
             maximize=False,
         )
+        for own, filled in zip((masters, means, squares), whole, strict=True):
+            for one, other in zip(own, filled, strict=True):
+                if one is not other:
+                    one.copy_(other[: one.numel()].view(one.shape))
         for name, mean, square in zip(names, means, squares, strict=True):
             if mean.device != self._moments[name]["mean"].device:
                 self._moments[name]["mean"].copy_(mean)
@@ -226,6 +232,17 @@ def _master(weight: nn.Parameter, dtype: torch.dtype | None) -> Tensor:
         weight.data = weight.data.to(dtype or weight.dtype)
         return weight
     return weight.detach().to(torch.float32, copy=True).requires_grad_()
+
+
+def _whole_vectors(tensors: list[Tensor]) -> list[Tensor]:
+    """The same tensors; copies, flat and filled up with zeros, of those on a CPU that are no whole number of vectors: the
+    kernel rounds what is left over otherwise, and a piece of a weight must have the bits that it has in the whole."""
+    return [
+        nn.functional.pad(each.detach().reshape(-1), (0, -each.numel() % VECTOR))
+        if each.is_cpu and each.numel() % VECTOR
+        else each
+        for each in tensors
+    ]
 
 
 def _whole(tensor: Tensor) -> Tensor:

@@ -1,14 +1,15 @@
 """Which library multiplies float32 matrices on a CPU while a model is trained.
 
 PyTorch asks MKL. On AMD processors MKL's threads share the work badly (docs/log.md: four threads do what three could),
-and oneDNN, which PyTorch carries too, is up to 1.5 times as fast. With one thread a process, as small models are trained,
-there is nothing to share, and MKL stays. PyTorch hands float32 products to oneDNN only where it is told that they may be
-rounded to bfloat16 on the way. So it is told that, and oneDNN is told to leave the bfloat16 instructions of the processor
-alone, by which it computes in float32; whether it does is tried before it is believed. Attention's own products, which are
-small, stay with MKL always (nn/products.py).
+and oneDNN, which PyTorch carries too, is up to 1.5 times as fast. With one thread a process, as small models are
+trained, there is nothing to share: it gains 7 % at 15M weights and nothing at 1M, where MKL stays. PyTorch hands
+float32 products to oneDNN only where it is told that they may be rounded to bfloat16 on the way. So it is told that,
+and oneDNN is told to leave the bfloat16 instructions of the processor alone, by which it computes in float32; whether
+it does is tried before it is believed. Attention's own products, which are small, stay with MKL always
+(nn/products.py).
 
 Which one it is changes bits, as another PyTorch would: a run's journal names it, and on one processor it is always the
-same. CAMELID_PRODUCTS=mkl or =onednn decides otherwise.
+same. CAMELID_PRODUCTS=mkl or =onednn decides otherwise. Small models multiply by a kernel of ours first (train/passes.py).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def library(machine: Machine) -> Library | None:
     wish = os.environ.get(WISH, "").lower()
     if wish not in ("", "mkl", "onednn"):
         raise UsageError([Problem(WISH, wish, 'use "mkl" or "onednn", or leave it unset')])
-    shared = processor_vendor() == "AuthenticAMD" and machine.threads > 1
+    shared = processor_vendor() == "AuthenticAMD" and (machine.threads > 1 or machine.wide)
     asked = wish == "onednn" or (not wish and shared)
     return "oneDNN" if asked and _exact() else "MKL"
 

@@ -112,8 +112,11 @@ def check_products(library: ctypes.CDLL, seed: int) -> None:
         parts = np.abs(np.einsum("rgk,tgk->trg", weights.ints.astype(np.int64), q.astype(np.int64)))
         size = (parts * np.abs(weights.scales.astype(np.float64))[None] * s[:, None]).sum(-1)
     else:
-        wanted, size = x.astype(np.float64) @ exact.T, np.abs(x).astype(np.float64) @ np.abs(exact).T
+        given = (plain.widened(plain.brains(x)) if kind == "bf16" else x).astype(np.float64)
+        wanted, size = given @ exact.T, np.abs(given) @ np.abs(exact).T
     near(alone, wanted, size, 4 + cols / 16)
+    if kind == "bf16":
+        assert (alone == plain.brain_product(weights.data, x)).all()
     for tokens in range(1, 33):
         first = int(draw.integers(0, 34 - tokens))
         found = weights.times(library, x[first : first + tokens], threads=int(draw.integers(1, 5)))
@@ -121,6 +124,49 @@ def check_products(library: ctypes.CDLL, seed: int) -> None:
     row = unaligned(np.zeros(cols, np.float32))
     library.camelid_embed(weights.struct, rows - 1, row.ctypes.data)
     near(row, exact[-1], np.abs(exact[-1]), 1)
+
+
+def check_long_rows(library: ctypes.CDLL, seed: int) -> None:
+    """Rows that are cut, and more tokens than a block holds: the same bits as alone."""
+    draw = np.random.default_rng(seed)
+    kind = "bf16" if seed % 2 else "float32"
+    rows, cols = int(draw.integers(1, 15)), int(draw.integers(3000, 9000)) * (1 + seed % 2)
+    weights = Weights(library, kind, draw.standard_normal((rows, cols)).astype(np.float32))
+    x = draw.standard_normal((int(draw.integers(30, 60)), cols)).astype(np.float32)
+    alone = np.concatenate([weights.times(library, row[None]) for row in x])
+    assert (weights.times(library, x, threads=1 + seed % 3) == alone).all()
+    given = (plain.widened(plain.brains(x)) if kind == "bf16" else x).astype(np.float64)
+    exact = weights.exact()
+    near(alone, given @ exact.T, np.abs(given) @ np.abs(exact).T, 4 + cols / 32)
+
+
+def check_bf16(library: ctypes.CDLL, seed: int) -> None:
+    """Any bits: activations are rounded, and products added, as the definition says, zeros, subnormals, infinities and
+    NaN included. Plain C, which rounds products too, gives other bits where one is too small or too large for that."""
+    draw = np.random.default_rng(seed)
+    bits = draw.integers(0, 1 << 32, 64, dtype=np.uint32)
+    bits[:8] = [0, 1, 0x7FFFFF, 0x800000, 0x7F7FFFFF, 0x7F800000, 0x7F800001, 0x7FC00000]
+    bits[8:16] = bits[:8] | np.uint32(1 << 31)
+    bits[16:32] &= np.uint32(0xFFFF0000)  # exact, and halves
+    bits[24:32] |= np.uint32(0x8000)
+    x = np.zeros((64, 64), np.float32)
+    np.fill_diagonal(x, bits.view(np.float32))
+    found = Weights(library, "bf16", np.ones((1, 64), np.float32)).times(library, x)[:, 0]
+    wanted = plain.widened(plain.brains(bits.view(np.float32)))
+    assert np.array_equal(found, wanted, equal_nan=True)
+    rows, cols, tokens = (int(draw.integers(1, most)) for most in (15, 130, 12))
+    whole = library.camelid_lanes() != b"plain C"
+    low, high = ((0, 255), (30, 100), (50, 80), (170, 200))[seed % 4]  # exponents: any, products about 2^-126, huge
+    if not whole:
+        low, high = 70, 180
+    sign, exponent, rest = ((draw.integers(0, most, (2, max(rows, tokens), cols))) for most in (2, high - low, 1 << 23))
+    drawn = (sign << 31 | (exponent + low) << 23 | rest).astype(np.uint32).view(np.float32)
+    drawn[draw.random(drawn.shape) < 0.1] = 0
+    weights, given = Weights(library, "bf16", drawn[0, :rows]), drawn[1, :tokens]
+    together = weights.times(library, given)
+    assert np.array_equal(together, plain.brain_product(weights.data, given), equal_nan=True)
+    alone = np.concatenate([weights.times(library, row[None]) for row in given])
+    assert np.array_equal(together, alone, equal_nan=True)
 
 
 def check_bad_numbers(library: ctypes.CDLL, seed: int) -> None:
@@ -471,6 +517,8 @@ def check_copies(library: ctypes.CDLL, seed: int) -> None:
 
 CHECKS: tuple[Callable[[ctypes.CDLL, int], None], ...] = (
     check_products,
+    check_long_rows,
+    check_bf16,
     check_bad_numbers,
     check_extremes,
     check_stored,

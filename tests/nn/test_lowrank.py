@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from camelid.errors import CamelidError
-from camelid.nn.lowrank import adapted
+from camelid.nn.lowrank import adapted, low_rank
 
 FACTOR = 2.0
 
@@ -22,6 +22,21 @@ def test_values_and_gradients_are_those_of_the_formula():
     plain = x @ weight.T + FACTOR * (x @ a.T) @ b.T
     torch.testing.assert_close(adapted(x, weight, a, b, FACTOR), plain)
     assert torch.autograd.gradcheck(lambda x, a, b: adapted(x, weight, a, b, FACTOR), (x, a, b))
+
+
+def test_the_low_rank_map_alone_has_values_and_gradients_of_its_formula():
+    x, _, a, b = given()
+    torch.testing.assert_close(low_rank(x, a, b, FACTOR), FACTOR * (x @ a.T) @ b.T)
+    assert torch.autograd.gradcheck(lambda x, a, b: low_rank(x, a, b, FACTOR), (x, a, b))
+
+
+def test_beside_a_coarser_input_it_computes_in_its_own_precision():
+    x, _, a, b = given()
+    coarse = x.detach().to(torch.bfloat16).requires_grad_()
+    found = low_rank(coarse, a, b, FACTOR)
+    assert torch.equal(found, low_rank(coarse.double(), a, b, FACTOR))
+    found.sum().backward()
+    assert coarse.grad.dtype == torch.bfloat16 and a.grad.dtype == torch.float64
 
 
 @pytest.mark.parametrize("wanted", [(False, True, True), (True, False, True), (True, True, False)])

@@ -1,6 +1,7 @@
 """The optimizer against AdamW written out, and its two phases."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -129,3 +130,25 @@ def test_frozen_weights_are_left_out_and_a_model_without_any_other_is_refused():
         weight.requires_grad_(False)
     with pytest.raises(UsageError, match="trained weights"):
         Optimizer(weights, SETTINGS)
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_a_piece_of_a_weight_is_updated_to_the_bits_that_it_has_in_the_whole(clip):
+    """Wherever a weight is cut among ranks, float32: PyTorch's kernel alone rounds what does not fill a vector otherwise."""
+    generator = torch.Generator().manual_seed(0)
+    for count in (5, 16, 24, 37, 100):
+        weight, gradient = torch.randn(2, count, generator=generator)
+        borders = [0, count // 3, count // 3 + 1, count]
+        pieces = {str(start): slice(start, end) for start, end in pairwise(borders)}
+        whole = Optimizer({"w": torch.nn.Parameter(weight.clone())}, SETTINGS, clip=clip)
+        cut = Optimizer(
+            {n: torch.nn.Parameter(weight[part].clone()) for n, part in pieces.items()}, SETTINGS, clip=clip
+        )
+        for turn in range(3):
+            norm = float((gradient * (turn + 1)).norm())
+            for optimizer, given in ((whole, {"w": slice(None)}), (cut, pieces)):
+                optimizer.receive({name: gradient[part] * (turn + 1) for name, part in given.items()})
+                optimizer.apply(1e-2, norm)
+        for kind in ("weight", "mean", "square"):
+            joined = torch.cat([cut.state()[f"{kind}.{name}"] for name in pieces])
+            assert torch.equal(joined, whole.state()[f"{kind}.w"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from camelid.errors import UsageError
-from camelid.machine import Machine
+from camelid.machine import Machine, divided
 from camelid.train import products
 from camelid.train.loop import bits
 from tests.train import tiny
@@ -33,12 +33,14 @@ def test_only_float32_on_a_cpu_has_the_choice():
 
 
 @onednn
-def test_threads_of_amd_processors_get_onednn_one_alone_and_others_mkl(monkeypatch):
+def test_threads_and_wide_models_on_amd_processors_get_onednn_small_ones_on_one_thread_and_others_mkl(monkeypatch):
     monkeypatch.delenv(products.WISH, raising=False)
     for vendor, expected in {"AuthenticAMD": "oneDNN", "GenuineIntel": "MKL", "": "MKL"}.items():
         monkeypatch.setattr(products, "processor_vendor", lambda vendor=vendor: vendor)
         assert products.library(Machine(threads=4)) == expected
-        assert products.library(Machine(threads=1)) == "MKL"
+        assert products.library(divided(Machine(threads=4), 15_000_000)) == expected
+        assert products.library(divided(Machine(threads=1), 15_000_000)) == expected
+        assert products.library(divided(Machine(threads=4), 1_000_000)) == "MKL"
 
 
 def test_products_that_round_to_bfloat16_are_found_out(monkeypatch):

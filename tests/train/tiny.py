@@ -19,7 +19,7 @@ from camelid.train.loss import NextToken
 from camelid.train.optim import Optimizer
 from camelid.train.settings import AdamW, Cosine
 
-SHAPE = LlamaShape(layers=2, width=16, heads=2, kv_heads=1, head_width=8, hidden=24, vocab=37, context=32)
+SHAPE = LlamaShape(layers=2, width=16, heads=2, kv_heads=1, head_width=16, hidden=24, vocab=37, context=32)
 
 
 def model(seed: int = 0, *, dtype: torch.dtype = torch.float32, shape: LlamaShape = SHAPE) -> Llama:
