@@ -131,8 +131,8 @@ def _kept_per_token(shape: LlamaShape, lora: LoRA | None, size: int, exact: int,
 
     Always the inputs of both norms (D each) with their scales, turned queries and keys, values, attention's output and
     its log-sum, gate, up and silu(gate). A trained map keeps its input: the normed inputs (D, D) and the product (F);
-    attention's output is there already. An adapter keeps its low-rank product and a float32 input, and with dropout the
-    mask and what it left.
+    attention's output is there already. An adapter keeps its low-rank product and its input as it came, and with dropout
+    the mask and what it left.
     """
     queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
     always = 2 * shape.width + 2 * queries + 2 * keys + (2 if fused else 3) * shape.hidden
@@ -140,20 +140,18 @@ def _kept_per_token(shape: LlamaShape, lora: LoRA | None, size: int, exact: int,
     held += 0 if fused else _joined_per_token(shape, lora) * size
     if lora is None:
         return held + (0 if fused else (2 * shape.width + shape.hidden) * size)
-    held += _adapter_inputs(shape, lora, size, exact, inputs)
+    held += _adapter_inputs(shape, lora, size, inputs)
     if lora.kind == "dora":  # what its magnitudes multiply
         held += sum(shape.linears()[target][0] for target in lora.targets) * max(size, exact)
     return held + len(lora.targets) * lora.rank * max(size, exact)
 
 
-def _adapter_inputs(shape: LlamaShape, lora: LoRA, size: int, exact: int, inputs: bool) -> float:
-    """Bytes per token of the inputs that adapters keep, shared where nothing is cast, dropped or masked."""
+def _adapter_inputs(shape: LlamaShape, lora: LoRA, size: int, inputs: bool) -> float:
+    """Bytes per token of the inputs that adapters keep, shared where nothing is dropped and masked."""
     sizes = shape.linears()
     frozen = (2 * shape.width + shape.hidden) * size if inputs else 0
     if lora.dropout:
-        return frozen + sum(sizes[target][1] * (size + max(size, exact)) for target in lora.targets)
-    if size < exact:
-        return frozen + sum(sizes[target][1] * exact for target in lora.targets)
+        return frozen + sum(sizes[target][1] * 2 * size for target in lora.targets)
     normed = {"q_proj": 0, "k_proj": 0, "v_proj": 0, "gate_proj": 1, "up_proj": 1, "down_proj": 2}
     held = {normed[target] for target in lora.targets if target in normed}
     return max(frozen, sum((shape.width, shape.width, shape.hidden)[kind] * size for kind in held))

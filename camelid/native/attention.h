@@ -64,6 +64,7 @@ static float soften(float *scores, int64_t n) {
 // all, and what comes out of it lies at out[j]
 enum { ABREAST = 4 };
 typedef struct { const float *q[ABREAST]; float *out[ABREAST]; int64_t seen[ABREAST], reach; float *scores; } Queries;
+
 // `vectors` of 16 columns of the values from `column` on, weighted and summed for `count` queries: in `ways` sums side by
 // side, so that none waits for its last addition. The last vector has `last` columns.
 INLINE void mixed(const Queries *a, const float *values, Pages pages, int64_t column, int64_t width, const V *scale, int count,
@@ -81,8 +82,8 @@ INLINE void mixed(const Queries *a, const float *values, Pages pages, int64_t co
   do {                                                                                                                     \
     const float *v = page + (place) * width, *end = v + 16 * (vectors - 1);                                                \
     V near[4];                                                                                                             \
-    for (int i = 0; i < vectors - 1; i++) near[i] = kept(load(v + 16 * i));                                                 \
-    near[vectors - 1] = kept(last == PANEL ? load(end) : load_some(end, last));                                                  \
+    for (int i = 0; i < vectors - 1; i++) near[i] = kept(load(v + 16 * i));                                                \
+    near[vectors - 1] = kept(last == PANEL ? load(end) : load_some(end, last));                                            \
     for (int j = 0; j < count; j++) {                                                                                      \
       if (!(query)) continue;                                                                                              \
       V p = all(w[j * a->reach + (place)]);                                                                                \

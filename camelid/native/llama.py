@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from ctypes import addressof, c_int32, c_int64
 from dataclasses import dataclass
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,7 @@ class NativeLlama:
         self.bytes = layers + self._head.bytes  # of weights that one decoded token reads
         self._paces: dict[int, Pace] = {}
         self._moving: Thread | None = None
+        self._beginning = Lock()
 
     @staticmethod
     def of(model: Llama, weights: Kind | None = None) -> NativeLlama:
@@ -151,7 +152,9 @@ class NativeLlama:
 
     def _begin_moving(self) -> None:
         if self._moving is not None and self._moving.ident is None:
-            self._moving.start()
+            with self._beginning:  # calls come from several threads
+                if self._moving.ident is None:
+                    self._moving.start()
 
     def modules(self) -> Iterator[nn.Module]:
         """None: nothing here is in training mode."""

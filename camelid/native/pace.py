@@ -25,8 +25,9 @@ class Pace:
     """Numbers of threads from 1 to `most`, and how many seconds calls took with each."""
 
     def __init__(self, most: int, *, tries: bool = True, known: int | None = None) -> None:
-        """`known` is what served calls of about this size; it is begun with, and the others are tried one by one, late."""
-        if known is None and _crowd and time.monotonic() - _crowd[0][0] < AGO and _crowd[0][1] < most:
+        """`known` is what served calls of about this size; it is begun with, and the others are tried one by one, late.
+        Without trials the number is `most` whatever was met: such calls are long, and their threads meet seldom."""
+        if known is None and tries and _crowd and time.monotonic() - _crowd[0][0] < AGO and _crowd[0][1] < most:
             known = _crowd[0][1]
         self.most, self._known = most, known
         numbers = range(1, most + 1) if most <= 8 else (*(1 << n for n in range(most.bit_length())), most)

@@ -152,7 +152,7 @@ class LoRALinear(nn.Linear):
         return (scale * (out + low)).to(out.dtype)
 
     def _low(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        if x.ndim == 2 and x.is_cpu:
+        if x.ndim == 2:
             return low_rank(x, a, b, self.factor)
         return F.linear(F.linear(x.to(a.dtype), a), b) * self.factor
 

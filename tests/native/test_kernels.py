@@ -33,22 +33,31 @@ def compiler() -> str:
 OLDER = {"AVX-512 VNNI": (*build.TUNED, "-mno-avx512bf16"), "AVX2": ("-march=x86-64-v3",), "plain C": ()}
 
 
-@pytest.fixture(scope="module", params=["as built", *OLDER])
+@pytest.fixture(scope="module", params=["as built", "AVX2", "plain C"])
 def kernels(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     """The library of this machine, and the same sources for older processors."""
-    name = request.param
-    if name == "as built":
+    if request.param == "as built":
         compiler()
         found = library()
         assert found is not None, "a compiler is here, so there are kernels"
         return found
+    return older(request.param, tmp_path_factory.mktemp("kernels"))
+
+
+@pytest.fixture(scope="module")
+def without_bf16(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return older("AVX-512 VNNI", tmp_path_factory.mktemp("kernels"))
+
+
+def older(name: str, folder: Path) -> ctypes.CDLL:
+    """The kernels for a processor of before; skips where this one cannot run them."""
     try:
         data = build.compiled(compiler(), build.FLAGS + OLDER[name])
     except build.Failure as error:
         if name == "plain C":
             raise
         pytest.skip(f"no {name} here: {error}")
-    path = tmp_path_factory.mktemp("kernels") / f"{name.replace(' ', '')}.so"
+    path = folder / f"{name.replace(' ', '')}.so"
     path.write_bytes(data)
     found = opened(path)
     lanes = found.camelid_lanes().decode()
@@ -78,6 +87,17 @@ def test_kernels_compute_what_their_definitions_say(
 ) -> None:
     for seed in range(size(16)):
         check(kernels, seed)
+
+
+SPELLED_ANEW = (decoding.check_products, decoding.check_long_rows, decoding.check_bf16)
+
+
+@pytest.mark.parametrize("check", SPELLED_ANEW, ids=lambda check: check.__name__)
+def test_avx_512_without_bf16_computes_the_same_bits(
+    without_bf16: ctypes.CDLL, check: Callable[[ctypes.CDLL, int], None]
+) -> None:
+    for seed in range(size(16)):
+        check(without_bf16, seed)
 
 
 @pytest.mark.long

@@ -328,6 +328,7 @@ def test_where_others_are_at_work_calls_of_other_sizes_know_it_too(monkeypatch: 
         first.took(number, {1: 1e-4, 2: 0.1, 3: 0.3, 4: 0.7}[number])
     other = Pace(4)
     assert first.threads() == other.threads() == 1
+    assert Pace(4, tries=False).threads() == 4, "long calls, whose threads meet seldom, do not mind"
     late = []
     for _ in range(4000):
         late.append(other.threads())
