@@ -273,16 +273,28 @@ class Harness:
             self.counts["aimed"] += 1
             self.count(status, time.monotonic() - float(asked.read_text()) if asked.exists() else 0.0, out, before)
         if wanted is not None:
-            self.check_aim(status, out, wanted, f"{name}: signalled itself {wanted}, at step {at} of its files, but")
+            last = at >= self.last_commit(name)
+            where = f"{name}: signalled itself {wanted}, at step {at} of its files, but"
+            self.check_aim(status, out, wanted, where, last=last)
         asked.unlink(missing_ok=True)
         return status
 
-    def check_aim(self, status: int, out: Path, wanted: str, where: str) -> None:
-        """A first attempt was hit where it was aimed at; asked politely, it committed."""
+    def last_commit(self, name: str) -> int:
+        """The step of the files with which the last commit begins: from there on there is nothing left to stop."""
+        steps = self.steps[name]
+        inside = [at for at, found in enumerate(steps) if found == "inside a commit"]
+        return max(at for at in inside if at == 0 or steps[at - 1] != "inside a commit")
+
+    def check_aim(self, status: int, out: Path, wanted: str, where: str, *, last: bool) -> None:
+        """A first attempt was hit where it was aimed at; asked politely, it committed, or went on to the end it had reached."""
         if self.number == signal.SIGKILL and (status != signal.SIGKILL or moment(out, set()) != wanted):
             self.wrong.append(f"{where} ended with wait status {status} {moment(out, set())}")
         if self.number != signal.SIGKILL and not os.WIFEXITED(status):
             self.wrong.append(f"{where} did not listen")
+        if self.number != signal.SIGKILL and status == 0:
+            self.counts["finished"] += 1
+            if not last:
+                self.wrong.append(f"{where} went on to the end")
 
     def trial(self, name: str, trial: int, *, cold: bool) -> None:
         """One run, killed and resumed until it is done."""

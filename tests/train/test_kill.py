@@ -28,5 +28,6 @@ def test_runs_killed_at_random_moments_end_in_the_same_bits():
 
 def test_runs_asked_to_stop_commit_in_time_and_end_in_the_same_bits():
     told = harness("--n", size(8), "--seed", 1, "--signal", "TERM", "--jobs", "packed", "lora-accumulated")
-    assert told["committed"] >= told["runs"] >= 1, told  # the first attempt of each run asks itself while it listens
+    # The first attempt of each run asks itself while it listens; in its last commit there is nothing left to stop.
+    assert told["committed"] + told.get("finished", 0) >= told["runs"] >= 1 and told["committed"] >= 1, told
     assert told["slowest_stop"] <= 10
