@@ -146,18 +146,18 @@ def _item(asked: str, path: str, answer: int, family: str) -> Item:
 def _different(world: World, draw: Random, held_out: bool, count: int) -> list[Problem]:
     """So many problems with different numbers, people or things; their numbers lie on one side of tuning and test."""
     found: dict[Problem, None] = {}
-    names = [person.name for person in world.people]
-    for _ in range(40 * count + 400):
+    names, tools = [person.name for person in world.people], world.words("tool")
+    most = world.size.largest**3 * len(names) * len(tools)  # on both sides: more are not even looked for
+    for _ in range(40 * count + 400 if count <= most else 0):
         if len(found) == count:
             break
         there, more = (1 + int(draw.random() * world.size.largest) for _ in range(2))
         gone = 1 + int(draw.random() * min(world.size.largest, there + more))
         if (key("desk held out", world.seed, "problem", there, more, gone) % 4 == 0) == held_out:
-            found[Problem(draw.choice(names), plural(draw.choice(world.words("tool"))), there, more, gone)] = None
+            found[Problem(draw.choice(names), plural(draw.choice(tools)), there, more, gone)] = None
     if len(found) < count:
         wrong = ProblemList()
-        wrong.add(
-            "desk sums", f"{count} questions asked for, about {len(found)} there", "ask for fewer, or a larger world"
-        )
+        room = f"about {len(found)}" if count <= most else f"at most {most}"
+        wrong.add("desk sums", f"{count} questions asked for, {room} there", "ask for fewer, or a larger world")
         wrong.raise_usage()
     return list(found)

@@ -79,5 +79,8 @@ def test_only_one_last_answer_counts() -> None:
 def test_what_cannot_be_made_is_refused() -> None:
     with pytest.raises(UsageError, match="unknown way 'backward'"):
         problems(WORLD, "train", 5, ways=("backward",))  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="questions asked for, about"):
+    with pytest.raises(UsageError, match="questions asked for, at most"):
         problems(desk.world("tiny", 0), "train", 5, seeds=10**6)
+    few = replace(WORLD, size=replace(WORLD.size, largest=2))
+    with pytest.raises(UsageError, match="questions asked for, about"):
+        problems(few, "train", 5, seeds=8 * len(WORLD.people) * len(WORLD.words("tool")))
