@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -107,3 +108,31 @@ def test_a_lone_surrogate_is_refused_as_one_process_refuses_it(small):
         tokenizer.encode("\ud800")
     with pytest.raises(type(alone.value)):
         list(encoded([STORY * 50, "\ud800"], tokenizer, workers=2))
+
+
+def test_who_sends_a_batch_does_not_wait_until_it_is_encoded(tmp_path: Path) -> None:
+    """The batch is larger than a pipe, and nothing is encoded before it was sent whole."""
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    class Waiting:
+        def encode(self, text: str, *, starts: bool = True) -> list[int]:
+            if gate.exists():
+                gate.read_bytes()  # until somebody opened and closed it
+                gate.unlink()
+            return [len(text)]
+
+    def stuck(*_: object) -> None:
+        raise AssertionError("sending waits for the encoder")
+
+    child = encoding._Child(Waiting(), [])
+    before = signal.signal(signal.SIGALRM, stuck)
+    signal.alarm(30)
+    try:
+        child.send(["a" * 200_000, "b" * 300_000, "c"])
+        gate.write_bytes(b"")
+        assert [ids.tolist() for ids in child.answer()] == [[200_000], [300_000], [1]]
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        child.close()
