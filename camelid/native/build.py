@@ -2,7 +2,7 @@
 
     CACHE/camelid/native/KEY/core.so    CACHE is XDG_CACHE_HOME or ~/.cache; KEY names sources, compiler, flags, processor
 
-Compiling takes two to four seconds and nothing is fetched. What was compiled is tried in a process of its own before it
+Compiling takes some five seconds and nothing is fetched. What was compiled is tried in a process of its own before it
 is kept, for a library built for another processor dies where it first meets an instruction it lacks. CAMELID_NATIVE=off
 leaves it all alone; CC names a compiler.
 """
