@@ -159,9 +159,8 @@ def _serve(tokenizer: Tokenizer, orders: IO[bytes], answers: IO[bytes]) -> NoRet
         while head := orders.read(HEAD.size):
             _, count = HEAD.unpack(head)
             lengths = np.frombuffer(_exactly(orders, 8 * count), "<u8").tolist()
-            texts = [
-                _exactly(orders, length) for length in lengths
-            ]  # all, or who sends them waits until they are encoded
+            # All of them first, or who sends them waits until they are encoded.
+            texts = [_exactly(orders, length) for length in lengths]
             ids = [tokenizer.encode(text.decode("utf-8")) for text in texts]
             sizes = np.array([len(each) for each in ids], "<u8")
             flat = np.fromiter(chain.from_iterable(ids), IDS, count=int(sizes.sum()))
