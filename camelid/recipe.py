@@ -14,7 +14,7 @@ from camelid.dialogue.message import Message
 from camelid.dialogue.template import Template
 from camelid.errors import ProblemList
 from camelid.models.shape import LINEARS, SIZES, LlamaShape, LoRA, RopeScaling
-from camelid.stage import Epochs, Sequences, Stage, Steps, Tokens
+from camelid.stage import WHOLE, Epochs, Sequences, Stage, Steps, Tokens
 from camelid.train.schedule import check_shares
 from camelid.train.settings import AdamW, AdamW8bit, Constant, Cosine, GaLore, Linear
 
@@ -76,7 +76,6 @@ __all__ = [
 ]
 
 K, M, B = 10**3, 10**6, 10**9
-WHOLE = 1e-6  # ours: how far from 1 shares written with few digits may add up
 FIRST_SEED = 10  # ours: desk recipes were chosen on worlds of seeds 0 to 2, so claims are tried on others
 
 Size = Literal["1B", "3B", "7B", "8B", "13B", "33B", "34B", "65B", "70B", "405B", "desk", "tiny"]

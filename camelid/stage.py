@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+WHOLE = 1e-6  # ours: how far from 1 shares written with few digits may add up
+
 
 @dataclass(frozen=True)
 class Tokens:

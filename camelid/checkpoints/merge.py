@@ -36,13 +36,13 @@ from camelid.errors import ProblemList
 from camelid.frozen import diff
 from camelid.models.adapt import merged
 from camelid.models.shape import LlamaShape
+from camelid.stage import WHOLE
 from camelid.tokenizers.protocol import Tokenizer
 
 # What else goes into the folder, such as a certificate, from what is to be saved: weights, shape, tokenizer, template.
 Extra = Callable[[Mapping[str, Tensor | Deferred], LlamaShape, Tokenizer, Template | None], Mapping[str, bytes]]
 
 KIND = "merge"
-WHOLE = 1e-6  # ours: how far from 1 shares written with few digits may add up
 
 
 @dataclass(frozen=True)

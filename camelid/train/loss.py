@@ -139,17 +139,15 @@ class _CrossEntropy(torch.autograd.Function):
             if to_hidden is None and to_weight is None:
                 losses[start : start + rows] = _losses(logits, target, exact)[0]
                 continue
-            if passes is not None:  # it writes over them
-                losses[start : start + rows], slope = passes.slopes(logits, target), logits
-            else:
-                made = compiled.slopes if compiled.on() else _slopes
-                losses[start : start + rows], slope = made(logits, target, exact)
             if passes is not None:
+                losses[start : start + rows] = passes.slopes(logits, target)  # which become their own slopes
                 if to_hidden is not None:
-                    passes.product(slope, weight, to_hidden[start : start + rows])
+                    passes.product(logits, weight, to_hidden[start : start + rows])
                 if to_weight is not None:
-                    passes.product(slope.T, part, to_weight, adds=start > 0)
+                    passes.product(logits.T, part, to_weight, adds=start > 0)
                 continue
+            made = compiled.slopes if compiled.on() else _slopes
+            losses[start : start + rows], slope = made(logits, target, exact)
             if to_hidden is not None:
                 torch.mm(slope, weight, out=to_hidden[start : start + rows])
             if to_weight is not None and exact == weight.dtype:
