@@ -28,7 +28,8 @@ th, td { text-align: left; padding: .38rem .7rem .38rem 0; border-bottom: 1px so
 th { font-weight: 600; font-size: .88rem; color: var(--soft) } td.n, th.n { text-align: right }
 tr.total td { font-weight: 700; border-bottom: 0 } .bar { display: block; height: 5px; border-radius: 3px; background: var(--good) }
 td.soft:first-child { width: 10rem }
-.answer { white-space: pre-wrap } .right { color: var(--good); font-weight: 600 } svg { width: 100%; height: auto; display: block }
+.answer { white-space: pre-wrap } .whole { white-space: nowrap }
+.right { color: var(--good); font-weight: 600 } svg { width: 100%; height: auto; display: block }
 """
 
 
@@ -100,12 +101,14 @@ class Page:
     samples: tuple[Sample, ...]
     commands: tuple[tuple[str, str], ...]
     facts: tuple[tuple[str, str], ...]
+    beside: tuple[Ancestor, ...] = ()
 
 
 def page(told: Page) -> str:
     """The page as one HTML text."""
     sections = [
         _section("Ancestry", _ancestry(told.ancestry)),
+        _section("Grown beside it, from what they share", _ancestry(told.beside)) if told.beside else "",
         _section("Loss", "".join(_curve(curve, COLOURS[i % len(COLOURS)]) for i, curve in enumerate(told.curves))),
         _section("Data drawn", "".join(_mixture(title, drawn) for title, drawn in told.mixtures)),
         _section("Scores on held-out instructions", _scores(told.scores)) if told.scores else "",
@@ -246,7 +249,8 @@ def _scores(scores: Sequence[tuple[str, Sequence[Score]]]) -> str:
             score = column[index]
             bar = f'<span class=bar style="width:{100 * score.share:.0f}%"></span>'
             interval = (
-                f"<span class=soft>{score.correct} of {score.count}, 95%: {score.low:.0%} to {score.high:.0%}</span>"
+                f"<span class=soft>{score.correct} of {score.count}, "
+                f"<span class=whole>95%: {score.low:.0%} to {score.high:.0%}</span></span>"
             )
             cells.append(f"<td>{score.share:.1%} {interval}{bar}</td>")
         kind = " class=total" if family == "all" else ""

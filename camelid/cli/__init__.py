@@ -21,7 +21,10 @@ from camelid.errors import CamelidError, Problem, Problems, UsageError, did_you_
 
 # Where each command lives; a command's module is imported when the command is used.
 COMMANDS = {
-    "demo": ("growing", "Grow a base model and an Alpaca from nothing, offline, and show what came of it."),
+    "demo": (
+        "growing",
+        "Grow a base model, an Alpaca and an Alpaca-LoRA from nothing, offline, and show what came of it.",
+    ),
     "grow": ("growing", "Grow a member of the family from its parent."),
     "resume": ("growing", "Continue a run that was stopped or killed."),
     "runs": ("running", "What ran in the store, how far it came, and two runs side by side."),
