@@ -10,7 +10,8 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "slurm.sbatch"
 COMMANDS = {
     # a TERM to srun itself is "forcing job termination": its tasks are killed, not asked
-    "srun": 'echo "srun $1 $2" >> "$LOG"\nshift 2\nSLURM_NODEID=0 "$@" &\necho $! > "$LOG.task"\ntrap \'kill -KILL $!\' TERM\nwait $!\n',
+    "srun": 'echo "srun $1 $2" >> "$LOG"\nshift 2\nSLURM_NODEID=0 "$@" &\n'
+    "echo $! > \"$LOG.task\"\ntrap 'kill -KILL $!' TERM\nwait $!\n",
     # a signal for a job goes to the tasks of its steps, not to the batch step
     "scancel": 'echo "scancel $*" >> "$LOG"\nkill -TERM "$(cat "$LOG.task")"\n',
     "scontrol": 'if [ "$1" = show ]; then echo node7; echo node8; else echo "scontrol $*" >> "$LOG"; fi\n',
