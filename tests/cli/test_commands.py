@@ -323,6 +323,24 @@ def test_a_terminated_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
 
 
+def test_a_rank_leaves_what_all_refuse_to_rank_0_and_tells_what_it_alone_found(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("camelid.cli.time.sleep", waited.append)
+    for name, word in {"WORLD_SIZE": "3", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, word)
+    for rank in "02":
+        monkeypatch.setenv("RANK", rank)
+        assert main(["grow", "llama", "--size", "tiny", "--shard", "2"]) == 2
+        said = capsys.readouterr().err
+        assert (
+            said.startswith("camelid: wrong usage" if rank == "0" else "rank 2: camelid: wrong usage")
+            and "2 x 1 in 3" in said
+        )
+    assert len(waited) == 1 and waited[0] > 1, "torchrun ends all as soon as one has ended: rank 0 must be first"
+
+
 def test_refusals_are_values_too(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tree"]) == 0 and "alpaca-lora" in capsys.readouterr().out
     assert main(["plan", "alpaca", "--json"]) == 0
