@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from camelid.data.corpus import check_expressed
-from camelid.fit import check_fit
+from camelid.errors import ProblemList
+from camelid.fit import check_fit, start_shape
 from camelid.journal import Narrator
 from camelid.machine import Machine
+from camelid.plan.plan import shape_of
 from camelid.ranks import joined
-from camelid.recipe import AnyStage, Finetune, Recipe, Table, Trees, portions
+from camelid.recipe import AnyStage, Finetune, Pretrain, Recipe, Table, Trees, portions
 from camelid.request import Request
 from camelid.run import Outcome, Work
 from camelid.scoring import commands, score_line, write_page
@@ -52,6 +55,7 @@ def _grow(work: Work, anyway: bool) -> Outcome | None:
     began, store, request, recipe = time.monotonic(), work.store, work.request, work.recipe
     store.root.mkdir(parents=True, exist_ok=True)
     missing = [(owner, stage) for owner, stage in work.stages() if not work.is_made(stage)]
+    check_ranks(missing, work.machine)
     check_fit(missing, work.machine, work.narrator, anyway)
     for _, stage in missing[1:]:  # the first reads its own at once
         check_records(stage)
@@ -62,6 +66,20 @@ def _grow(work: Work, anyway: bool) -> Outcome | None:
     told = commands(work, made)
     page, tokens = write_page(work, made, scores, samples, told, time.monotonic() - began)
     return Outcome(request, recipe, made, scores, samples, told, page, tokens, time.monotonic() - began)
+
+
+def check_ranks(stages: Sequence[tuple[Recipe, AnyStage]], machine: Machine) -> None:
+    """Raises UsageError for everything in these stages that cannot be divided among the machine's ranks."""
+    if machine.ranks == 1:
+        return
+    from camelid.train.parallel import check
+
+    problems = ProblemList()
+    for _, stage in stages:
+        if isinstance(stage, Finetune | Pretrain):
+            shape, where = shape_of(stage, start_shape(stage)), f"--set {stage.name}."
+            check(shape, machine, problems, adapted=stage.adapter is not None, optim=stage.optim, where=where)
+    problems.raise_usage()
 
 
 def check_records(stage: AnyStage) -> None:
