@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from camelid.data.corpus import check_expressed
-from camelid.fit import check_fit
+from camelid.errors import ProblemList
+from camelid.fit import check_fit, start_shape
 from camelid.journal import Narrator
 from camelid.machine import Machine
+from camelid.plan.plan import shape_of
 from camelid.ranks import joined
-from camelid.recipe import AnyStage, Finetune, Recipe, Table, Trees, portions
+from camelid.recipe import AnyStage, Finetune, Pretrain, Recipe, Table, Trees, portions
 from camelid.request import Request
 from camelid.run import Outcome, Work
 from camelid.scoring import commands, score_line, write_page
@@ -63,6 +65,7 @@ def _grow(work: Work, others: Sequence[Work], anyway: bool, carry: str | None) -
     further = {other.mark(stage): (other, owner, stage) for other in others for owner, stage in other.stages()}
     further = {mark: each for mark, each in further.items() if mark not in line}
     missing = [(owner, stage) for each, owner, stage in (*line.values(), *further.values()) if not each.is_made(stage)]
+    check_ranks(missing, work.machine)
     check_fit(missing, work.machine, work.narrator, anyway)
     for _, stage in missing[1:]:  # the first reads its own at once
         check_records(stage)
@@ -88,6 +91,20 @@ def carry_over(work: Work, model: Path, type: str) -> Path:
         convert(model, target, to="gguf", type=type)
     work.narrator.say(f"[dim]carried into[/] {target}")
     return target
+
+
+def check_ranks(stages: Sequence[tuple[Recipe, AnyStage]], machine: Machine) -> None:
+    """Raises UsageError for everything in these stages that cannot be divided among the machine's ranks."""
+    if machine.ranks == 1:
+        return
+    from camelid.train.parallel import check
+
+    problems = ProblemList()
+    for _, stage in stages:
+        if isinstance(stage, Finetune | Pretrain):
+            shape, where = shape_of(stage, start_shape(stage)), f"--set {stage.name}."
+            check(shape, machine, problems, adapted=stage.adapter is not None, optim=stage.optim, where=where)
+    problems.raise_usage()
 
 
 def check_records(stage: AnyStage) -> None:
