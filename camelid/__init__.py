@@ -5,7 +5,7 @@ and `stream` (see generate/language_model.py).
 
     import camelid
 
-    model = camelid.load("path/to/folder")
+    model = camelid.load("path/to/folder")  # or the name of a grown member: "alpaca"
     print(model.chat("Where does Mila live?", max_tokens=40).text)
 
 Importing camelid imports nothing else; `load` imports PyTorch.
@@ -13,11 +13,10 @@ Importing camelid imports nothing else; `load` imports PyTorch.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from camelid.generate.language_model import LanguageModel
 
 __version__ = "0.1.0"
@@ -35,7 +34,7 @@ def load(
     rows: int = 64,
     cache: Literal["float", "int8"] = "float",
 ) -> LanguageModel:
-    """The model in a folder (ours or Hugging Face's) or a GGUF file, ready to be asked.
+    """The model in a folder (ours or Hugging Face's) or a GGUF file, or a grown member by its name, ready to be asked.
 
     engine    "native" (the kernels; CPU), "pytorch", or "compiled" (PyTorch with compiled passes); by default native
               where it can be had, and else pytorch
@@ -49,8 +48,15 @@ def load(
 
     Raises BadFile naming all that is wrong with the files, and UsageError for a choice that cannot be had.
     """
+    from camelid.errors import ProblemList
+    from camelid.store import find_model, open_store
+
+    problems = ProblemList()
+    found = find_model(path, open_store(), problems) if isinstance(path, str) and "/" not in path else Path(path)
+    problems.raise_usage()
+    assert found is not None
     from camelid.generate.language_model import load_model
 
     return load_model(
-        path, engine=engine, weights=weights, dtype=dtype, device=device, threads=threads, rows=rows, cache=cache
+        found, engine=engine, weights=weights, dtype=dtype, device=device, threads=threads, rows=rows, cache=cache
     )

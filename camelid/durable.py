@@ -727,11 +727,11 @@ def read_bytes(path: Path, *, max_bytes: int, follow: bool = True) -> bytes:
             raise BadFile(path, "", f"{length} bytes, over the limit of {max_bytes}", "this cannot be the right file")
         with os.fdopen(os.dup(descriptor), "rb") as file:
             try:
-                data = file.read(max_bytes + 1)
+                data = file.read(length + 1)  # room is made for as much as is asked for, so never for the limit
             except OSError as error:
                 raise BadFile(path, "", f"cannot be read: {error.strerror}") from error
-    if len(data) > max_bytes:
-        raise BadFile(path, "", f"grew past the limit of {max_bytes} bytes while being read")
+    if len(data) > length:
+        raise BadFile(path, "", f"grew past its {length} bytes while being read", "read it once it is complete")
     return data
 
 

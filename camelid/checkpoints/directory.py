@@ -409,7 +409,7 @@ def _open_folder(path: Path, check: Literal["contents", "lengths"]) -> Manifest 
     if (path / MANIFEST).is_file():
         manifest = verify(path, contents=check == "contents")
         if CONFIG not in manifest.files or PROVENANCE not in manifest.files:
-            raise BadFile(path / MANIFEST, "", "is that of something else than a model", "name a model folder")
+            raise BadFile(path / MANIFEST, "", "is that of something else than a model", _what_instead(path))
         for added in sorted(path.iterdir()):
             if added.suffix in READ_SUFFIXES and added.name not in {MANIFEST, *manifest.files}:
                 raise BadFile(added, "", "was put into a finished folder: the manifest does not know it", "remove it")
@@ -425,7 +425,7 @@ def _what_instead(path: Path) -> str:
     if (path / "params.json").exists():
         return f"this is Meta's format: camelid convert {path} NEW_FOLDER --to hf"
     if (path / "adapter_config.json").exists():
-        return "this is an adapter: load its base and put it on"
+        return f"this is an adapter: camelid merge BASE NEW_FOLDER --adapter {path}"
     return "name the folder that holds the model"
 
 

@@ -117,6 +117,12 @@ class Asked:
                 option, f"{text} does not end in .gguf, by which such a file is known", f"say {text}.gguf"
             )
 
+    def no_gguf(self, option: str, text: str) -> None:
+        """A folder to write, which nobody is to take for a GGUF file."""
+        if Path(text).suffix == ".gguf":
+            found = f"{text} would be a folder, and is named like a file"
+            self.problems.add(option, found, f"say {text.removesuffix('.gguf')}")
+
     def records(self, option: str, text: str | None) -> Path | None:
         """A file of records or texts, or a folder that Hugging Face's datasets saved, one split of it."""
         from camelid.data import saved

@@ -67,8 +67,8 @@ def quantize(asked: Asked, /, as_json: bool, **options: Any) -> None:
     damping = asked.number("--damping", options["damping"], 0.01, least=1e-6, most=10.0)
     if out is not None and Path(out).expanduser().exists():
         asked.problems.add("--out", f"{out} exists", "name something that does not exist yet")
-    if out is not None and form in IN_GGUF:
-        asked.gguf("--out", out)
+    if out is not None:
+        (asked.gguf if form in IN_GGUF else asked.no_gguf)("--out", out)
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
     asked.settle()
     assert group is not None and damping is not None

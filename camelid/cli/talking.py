@@ -98,19 +98,20 @@ def opened(
     wished: dict[str, Any] | None = None,
     *,
     tokens: int = 0,
+    rows: int = 1,
     anyway: bool = False,
 ) -> Loaded:
     """The model of a folder or GGUF file on a machine, in its stored precision unless another was asked for.
 
     Quantised weights of a file are decoded, which is told on standard error; so is the reason where PyTorch
     computes although the kernels would serve. Raises UsageError before anything is loaded where memory does not suffice
-    for the weights and a cache of so many tokens.
+    for the weights and a cache of `rows` texts of so many tokens.
     """
     from camelid.checkpoints import directory
     from camelid.cli.memory import check_loading
 
     plan = directory.load(folder, check="lengths")
-    check_loading(plan, machine, dtype=dtype, tokens=tokens, anyway=anyway, **(wished or {}))
+    check_loading(plan, machine, dtype=dtype, tokens=tokens, rows=rows, anyway=anyway, **(wished or {}))
     import torch
 
     from camelid.generate.loaded import load
@@ -144,9 +145,9 @@ def tell_of_decoding(path: Path) -> None:
     checkpoint = directory.load(path, check="lengths")
     if checkpoint.quantised:
         forms = ", ".join(f"{count} in {form}" for form, count in checkpoint.forms.items())
-        more = 4 * checkpoint.shape.parameters() / GIB
-        told = f"{path.name}: {forms} (tensors); decoded to {checkpoint.dtype}, which takes {more:.2f} GiB of memory"
-        click.echo(told, err=True)
+        size = 4 * checkpoint.shape.parameters()
+        more = f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
+        click.echo(f"{path.name}: {forms} (tensors); decoded to {checkpoint.dtype}, {more} of memory", err=True)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -225,7 +226,9 @@ def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
     asked.settle()
     assert own is not None
     if source is not None:
-        batch(opened(folder, machine, options["dtype"], wished), source, own, options, together)
+        asked_of = {"tokens": own.max_tokens, "rows": together or 1, "anyway": options["anyway"]}
+        loaded = opened(folder, machine, options["dtype"], wished, **asked_of)
+        batch(loaded, source, own, options, together)
         return
     text = read_input("--prompt") if options["prompt"] == "-" else options["prompt"]
     tokens = len(text) + (settings["max_tokens"] or 0)
@@ -237,13 +240,17 @@ def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
     asking = with_tools(loaded, [*system, Message("user", text, options["context"] or "")], functions)
     prompt = loaded.prompt(text if options["raw"] else asking, raw=options["raw"])
     if own.several > 1:
-        show_choices(loaded, prompt, own, as_json)
+        show_choices(loaded, prompt, own, functions, as_json)
         return
     if smaller or options["lookup"]:
         from camelid.generate.speculate import Tally
 
         tally = Tally()
-        small = opened(smaller, machine, options["dtype"], wished) if smaller else None
+        small = (
+            opened(smaller, machine, options["dtype"], wished, tokens=tokens, anyway=options["anyway"])
+            if smaller
+            else None
+        )
         events = guessed(loaded, prompt, own, small, tally)
     else:
         tally, events = None, loaded.generate(prompt, own)
@@ -263,17 +270,20 @@ def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
         click.echo(f"{tally.given} tokens in {tally.passes} passes; {told}", err=True)
 
 
-def show_choices(loaded: Loaded, prompt: Any, own: Any, as_json: bool) -> None:
-    """Several answers to one prompt, the best or first first."""
+def show_choices(loaded: Loaded, prompt: Any, own: Any, functions: Any, as_json: bool) -> None:
+    """Several answers to one prompt, the best or first first, with their calls where functions were offered."""
     from camelid.generate.choices import complete_choices
 
     own = prompt.within(own)
     found = complete_choices(loaded.model, prompt.ids, own, loaded.tokenizer, starts=prompt.starts, cache=loaded.cache)
+    heard = [calls_of(one.token_ids, loaded, functions) if functions else {} for one in found]
     if as_json:
-        click.echo(json.dumps({"choices": [one.data() for one in found]}))
+        click.echo(json.dumps({"choices": [{**one.data(), **calls} for one, calls in zip(found, heard, strict=True)]}))
         return
-    for number, one in enumerate(found, 1):
+    for number, (one, calls) in enumerate(zip(found, heard, strict=True), 1):
         click.echo(f"[{number}] {one.text}")
+        if calls.get("wrong"):
+            click.echo(f"answer {number} {calls['wrong']}", err=True)
 
 
 def calls_of(ids: Any, loaded: Loaded, functions: Any) -> dict[str, Any]:
@@ -294,8 +304,13 @@ def check_batch(asked: Asked, options: dict[str, Any], as_json: bool) -> None:
             if value:
                 asked.problems.add(name, "goes with --file", "name a file of prompts, or leave it out")
         return
-    if options["out"] is None:
+    out, source = options["out"], Path(options["source"]).expanduser()
+    if out is None:
         asked.problems.add("--out", "is missing", "name the file for the answers")
+    elif Path(out).is_dir():
+        asked.problems.add("--out", f"{out} is a folder", f"name a file: {Path(out) / 'answers.jsonl'}")
+    elif Path(out).exists() and source.exists() and source.samefile(out):
+        asked.problems.add("--out", f"{out} holds the prompts", "name another file for the answers")
     alone = {"--prompt": options["prompt"], "--input": options["context"], "--system": options["system"]}
     alone |= {name: options[name[2:]] for name in ("--raw", "--tools", "--draft", "--lookup")}
     for name, value in alone.items():

@@ -22,8 +22,8 @@ from camelid.generate.gguf import as_stored
 from camelid.generate.settings import Settings
 from camelid.machine import no_compiler
 from camelid.models.shape import LlamaShape
-from camelid.native.build import built, switched_off
-from camelid.native.library import library, state
+from camelid.native.build import Absent, built, switched_off
+from camelid.native.library import state
 from camelid.native.llama import NativeLlama
 from camelid.native.matrix import Kind
 from camelid.nn.paged import CacheKind
@@ -227,7 +227,8 @@ def _no_native(dtype: torch.dtype, device: torch.device, engine: Engine | None, 
             problems.add("weights", f"{weights} for PyTorch", "leave out weights, or use the native engine")
         problems.raise_usage()
         return ""
-    missing = state() if not unfit and library() is None else ""
+    absent = built()
+    missing = absent.reason if not unfit and isinstance(absent, Absent) else ""
     if not unfit and not missing:
         return None
     if engine == "native" or weights is not None:
@@ -235,7 +236,7 @@ def _no_native(dtype: torch.dtype, device: torch.device, engine: Engine | None, 
         remedy = "see camelid doctor, or use the engine pytorch and the stored weights"
         problems.add(setting, f"{weights or engine} needs the native kernels: {unfit or missing}", remedy)
         problems.raise_usage()
-    return "" if switched_off() else f"no native kernels: {getattr(built(), 'reason', unfit)}"
+    return "" if switched_off() else f"no native kernels: {missing or unfit}"
 
 
 def _only_text(messages: Sequence[Message]) -> str:

@@ -73,8 +73,10 @@ def test_answers_match_what_was_asked_of_them(model: str, capsys: pytest.Capture
 
 
 def test_beams_and_top_logprobs_are_told(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found = asked(capsys, model, "--beams", "3", "--n", "2", "--max-tokens", "6")["choices"]
-    assert [len(one["logprobs"]) == len(one["token_ids"]) for one in found] == [True, True]
+    words = ("--beams", "3", "--n", "2", "--max-tokens", "6", "--top-logprobs", "2", "--prompt-logprobs")
+    for one in asked(capsys, model, *words)["choices"]:
+        assert len(one["logprobs"]) == len(one["token_ids"]) and all(len(top) == 2 for top in one["top_logprobs"])
+        assert len(one["prompt_logprobs"]) == len(one["prompt_ids"])
     told = asked(capsys, model, "--top-logprobs", "2", "--prompt-logprobs", "--max-tokens", "3")
     assert [len(top) for top in told["top_logprobs"]] == [2, 2, 2] and told["prompt_top_logprobs"][0] == []
     assert told["top_logprobs"][0][0]["id"] == told["token_ids"][0], "greedy"
