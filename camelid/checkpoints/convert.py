@@ -131,7 +131,7 @@ def _opened(source: Path, target: Path, context: int | None, files: Files) -> It
         format="hf" if source.is_dir() else "gguf",
         shape=checkpoint.shape,
         tensors=checkpoint.tensors(),
-        told=checkpoint.told,
+        told=_told(checkpoint.told, checkpoint.certificate, checkpoint.stored_as),
         origin=origin,
         tokenizer=checkpoint.tokenizer if checkpoint.has_tokenizer else None,
         template=checkpoint.template,
@@ -149,17 +149,26 @@ def _from_meta(source: Path, room: Path, context: int | None) -> Source:
     note = _read_note(source)
     model = read_meta(source, room, context=context or note.get("context"))
     generation = note.get("generation")
+    narrowest = min((tensor.dtype for tensor in model.tensors.values()), key=lambda dtype: dtype.itemsize)
     return Source(
         format="meta",
         shape=model.shape,
         tensors=model.tensors,
-        told=note.get("told", {}),
+        told=_told(note.get("told", {}), note.get("certificate"), str(narrowest).removeprefix("torch.")),
         origin={"shards": model.shards, "embedding": model.embedding, "left_out": list(model.dropped)},
         tokenizer=_tokenizer(source),
         template=_template(note),
         generation=None if generation is None else generation_from(generation, source / NOTE),
         certificate=note.get("certificate"),
     )
+
+
+def _told(told: Mapping[str, Any], certificate: Mapping[str, Any] | None, stored_as: str) -> Mapping[str, Any]:
+    """What camelid.json says, with how narrow the weights once were if they are no longer those of the certificate."""
+    provenance = told.get("provenance", {})
+    if certificate is None or stored_as == certificate.get("weights") or "rounded_to" in provenance:
+        return told
+    return {**told, "provenance": {**provenance, "rounded_to": stored_as}}
 
 
 def _read_note(source: Path) -> dict[str, Any]:

@@ -293,6 +293,14 @@ class Checkpoint:
         widest = max((place.dtype for header in self.headers for place in header.places.values()), key=_width)
         return TORCH[widest]
 
+    @property
+    def stored_as(self) -> str:
+        """How the matrices are stored, in the words of certificates: "bfloat16", the narrowest dtype if of several; or the
+        forms of quantised ones, "q4_0, f32"."""
+        if self.quantised:
+            return ", ".join(self.forms)
+        return TORCH[min((place.dtype for header in self.headers for place in header.places.values()), key=_width)]
+
     @cached_property
     def certificate(self) -> Mapping[str, Any] | None:
         """What the model said when it was trained (see generate/certificate.py), as JSON; None where nobody noted it."""

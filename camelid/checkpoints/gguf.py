@@ -205,10 +205,18 @@ class GgufCheckpoint(Checkpoint):
     @property
     def dtype(self) -> str:
         """float32 where weights are quantised, for they are decoded to it; else the widest stored dtype."""
-        if self.quantised:
-            return "float32"
+        return "float32" if self.quantised else self._dtypes[-1]
+
+    @property
+    def stored_as(self) -> str:
+        return ", ".join(self.forms) if self.quantised else self._dtypes[0]
+
+    @property
+    def _dtypes(self) -> list[str]:
+        """Those of the weights, the narrowest first."""
         dtypes = {tensor.dtype for tensor in self._deferred.values()}
-        return str(max(dtypes, key=lambda dtype: (dtype.itemsize, dtype == torch.float16))).removeprefix("torch.")
+        ordered = sorted(dtypes, key=lambda dtype: (dtype.itemsize, dtype == torch.float16))
+        return [str(dtype).removeprefix("torch.") for dtype in ordered]
 
     @property
     def forms(self) -> Mapping[str, int]:
