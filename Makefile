@@ -1,4 +1,4 @@
-# make demo    set up, then grow a base model and an Alpaca from nothing, offline, and show what came of it
+# make demo    set up, then grow a base model, an Alpaca and an Alpaca-LoRA from nothing, offline, and show what came of it
 # make test    set up, then run every test
 # make check   formatting, lint, types
 # make bench   measure this machine and this code

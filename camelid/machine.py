@@ -118,7 +118,8 @@ def hands(machine: Machine) -> str:
     """Who computes, in words: "4 processes of 1 thread", "2 threads", "cuda", "4 ranks (data 2, shard 2) on cuda"."""
     if machine.ranks > 1:
         words = ", ".join(f"{name} {n}" for name in ("data", "shard", "tensor") if (n := getattr(machine, name)) > 1)
-        return f"{machine.ranks} ranks ({words}) on {hands(replace(machine, data=1, shard=1, tensor=1))}"
+        own = hands(replace(machine, data=1, shard=1, tensor=1))
+        return f"{machine.ranks} ranks ({words})" + (f" of {own}" if machine.device == "cpu" else f" on {own}")
     if machine.device != "cpu":
         return machine.device
     if machine.workers > 1:

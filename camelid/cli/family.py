@@ -15,6 +15,7 @@ from camelid.recipe import Recipe, Stage, check, reference
 from camelid.recipes import MEMBERS, Member
 from camelid.recipes.sources import Source, sources
 
+INPUTS = ("start", "data", "tokenizer", "teacher", "partner", "parent")  # of a stage
 DIM, BOLD, RESET = "\x1b[2m", "\x1b[1m", "\x1b[0m"
 
 
@@ -158,6 +159,10 @@ def override_recipe(recipe: Recipe, changes: dict[str, str], asked: Asked) -> Re
         stage = path.split(".")[0]
         if stage not in names:
             asked.problems.add(f"--set {path}", f"there is no stage {stage!r}", did_you_mean(stage, sorted(names)))
+        elif path.partition(".")[2] in INPUTS and written.lower() != "none":
+            asked.problems.add(
+                f"--set {path}", "is what the stage is given", "use --start FOLDER and --data [STAGE=]FILE"
+            )
         else:
             recipe = _override_in(recipe, stage, path, written, asked)
     for ancestor in recipe.lineage() if changes else ():

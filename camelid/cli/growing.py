@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -86,9 +87,18 @@ def _of_stage(word: str) -> bool:
     return "=" in word and not Path(word).expanduser().exists()
 
 
-def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_json: bool) -> None:
-    """Check everything that was asked for, then grow it and say what came of it."""
+def run_request(
+    asked: Asked,
+    /,
+    request: Request,
+    options: dict[str, Any],
+    as_json: bool,
+    beside: Sequence[Request] = (),
+    carry: str | None = None,
+) -> None:
+    """Check everything that was asked for, then grow it, and others beside it, and say what came of it."""
     recipe = asked_recipe(asked, request)
+    others = [(other, asked_recipe(asked, other)) for other in beside]
     store = asked.store(options["store"])
     found = asked.machine(
         options["device"],
@@ -123,6 +133,8 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
         anyway=options["anyway"],
         spikes=spikes,
         log=log,
+        beside=[(other.settled(found), found) for other, found in others if found],
+        carry=carry,
     )
     if outcome is None:
         return  # rank 0 tells
@@ -348,8 +360,9 @@ def resume(asked: Asked, /, run: str | None, as_json: bool, **options: Any) -> N
 @store_option
 @click.pass_obj
 def demo(asked: Asked, /, **options: Any) -> None:
-    """Grow a base model and an Alpaca from nothing, offline, and show what came of it."""
-    run_request(asked, Request(member="alpaca", size="desk"), options, False)
+    """Grow a base model, an Alpaca and an Alpaca-LoRA from nothing, offline, and show what came of it."""
+    alpaca, adapters = Request(member="alpaca", size="desk"), Request(member="alpaca-lora", size="desk")
+    run_request(asked, alpaca, options, False, beside=[adapters], carry="q8_0")
 
 
 @click.command(cls=Command)

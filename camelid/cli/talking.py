@@ -371,7 +371,7 @@ def batch(loaded: Loaded, source: Path, own: Settings, options: dict[str, Any], 
 def chat(asked: Asked, /, **options: Any) -> None:
     """Talk with MODEL, a folder, a GGUF file or a grown member, in its own template.
 
-    /clear begins anew, /exit or the end of input leaves; an interrupt stops the answer.
+    /help says what else can be said there, /exit or the end of input leaves; an interrupt stops the answer.
     """
     folder = asked.model(options["model"], asked.store(options["store"]))
     settings = sampling(asked, options)
@@ -379,6 +379,7 @@ def chat(asked: Asked, /, **options: Any) -> None:
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
     wished = engine(asked, options)
     asked.settle()
+    from camelid.cli.chatting import converse
     from camelid.generate.chat import Chat
     from camelid.generate.settings import Settings
 
@@ -393,46 +394,6 @@ def chat(asked: Asked, /, **options: Any) -> None:
         forget="oldest" if forget == "oldest" else "never",
     )
     converse(talk, interactive=sys.stdin.isatty())
-
-
-def converse(talk: Any, *, interactive: bool) -> None:
-    """Read turns from standard input until it ends, and stream the answers."""
-    if interactive:
-        click.echo("/clear begins anew, /exit leaves", err=True)
-    while True:
-        if interactive:
-            click.echo("\n> ", nl=False, err=True)
-        try:
-            line = sys.stdin.readline()
-        except KeyboardInterrupt:
-            return
-        said = line.rstrip("\n")
-        if not line or said.strip() == "/exit":
-            return
-        if said.strip() == "/clear":
-            talk.clear()
-        elif said.strip():
-            answer(talk, said)
-
-
-def answer(talk: Any, said: str) -> None:
-    """One turn; what cannot be said is told, and the conversation goes on."""
-    from camelid.errors import BadData
-    from camelid.generate.chat import Forgot
-    from camelid.generate.decode import Token
-
-    try:
-        for event in talk.say(said):
-            if isinstance(event, Forgot):
-                click.echo(f"(forgot the {event.exchanges} oldest exchanges)", err=True)
-            if isinstance(event, Token):
-                click.echo(event.text, nl=False)
-                sys.stdout.flush()
-    except KeyboardInterrupt:
-        click.echo(" ...", nl=False)
-    except (UsageError, BadData) as error:
-        click.echo(str(error), err=True, nl=False)
-    click.echo()
 
 
 @click.command(cls=Command)

@@ -80,14 +80,8 @@ def optimizer_for(
     Raises UsageError for what cannot be divided.
     """
     machine, dtype = conduct.machine, None if adapted else dtype_of(conduct)
-    divided = machine.shard > 1 or machine.tensor > 1
-    if divided and adapted:
-        check_divided(model.shape, machine, adapted=True)
     problems = ProblemList()
-    if divided and type(optim) is not AdamW:
-        problems.add("optim", f"{type(optim).__name__} among shards of a model", "use AdamW, or replicas alone")
-    if optim.paged and conduct.ranks.world > 1:
-        problems.add("optim.paged", f"on {conduct.ranks.world} ranks, which would share one file", "leave it out")
+    check_divided(model.shape, machine, problems, adapted=adapted, optim=optim)
     problems.raise_usage()
     placement = None if adapted else place(model, machine, conduct.ranks, dtype_of(conduct))
     if placement is not None:

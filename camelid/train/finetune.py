@@ -45,7 +45,7 @@ from camelid.train.assemble import (
 )
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
-from camelid.train.settings import AdamW, GaLore, Schedule
+from camelid.train.settings import AdamW, Schedule, check_together
 from camelid.train.vocabulary import NewRows, old_pieces, with_rows
 
 
@@ -192,16 +192,11 @@ def _check_frugal(
 ) -> None:
     """Raises UsageError for economies that do not go together."""
     problems = ProblemList()
-    if base is not None and adapter is None:
-        problems.add("base", f"{base} weights are frozen, and nothing else would learn", "name an adapter beside it")
+    check_together(optim, adapter, base, "", problems)
     if base is not None and rows > parent.shape.vocab:
-        found = f"{rows - parent.shape.vocab} rows are added to a base that lies in {base}"
+        added = rows - parent.shape.vocab
+        found = f"{added} row{'s are' if added > 1 else ' is'} added to a base that lies in {base}"
         problems.add("base", found, "leave out the new tokens, or keep the base whole")
-    if optim.ratio != 1 and adapter is None:
-        problems.add("optim.ratio", f"{optim.ratio:g} is for an adapter's B, and there is no adapter", "leave it at 1")
-    if isinstance(optim, GaLore) and adapter is not None:
-        found = "GaLore projects the gradients of whole matrices, and an adapter leaves these frozen"
-        problems.add("optim", found, "use AdamW or AdamW8bit, or train every weight")
     problems.raise_usage()
     if base is not None:
         check_bits(parent.shape, base)

@@ -33,6 +33,7 @@ from camelid.models.llama import Llama
 from camelid.models.shape import LlamaShape
 from camelid.ranks import Ranks
 from camelid.train.optim import Optimizer
+from camelid.train.settings import AdamW
 from camelid.train.team import DOING, Backward, Plan
 
 if TYPE_CHECKING:
@@ -163,7 +164,9 @@ def place(model: Llama, machine: Machine, ranks: Ranks, dtype: torch.dtype) -> P
     """
     if machine.shard == machine.tensor == 1:
         return None
-    check(model.shape, machine, adapted=model.adapter is not None)
+    problems = ProblemList()
+    check(model.shape, machine, problems, adapted=model.adapter is not None)
+    problems.raise_usage()
     with ranks.speaking("forming groups"):
         from torch.distributed.device_mesh import init_device_mesh
 
@@ -180,9 +183,22 @@ def place(model: Llama, machine: Machine, ranks: Ranks, dtype: torch.dtype) -> P
     return Placement(model, seat, pieces)
 
 
-def check(shape: LlamaShape, machine: Machine, *, adapted: bool) -> None:
-    """Raises UsageError with everything that does not divide or go together."""
-    problems, count = ProblemList(), machine.tensor
+def check(
+    shape: LlamaShape,
+    machine: Machine,
+    problems: ProblemList,
+    *,
+    adapted: bool = False,
+    optim: AdamW | None = None,
+    where: str = "",
+) -> None:
+    """Adds everything that does not divide or go together among the machine's ranks; settings of the optimizer under
+    names that begin with `where`."""
+    if optim is not None and optim.paged and machine.ranks > 1:
+        problems.add(f"{where}optim.paged", f"on {machine.ranks} ranks, which would share one file", "leave it out")
+    if machine.shard == 1 and machine.tensor == 1:
+        return
+    count = machine.tensor
     for what, found in (("heads", shape.heads), ("kv_heads", shape.kv_heads), ("hidden", shape.hidden)):
         if found % count:
             problems.add("--tensor", f"{count} do not divide {found} {what}", "use a divisor of it")
@@ -190,7 +206,9 @@ def check(shape: LlamaShape, machine: Machine, *, adapted: bool) -> None:
         problems.add("--sums", "ordered, with replicas of shards", "use --sums fast, or shards alone")
     if adapted:
         problems.add("--shard, --tensor", "with an adapter, whose base is frozen", "train it on replicas alone")
-    problems.raise_usage()
+    if optim is not None and type(optim) is not AdamW:
+        among = f"{type(optim).__name__} among shards of a model"
+        problems.add(f"{where}optim", among, "use AdamW, or replicas alone")
 
 
 def _local(weight: Tensor) -> Tensor:

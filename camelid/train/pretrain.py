@@ -13,7 +13,7 @@ import torch
 from camelid.checkpoints import directory
 from camelid.data.batch import PretrainingBatches
 from camelid.data.mixture import Mixture
-from camelid.errors import Problem, UsageError
+from camelid.errors import Problem, ProblemList, UsageError
 from camelid.frozen import diff
 from camelid.generate.certificate import certificate
 from camelid.models.adapt import add_lora, fold, portable, set_randomness
@@ -38,7 +38,7 @@ from camelid.train.assemble import (
 )
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import Distilled, NextToken
-from camelid.train.settings import AdamW, Schedule
+from camelid.train.settings import AdamW, Schedule, check_together
 from camelid.train.vocabulary import NewRows, old_pieces, with_rows
 
 
@@ -97,9 +97,9 @@ def pretrain(
         shape=shape,
         ids=tokenizer.size,
     )
-    if optim.ratio != 1 and adapter is None:
-        found = f"{optim.ratio:g} is for an adapter's B, and there is no adapter"
-        raise UsageError([Problem("optim.ratio", found, "leave it at 1")])
+    problems = ProblemList()
+    check_together(optim, adapter, None, "", problems)
+    problems.raise_usage()
     parent = None if start is None else directory.load(start)
     apart = "" if parent is None or adapter is None else why_no_adapter(parent, shape, adapter, cut=cut is not None)
     if apart:

@@ -83,6 +83,19 @@ class GaLore(AdamW):
             problems.add(f"{where}.scale", f"{self.scale}", "use a positive number such as 0.25")
 
 
+def check_together(optim: AdamW, adapter: object, base: str | None, where: str, problems: ProblemList) -> None:
+    """Adds economies that do not go together: `where` is what their names begin with, such as "tuned."."""
+    if base is not None and adapter is None:
+        found = f"{base} weights are frozen, and nothing else would learn"
+        problems.add(f"{where}base", found, "name an adapter beside it")
+    if optim.ratio != 1 and adapter is None:
+        found = f"{optim.ratio:g} is for an adapter's B, and there is no adapter"
+        problems.add(f"{where}optim.ratio", found, "leave it at 1")
+    if isinstance(optim, GaLore) and adapter is not None:
+        found = "GaLore projects the gradients of whole matrices, and an adapter leaves these frozen"
+        problems.add(f"{where}optim", found, "use AdamW or AdamW8bit, or train every weight")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Constant:
     """The same rate at every step after the warm-up."""

@@ -12,7 +12,7 @@ import torch.distributed.fsdp  # here, so that forked ranks need not import it
 
 from camelid import durable
 from camelid.checkpoints.safetensors_io import open_tensors
-from camelid.errors import BadFile, UsageError
+from camelid.errors import BadFile, ProblemList
 from camelid.machine import Machine
 from camelid.models.shape import LlamaShape
 from camelid.ranks import ALONE
@@ -21,7 +21,7 @@ from camelid.train.loss import NextToken
 from camelid.train.optim import Optimizer
 from camelid.train.parallel import check, place
 from camelid.train.pieces import Pieces
-from camelid.train.settings import AdamW
+from camelid.train.settings import AdamW, AdamW8bit
 from camelid.train.state import PREFIX, steps_of
 from tests import group
 from tests.train import tiny
@@ -227,14 +227,16 @@ def test_what_is_not_finite_on_one_rank_is_refused_by_all_and_no_piece_changes(a
 
 
 def test_what_does_not_divide_or_go_together_is_refused_all_at_once():
-    with pytest.raises(UsageError) as told:
-        check(SHAPE, machine(data=2, shard=2, tensor=5), adapted=True)
-    text = str(told.value)
+    problems, paged = ProblemList(), AdamW8bit(lr=1e-3, paged=True)
+    check(SHAPE, machine(data=2, shard=2, tensor=5), problems, adapted=True, optim=paged, where="tuned.")
+    text = "\n".join(map(str, problems.problems))
     for words in (
         "5 do not divide 4 heads",
         "2 kv_heads",
         "24 hidden",
         "ordered, with replicas of shards",
         "an adapter",
+        "tuned.optim: AdamW8bit among shards",
+        "tuned.optim.paged: on 20 ranks",
     ):
         assert words in text
