@@ -42,7 +42,19 @@ from camelid.checkpoints.safetensors_io import (
     read_header,
     serialise,
 )
-from camelid.durable import FILES, MANIFEST, NAME, Draft, Files, Manifest, commit, json_bytes, read_json, verify
+from camelid.durable import (
+    FILES,
+    MANIFEST,
+    NAME,
+    Draft,
+    Files,
+    Manifest,
+    commit,
+    json_bytes,
+    read_bytes,
+    read_json,
+    verify,
+)
 from camelid.errors import BadFile, NonFinite, ProblemList
 from camelid.frozen import from_data, to_data
 from camelid.models.shape import LlamaShape
@@ -64,6 +76,8 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MIXED = "config.json and the weights are of different models: get all files of one, whole"
 CHAT_TEMPLATE = "chat_template.jinja"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+MAX_CHAT_TEMPLATE_BYTES = 1 << 20
 MAX_SHARD_BYTES = 5_000_000_000  # as in Hugging Face's published folders
 MAX_INDEX_BYTES = 8 << 20
 FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -335,6 +349,25 @@ class Checkpoint:
         from camelid.dialogue.template import Template
 
         return from_data(Template, self.told["template"], f"{self.path / PROVENANCE}: template")
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The text, in Jinja, by which other programs write conversations; it is never run here. None where there is none."""
+        if _has(self.path, self.manifest, CHAT_TEMPLATE):
+            try:
+                return read_bytes(self.path / CHAT_TEMPLATE, max_bytes=MAX_CHAT_TEMPLATE_BYTES).decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise BadFile(
+                    self.path / CHAT_TEMPLATE, f"byte {error.start}", "is not UTF-8", "get it again"
+                ) from None
+        if not _has(self.path, self.manifest, TOKENIZER_CONFIG):
+            return None
+        told = read_json(self.path / TOKENIZER_CONFIG)
+        text = told.get("chat_template") if isinstance(told, dict) else None
+        if isinstance(text, list):  # several by name, as transformers allows
+            named = {str(one.get("name")): one.get("template") for one in text if isinstance(one, dict)}
+            text = named.get("default")
+        return text if isinstance(text, str) else None
 
     @cached_property
     def digest(self) -> str:

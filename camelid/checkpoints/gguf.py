@@ -246,6 +246,11 @@ class GgufCheckpoint(Checkpoint):
         with open(self.path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
+    @property
+    def chat_template(self) -> str | None:
+        text = self.header.metadata.get(CHAT_TEMPLATE)
+        return text if isinstance(text, str) else None
+
     def tensors(self) -> Mapping[str, torch.Tensor]:
         """The weights under Hugging Face's names, in its order of rows; quantised ones decoded to float32."""
         return _Tensors(self._deferred)
