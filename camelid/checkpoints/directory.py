@@ -208,6 +208,12 @@ def _finite(name: str, tensor: Deferred) -> Deferred:
     return Deferred(tensor.dtype, tensor.shape, read)
 
 
+def extras(certificate: Mapping[str, Any] | None, chat_template: str | None) -> dict[str, bytes]:
+    """What goes with a model beside what `save` writes, as its `extra`: its certificate, a foreign chat template."""
+    found = {} if certificate is None else {CERTIFICATE: json_bytes(dict(certificate))}
+    return found | ({} if chat_template is None else {CHAT_TEMPLATE: chat_template.encode("utf-8")})
+
+
 def _generation_of(tokenizer: Tokenizer | None, template: Template | None) -> Generation:
     """The tokenizer's ids; with a template, the ids that end its replies."""
     if tokenizer is None:

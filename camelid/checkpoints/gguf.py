@@ -67,6 +67,7 @@ def save_gguf(
     form: str | None = None,
     tokenizer: Tokenizer | None = None,
     template: Template | None = None,
+    chat_template: str | None = None,
     generation: Generation | None = None,
     told: Mapping[str, Any] | None = None,
     source: str | None = None,
@@ -77,6 +78,7 @@ def save_gguf(
 
     state       the weights under Hugging Face's names; those of a tied head may be there or not
     form        of the matrices: f32, f16, bf16, q8_0 or q4_0; each in its own dtype by default
+    chat_template  of a foreign model, kept as it stands; with a template it is written from that
     told        what camelid.json says of the model, `source`, its digest, and its certificate; kept in the file
 
     Raises UsageError naming everything that the form or the format cannot hold, NonFinite for values that are infinite,
@@ -113,7 +115,9 @@ def save_gguf(
     if tokenizer is not None and template is not None:
         from camelid.dialogue.jinja import jinja
 
-        keys[CHAT_TEMPLATE] = jinja(template, tokenizer)
+        chat_template = jinja(template, tokenizer)
+    if chat_template is not None:
+        keys[CHAT_TEMPLATE] = chat_template
     return replace_file(path, serialise(keys, tensors), files=files)
 
 
