@@ -27,6 +27,7 @@ from camelid.errors import BadFile, Problem, UsageError
 from camelid.machine import GIB, Machine
 
 if TYPE_CHECKING:
+    from camelid.dialogue.template import Template
     from camelid.generate.loaded import Loaded
     from camelid.generate.settings import Settings
     from camelid.tokenizers.protocol import Tokenizer
@@ -74,6 +75,12 @@ def engine_options(function: Any) -> Any:
     return function
 
 
+def template_option(function: Any) -> Any:
+    """--template: in which a model talks that has none, or is to talk otherwise."""
+    told = "Talk as this member does, or as llama-2-chat, llama-3-instruct, llama-3.1-instruct ... (default: as it was tuned)."
+    return click.option("--template", metavar="NAME", help=told)(function)
+
+
 def engine(asked: Asked, options: dict[str, Any]) -> dict[str, Any]:
     """The engine and the type of the weights, None where left open, and that of the cache; problems are collected."""
     return {
@@ -100,6 +107,7 @@ def opened(
     tokens: int = 0,
     rows: int = 1,
     anyway: bool = False,
+    template: Template | None = None,
 ) -> Loaded:
     """The model of a folder or GGUF file on a machine, in its stored precision unless another was asked for.
 
@@ -118,7 +126,7 @@ def opened(
 
     torch.set_num_threads(machine.threads)
     found = None if dtype is None else getattr(torch, dtype)
-    loaded = load(folder, dtype=found, device=machine.device, **(wished or {}))
+    loaded = load(folder, dtype=found, device=machine.device, template=template, **(wished or {}))
     if loaded.cache == "int8":
         tell_of_cache(loaded)
     if "(" in loaded.engine:
@@ -126,6 +134,22 @@ def opened(
     if "as stored" not in loaded.engine:
         tell_of_decoding(folder)
     return loaded
+
+
+def tell_of_template(loaded: Loaded) -> None:
+    """Say on standard error in which template a foreign model talks, and where there is none."""
+    other = "--template NAME chooses"
+    if loaded.foreign == "unknown":
+        told = (
+            f"its chat template is none that is known here: it continues your text instead of answering ({other} one)"
+        )
+        click.echo(told, err=True)
+    elif loaded.foreign:
+        told = f"template: {loaded.foreign}, by the marks of the file's own, which is never run ({other} another)"
+        click.echo(told, err=True)
+    elif loaded.template is None:
+        told = f"this model has no template: it continues your text instead of answering ({other} one)"
+        click.echo(told, err=True)
 
 
 def tell_of_cache(loaded: Loaded) -> None:
@@ -175,6 +199,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
 @click.option(
     "--tools", metavar="FILE", help="Functions that may be called, as JSON; with --json: calls, and wrong ones."
 )
+@template_option
 @sampling_options
 @drawing_options
 @constraint_options
@@ -210,8 +235,9 @@ def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
     check_batch(asked, options, as_json)
     if any(not text for text in options["stop"]):
         asked.problems.add("--stop", "is empty", "leave it out")
-    if options["raw"] and (options["system"] or options["context"]):
-        asked.problems.add("--raw", "goes without a template", "leave out --system and --input")
+    if options["raw"] and (options["system"] or options["context"] or options["template"]):
+        asked.problems.add("--raw", "goes without a template", "leave out --template, --system and --input")
+    template = asked.template(options["template"])
     if options["tools"] and options["raw"]:
         asked.problems.add("--tools", "goes with a template", "leave out --raw")
     for name in ("prompt_logprobs", "top_logprobs"):
@@ -227,12 +253,18 @@ def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
     assert own is not None
     if source is not None:
         asked_of = {"tokens": own.max_tokens, "rows": together or 1, "anyway": options["anyway"]}
-        loaded = opened(folder, machine, options["dtype"], wished, **asked_of)
+        loaded = opened(folder, machine, options["dtype"], wished, template=template, **asked_of)
+        if loaded.foreign:
+            tell_of_template(loaded)
         batch(loaded, source, own, options, together)
         return
     text = read_input("--prompt") if options["prompt"] == "-" else options["prompt"]
     tokens = len(text) + (settings["max_tokens"] or 0)
-    loaded = opened(folder, machine, options["dtype"], wished, tokens=tokens, anyway=options["anyway"])
+    loaded = opened(
+        folder, machine, options["dtype"], wished, tokens=tokens, anyway=options["anyway"], template=template
+    )
+    if loaded.foreign and not options["raw"]:
+        tell_of_template(loaded)
     from camelid.dialogue.message import Message
     from camelid.generate.decode import End, Token
 
@@ -363,6 +395,7 @@ def batch(loaded: Loaded, source: Path, own: Settings, options: dict[str, Any], 
 @click.option(
     "--forget", metavar="never|oldest", help="When the context is full: stop (default), or drop oldest turns."
 )
+@template_option
 @sampling_options
 @engine_options
 @machine_options
@@ -376,6 +409,7 @@ def chat(asked: Asked, /, **options: Any) -> None:
     folder = asked.model(options["model"], asked.store(options["store"]))
     settings = sampling(asked, options)
     forget = asked.choice("--forget", options["forget"], ("never", "oldest"), "never")
+    template = asked.template(options["template"])
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
     wished = engine(asked, options)
     asked.settle()
@@ -384,9 +418,10 @@ def chat(asked: Asked, /, **options: Any) -> None:
     from camelid.generate.settings import Settings
 
     tokens = 8 * (settings["max_tokens"] or 0)  # ours: a conversation of some turns
-    loaded = opened(folder, machine, options["dtype"], wished, tokens=tokens, anyway=options["anyway"])
-    if loaded.template is None:
-        click.echo("this model has no template: it continues your text instead of answering", err=True)
+    loaded = opened(
+        folder, machine, options["dtype"], wished, tokens=tokens, anyway=options["anyway"], template=template
+    )
+    tell_of_template(loaded)
     talk = Chat(
         loaded,
         Settings(**settings),

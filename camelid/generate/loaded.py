@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from camelid.checkpoints import delta, directory
+from camelid.dialogue.foreign import NAMED, recognised
 from camelid.dialogue.message import Message
 from camelid.dialogue.published import PLAIN
 from camelid.dialogue.template import Rendered, Template, render
@@ -54,8 +55,10 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A model, its tokenizer and its template; `template` is None for a base model and for foreign folders.
+    """A model, its tokenizer and its template; `template` is None for a base model.
 
+    `foreign` says where the template of a foreign model comes from: the name of the published one that its chat template
+    was recognised as (dialogue/foreign.py), "unknown" for one that was not, "" where there was nothing to recognise.
     `ends` are the ids by which the folder says that a text ends; they stop every answer. `engine` says what computes:
     "native float32, AVX-512 VNNI", or "PyTorch float32" with the reason where the kernels could not be had. `cache` says
     how keys and values are kept (see Engine).
@@ -69,6 +72,7 @@ class Loaded:
     ends: tuple[int, ...] = ()
     engine: str = "PyTorch"
     cache: CacheKind = "float"
+    foreign: str = ""
 
     def prompt(self, said: Said, *, raw: bool = False, template: Template | None = None) -> Prompt:
         """What the model is given for a text (one user message) or for messages.
@@ -169,6 +173,7 @@ def load(
     weights: Kind | None = None,
     engine: Engine | None = None,
     cache: CacheKind = "float",
+    template: Template | None = None,
 ) -> Loaded:
     """The model in a folder, ours or Hugging Face's, or in a GGUF file, ready to answer.
 
@@ -182,6 +187,7 @@ def load(
              bf16 rounds what products take in to bf16 as well, as PyTorch does; float32 computes with the same stored
              weights and rounds nothing, in twice the memory
     cache    how keys and values are kept: "float", or "int8", which takes 3.6 times less memory and rounds
+    template in which it talks, instead of its own
 
     Raises BadFile naming everything that is wrong with the folder, before any weight is read, and UsageError where
     native kernels were asked for, by `engine` or `weights`, and cannot be had.
@@ -189,7 +195,11 @@ def load(
     checkpoint = directory.load(path, check=check)
     if (wrong := delta.problem(checkpoint)) is not None:
         raise UsageError([wrong])
-    tokenizer, template = checkpoint.tokenizer, checkpoint.template
+    tokenizer, foreign = checkpoint.tokenizer, ""
+    template = template or checkpoint.template
+    if template is None and checkpoint.chat_template is not None:
+        foreign = recognised(checkpoint.chat_template, tokenizer) or "unknown"
+        template = NAMED.get(foreign)
     asked = dtype or getattr(torch, checkpoint.dtype)
     why = _no_native(asked, torch.device(device), engine, weights)
     model: Model
@@ -209,7 +219,8 @@ def load(
             f" ({why})" if why else ""
         )
     told += "" if cache == "float" else f", keys and values in {cache}"
-    return Loaded(model, tokenizer, template, checkpoint.shape, checkpoint.path, checkpoint.generation.eos, told, cache)
+    ends = checkpoint.generation.eos
+    return Loaded(model, tokenizer, template, checkpoint.shape, checkpoint.path, ends, told, cache, foreign)
 
 
 def _no_native(dtype: torch.dtype, device: torch.device, engine: Engine | None, weights: Kind | None) -> str | None:

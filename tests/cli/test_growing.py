@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,3 +201,14 @@ def test_what_a_stage_refuses_while_it_runs_is_told_by_the_setting_s_whole_name(
 def test_a_start_that_is_none_is_told_once(tmp_path: Path) -> None:
     problems = asked("alpaca", tmp_path / "nowhere")[1]
     assert problems.count("--start") == 1 and "there is no folder" in problems
+
+
+def test_of_two_files_of_records_both_are_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, rows in (("a", 2), ("b", 3)):
+        (tmp_path / f"{name}.jsonl").write_text('{"instruction": "a", "output": "b"}\n' * rows)
+    one, other = str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")
+    words = ["grow", "alpaca", "--size", "tiny", "--store", str(tmp_path), "--set", "tuned.train=1", "--json"]
+    for given, rows in (((one, other), 5), ((f"tuned={one}", f"tuned=2x:{other}"), 8), ((one, f"tuned={other}"), 5)):
+        assert main([*words, *(part for word in given for part in ("--data", word))]) == 0
+        model = Path(json.loads(capsys.readouterr().out)["model"])
+        assert json.loads((model / "camelid.json").read_text())["provenance"]["data"]["rows"] == rows
