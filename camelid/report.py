@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from camelid.evaluate.score import Score
+
 COLOURS = ("#b4552d", "#2d6ab4", "#3c8f4d", "#8a4fb0")
 STYLE = """
 :root { --ink: #26211c; --soft: #7a7068; --line: #ddd5cc; --paper: #fbf8f4; --card: #fff; --good: #3c8f4d }
@@ -62,21 +64,6 @@ class Drawn:
     asked: float
     tokens: int
     epochs: float
-
-
-@dataclass(frozen=True)
-class Score:
-    """How one model did on one family of questions."""
-
-    family: str
-    correct: int
-    count: int
-    low: float
-    high: float
-
-    @property
-    def share(self) -> float:
-        return self.correct / self.count if self.count else 0.0
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,7 @@ from camelid.recipes import MEMBERS, Member
 from camelid.request import Request, read_request
 from camelid.runs import find_run
 
+ONE_FILE = "put the records of all into one file, or name the stage of each: --data STAGE=FILE"
 WIDER = ("vocab", "context", "theta", "scaling")  # what a stage of plain text may change of its parent's shape
 
 
@@ -69,11 +70,14 @@ def grow(asked: Asked, /, as_json: bool, **options: Any) -> None:
     recipe runs on a real model and real records. A stage that the store already holds is not made again; a run that was
     stopped goes on where it stood.
     """
+    files = [word for word in options["data"] if not _of_stage(word)]
+    if len(files) > 1:
+        asked.problems.add("--data", f"names {len(files)} files for the last stage: {', '.join(files)}", ONE_FILE)
     request = Request(
         member=options["member"] or "",
         size=options["size"] or ("desk" if options["start"] is None and not options["data"] else ""),
         start=options["start"],
-        data=next((word for word in reversed(options["data"]) if not _of_stage(word)), None),
+        data=files[-1] if files else None,
         texts=tuple(word for word in options["data"] if _of_stage(word)),
         settings=options["settings"],
         bad_rows=options["bad_rows"],
@@ -167,6 +171,8 @@ def asked_recipe(asked: Asked, /, request: Request) -> Recipe | None:
         stage, _, file = text.partition("=")
         if stage not in names:
             asked.problems.add(f"--data {text}", f"there is no stage {stage!r}", did_you_mean(stage, names))
+        elif stage in files or (stage == recipe.fed.name and request.data):
+            asked.problems.add(f"--data {text}", f"the stage {stage!r} has a file already", ONE_FILE)
         elif (path := asked.records("--data", file)) is not None:
             files[stage] = path
     if data is not None:

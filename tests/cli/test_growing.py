@@ -153,3 +153,16 @@ def test_what_a_stage_refuses_while_it_runs_is_told_by_the_setting_s_whole_name(
 def test_a_start_that_is_none_is_told_once(tmp_path: Path) -> None:
     problems = asked("alpaca", tmp_path / "nowhere")[1]
     assert problems.count("--start") == 1 and "there is no folder" in problems
+
+
+def test_two_files_for_one_stage_are_refused_and_none_is_left_out_in_silence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text('{"instruction": "a", "output": "b"}\n')
+    one, other = str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")
+    for words in ((one, other), (f"tuned={one}", f"tuned={other}"), (one, f"tuned={other}")):
+        given = [part for word in words for part in ("--data", word)]
+        assert main(["grow", "alpaca", "--size", "tiny", "--store", str(tmp_path), *given]) == 2
+        said = capsys.readouterr().err
+        assert "put the records of all into one file" in said and "b.jsonl" in said
