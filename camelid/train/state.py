@@ -122,8 +122,9 @@ class Store:
             problems.add("spikes", found, "go on as it was begun, or begin it anew")
             problems.raise_usage()
 
-    def go_back(self, mark: int, spiked: Spiked, optimizer: Optimizer) -> Counters:
-        """The run as it was at a mark, the steps since then passed over, the one that leapt included.
+    def go_back(self, mark: int, spiked: Spiked, now: Counters, optimizer: Optimizer) -> Counters:
+        """The run as it was at a mark, the steps since then passed over, the one that leapt included; `now` is how far
+        it had come.
 
         Raises BadFile where the mark's commit is damaged.
         """
@@ -134,18 +135,25 @@ class Store:
         state = _read_state(commit)
         self._load(commit, state, optimizer)
         before = Counters(**state["counters"])
+        nothing = {"loss": None, "norm": None, "rate": 0.0, "tokens": 0, "supervised": 0, "seen": before.tokens}
+        step = spiked.step + 1
         with self.ranks.first("going back"):
             if self.ranks.leads:
-                self._cut_journal(commit, state["journal"])
+                since = self._lines_since(state["journal"]["bytes"])
                 self._set_aside_after(mark)
-        nothing = {"loss": None, "norm": None, "rate": 0.0, "tokens": 0, "supervised": 0, "seen": before.tokens}
-        for step in range(mark, spiked.step + 1):
-            why = spiked.words if step == spiked.step else f"went back before it: step {spiked.step + 1} leapt"
-            self.write({"step": step + 1, **nothing, "refused": why})
-        passed = spiked.step + 1 - mark
-        after = replace(before, step=spiked.step + 1, skipped=before.skipped + passed, spikes=before.spikes + 1)
-        self.last = {"step": after.step, **nothing}
-        return after
+                self._cut_journal(commit, state["journal"])
+                for line in since:
+                    why = line.get("refused", f"went back before it: step {step} leapt")
+                    passed = {"step": line["step"], **nothing, "refused": why} if "step" in line else line
+                    self.write(passed)
+                self.write({"step": step, **nothing, "refused": spiked.words})
+        self.last = {"step": step, **nothing}
+        return replace(before, step=step, skipped=before.skipped + step - mark, spikes=now.spikes + 1)
+
+    def _lines_since(self, length: int) -> list[dict[str, Any]]:
+        """The journal's lines beyond its first so many bytes."""
+        lines = durable.read_lines(self.journal)
+        return [line for end, line in lines if end > length and isinstance(line, dict)]
 
     def _load(self, commit: Path, state: Mapping[str, Any], optimizer: Optimizer) -> None:
         """Weights and moments of a commit, or this rank's pieces of them."""
