@@ -140,7 +140,7 @@ class Store:
         with self.ranks.first("going back"):
             if self.ranks.leads:
                 since = self._lines_since(state["journal"]["bytes"])
-                self._set_aside_after(mark)
+                self._delete_after(mark)
                 self._cut_journal(commit, state["journal"])
                 for line in since:
                     why = line.get("refused", f"went back before it: step {step} leapt")
@@ -196,9 +196,25 @@ class Store:
 
     def _set_aside_after(self, step: int) -> None:
         """Damaged commits of later steps give up their names, which this run will need; nothing is deleted."""
-        for path in durable.commits(self.commits, PREFIX):
-            if int(path.name.removeprefix(PREFIX)) > step:
-                self.files.rename(path, path.with_name(f"damaged-{path.name}-{secrets.token_hex(4)}"))
+        for path in self._after(step):
+            self._set_aside(path)
+
+    def _set_aside(self, path: Path) -> None:
+        self.files.rename(path, path.with_name(f"damaged-{path.name}-{secrets.token_hex(4)}"))
+
+    def _delete_after(self, step: int) -> None:
+        """Commits of later steps go, the newest first: killed at any moment, the run resumes from one that is sound."""
+        for path in reversed(self._after(step)):
+            try:
+                durable.verify(path)
+            except BadFile as error:
+                self.note(f"set aside: {error}")
+                self._set_aside(path)
+            else:
+                durable.delete(path, files=self.files)
+
+    def _after(self, step: int) -> list[Path]:
+        return [path for path in durable.commits(self.commits, PREFIX) if _step(path.name) > step]
 
     def write(self, event: Mapping[str, Any], timing: Mapping[str, Any] | None = None) -> None:
         """One line more in the journal, and one in the timings if there is one; rank 0 writes for all."""
@@ -258,14 +274,9 @@ class Store:
         self.files.fsync_dir(self.directory)
         target = self.commits / f"{PREFIX}{counters.step:08d}"
         durable.commit(target, fill, needed=needed, files=self.files)
-        durable.prune(self.commits, PREFIX, self._kept(counters.step), files=self.files)
-
-    def _kept(self, step: int) -> int:
-        """How many commits stay: those asked for, and all since the last mark where there are marks."""
-        if not self.marks:
-            return self.keep
-        numbers = [int(path.name.removeprefix(PREFIX)) for path in durable.commits(self.commits, PREFIX)]
-        return max(self.keep, sum(number >= step // self.marks * self.marks for number in numbers))
+        marks = self.marks
+        mark = None if not marks else lambda name: f"{PREFIX}{_step(name) // marks * marks:08d}"
+        durable.prune(self.commits, PREFIX, self.keep, beside=mark, files=self.files)
 
     # --- pieces -------------------------------------------------------------------------------------------------------
 
@@ -334,6 +345,11 @@ def steps_of(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 _LOST = "it was changed or lost outside the run: restore it, or remove the run to start it over"
+
+
+def _step(name: str) -> int:
+    """The step of a commit of this name."""
+    return int(name.removeprefix(PREFIX))
 
 
 def _read_state(commit: Path) -> dict[str, Any]:

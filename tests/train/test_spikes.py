@@ -16,7 +16,7 @@ from camelid.train.interrupt import Interrupted
 from camelid.train.loss import NextToken
 from camelid.train.spikes import Spiked, Spikes
 from camelid.train.state import PREFIX, steps_of
-from tests import group
+from tests import faults, group
 from tests.conftest import size
 from tests.train import tiny
 
@@ -145,3 +145,42 @@ def test_settings_that_make_no_sense_and_runs_begun_without_marks_are_refused(tm
         ran(tmp_path / "b", (), spikes=None, progress=ask)
     with pytest.raises(UsageError, match="no commit of step 5 to go back to"):
         ran(tmp_path / "b", ())
+
+
+def held(path):
+    return [int(each.name.removeprefix(PREFIX)) for each in durable.commits(path / "commits", PREFIX)]
+
+
+def test_the_disk_holds_the_newest_commits_and_their_marks_and_no_more(tmp_path):
+    most = []
+    marked = replace(MEETING, every=20)
+    count = lambda *_: most.append(held(tmp_path))
+    ran(tmp_path, (28, 35), spikes=marked, steps=1, progress=count)
+    assert max(map(len, most)) == 3 and [18, 19] in [each[-2:] for each in most]
+    assert [0, 19, 20] in most and [20, 21] in most and [20, 26, 27] in most  # 20 needs no other; 19 needs its mark
+    assert held(tmp_path) == [20, 39, 40]
+    assert sorted(each.name for each in (tmp_path / "commits").iterdir()) == [f"step-{n:08d}" for n in (20, 39, 40)]
+
+
+def test_a_damaged_commit_beyond_the_mark_is_set_aside_and_not_deleted(tmp_path):
+    def damage(step, *_):
+        if step == 25:
+            (tmp_path / "commits" / f"{PREFIX}00000024" / "state.json").write_text("{}")
+
+    words = []
+    ran(tmp_path, (25,), spikes=replace(MEETING, every=20), steps=1, progress=damage, note=words.append)
+    (aside,) = (tmp_path / "commits").glob("damaged-*")
+    assert aside.name.startswith(f"damaged-{PREFIX}00000024") and "set aside" in words[0]
+
+
+def test_killed_at_any_step_of_going_back_the_run_ends_in_the_same_bits(tmp_path):
+    words = {"spikes": replace(MEETING, every=20), "steps": 2}
+    disk = faults.Recording()
+    whole = ran(tmp_path / "whole", (22, 25), files=disk, **words)
+    cuts = [at for at, (kind, *_) in enumerate(disk.steps) if kind == "truncate"]
+    assert len(cuts) == 2
+    for at in random.Random(0).sample(range(cuts[1] - 18, cuts[1] + 6), size(4)):
+        path = tmp_path / str(at)
+        with pytest.raises(faults.Killed):
+            ran(path, (22, 25), files=faults.Stopping(at, torn=at), **words)
+        assert ran(path, (22, 25), **words) == whole, at
