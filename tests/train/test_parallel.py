@@ -20,7 +20,7 @@ from camelid.models.shape import LlamaShape, LoRA
 from camelid.nn.frozen import FrozenLinear
 from camelid.ranks import ALONE
 from camelid.train.interrupt import Interrupted
-from camelid.train.loss import NextToken
+from camelid.train.loss import Distilled, NextToken
 from camelid.train.optim import Optimizer
 from camelid.train.parallel import check, place
 from camelid.train.pieces import Pieces
@@ -38,8 +38,9 @@ def machine(data=1, shard=1, tensor=1, sums="ordered", dtype="float32"):
     return Machine(threads=1, data=data, shard=shard, tensor=tensor, sums=sums, dtype=dtype)
 
 
-def trained(ranks, path, asked, *, tied=False, batches=STEPS, dtype=torch.float32, **words):
+def trained(ranks, path, asked, *, tied=False, taught=False, batches=STEPS, dtype=torch.float32, **words):
     """The losses of a run, and its weights at the end as rank 0 puts them together."""
+    loss = Distilled(tiny.model(1, shape=SHAPE, dtype=dtype).requires_grad_(False)) if taught else NextToken()
     made = tiny.model(shape=replace(SHAPE, tied=tied), dtype=dtype)
     placement = place(made, asked, ranks, getattr(torch, asked.dtype) if asked.dtype != "float32" else dtype)
     held = dict(made.named_parameters()) if placement is None else placement.locals()
@@ -50,7 +51,7 @@ def trained(ranks, path, asked, *, tied=False, batches=STEPS, dtype=torch.float3
         made.to(half)  # norms and all; no weight is frozen here
     found = tiny.conduct(**words)
     own = replace(found, machine=asked, ranks=ranks)
-    tiny.run(path, made, optimizer, batches, conduct=own, placement=placement)
+    tiny.run(path, made, optimizer, batches, conduct=own, placement=placement, loss=loss)
     state = made.state_dict() if placement is None else placement.state(getattr(torch, asked.dtype))
     losses = [line["loss"] for line in steps_of(path)]
     if not ranks.leads:
@@ -75,6 +76,44 @@ def test_shards_in_ordered_sums_have_the_bits_of_one_process(tied, tmp_path):
     alone = trained(ALONE, tmp_path / "1", machine(), tied=tied)
     for count in (2, 3) if not tied else (2,):
         assert together(machine(shard=count), tmp_path / f"{count}", tied=tied) == alone, count
+
+
+def test_shards_learn_from_a_teacher_with_the_bits_of_one_process(tmp_path):
+    alone = trained(ALONE, tmp_path / "1", machine(), taught=True)
+    assert together(machine(shard=2), tmp_path / "2", taught=True) == alone
+    assert alone[0] != trained(ALONE, tmp_path / "3", machine())[0]
+
+
+class Wrong(NextToken):
+    """A loss that fails in step 3 of rank 1, forwards or backwards, by an error of its own."""
+
+    def __init__(self, rank, backwards):
+        self.rank, self.backwards, self.now = rank, backwards, 0
+
+    def __call__(self, model, batch):
+        loss = super().__call__(model, batch)
+        if self.now != 2 or self.rank != 1:
+            return loss
+        if self.backwards:
+            loss.register_hook(lambda slope: torch.ones(2, 3) @ slope.new_ones(2, 3))
+            return loss
+        return loss + (torch.ones(2, 3) @ torch.ones(2, 3)).sum()
+
+
+@pytest.mark.parametrize("asked", [machine(shard=2), machine(tensor=2)], ids=["shard", "tensor"])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_an_error_of_ones_own_is_told_as_it_is_and_a_lost_process_as_lost(asked, backwards, tmp_path):
+    def work(ranks):
+        made, loss = tiny.model(shape=SHAPE), Wrong(ranks.rank, backwards)
+        placement = place(made, asked, ranks, torch.float32)
+        optimizer = Optimizer(placement.locals(), AdamW(lr=1e-2))
+        own = replace(tiny.conduct(), machine=asked, ranks=ranks)
+        draw = lambda step, micro: setattr(loss, "now", step)
+        tiny.run(tmp_path, made, optimizer, STEPS, loss=loss, draw=draw, conduct=own, placement=placement)
+
+    first, second = group.together(2, work)
+    assert first.error.startswith("RankFailed: rank 0 of 2: another process of the run is gone"), first
+    assert "mat1 and mat2 shapes cannot be multiplied" in second.error and "RankFailed" not in second.error, second
 
 
 @pytest.mark.parametrize(
