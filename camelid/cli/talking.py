@@ -138,18 +138,20 @@ def opened(
 
 def tell_of_template(loaded: Loaded) -> None:
     """Say on standard error in which template a foreign model talks, and where there is none."""
-    other = "--template NAME chooses"
-    if loaded.foreign == "unknown":
-        told = (
-            f"its chat template is none that is known here: it continues your text instead of answering ({other} one)"
-        )
-        click.echo(told, err=True)
-    elif loaded.foreign:
-        told = f"template: {loaded.foreign}, by the marks of the file's own, which is never run ({other} another)"
-        click.echo(told, err=True)
-    elif loaded.template is None:
-        told = f"this model has no template: it continues your text instead of answering ({other} one)"
-        click.echo(told, err=True)
+    other, found = "--template NAME chooses", loaded.foreign
+    if found is None:
+        if loaded.template is None:
+            told = f"this model has no template: it continues your text instead of answering ({other} one)"
+            click.echo(told, err=True)
+    elif found.how == "unknown":
+        told = "the model's chat template cannot be read, and it continues your text instead of answering"
+        click.echo(f"{told} ({other} one): {found.problem}", err=True)
+    elif found.how == "marks":
+        told = f"template: {found.name}, by the marks of the model's own, which cannot be read ({other} another)"
+        click.echo(f"{told}: {found.problem}", err=True)
+    else:
+        name = f"{found.name}, which says what the model's own says" if found.name else "read from the model's own"
+        click.echo(f"template: {name} ({other} another)", err=True)
 
 
 def tell_of_cache(loaded: Loaded) -> None:
@@ -506,7 +508,8 @@ def render(
 
     messages = read_messages(read_input("standard input"))
     checkpoint = directory.load(folder)
-    template, tokenizer = checkpoint.template or PLAIN, checkpoint.tokenizer
+    foreign, tokenizer = checkpoint.recognised, checkpoint.tokenizer
+    template = checkpoint.template or (foreign.template if foreign else None) or PLAIN
     generating = generating or messages[-1].role != "assistant"
     found = rendered(template, messages, tokenizer, learn=word, generate=generating)  # type: ignore[arg-type]
     if as_json:

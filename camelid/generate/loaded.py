@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from camelid.checkpoints import delta, directory
-from camelid.dialogue.foreign import NAMED, recognised
+from camelid.dialogue.foreign import Recognised
 from camelid.dialogue.message import Message
 from camelid.dialogue.published import PLAIN
 from camelid.dialogue.template import Rendered, Template, render
@@ -57,8 +57,8 @@ class Prompt:
 class Loaded:
     """A model, its tokenizer and its template; `template` is None for a base model.
 
-    `foreign` says where the template of a foreign model comes from: the name of the published one that its chat template
-    was recognised as (dialogue/foreign.py), "unknown" for one that was not, "" where there was nothing to recognise.
+    `foreign` says how the template of a foreign model is known (dialogue/foreign.py); None where nothing was to be
+    recognised.
     `ends` are the ids by which the folder says that a text ends; they stop every answer. `engine` says what computes:
     "native float32, AVX-512 VNNI", or "PyTorch float32" with the reason where the kernels could not be had. `cache` says
     how keys and values are kept (see Engine).
@@ -72,7 +72,7 @@ class Loaded:
     ends: tuple[int, ...] = ()
     engine: str = "PyTorch"
     cache: CacheKind = "float"
-    foreign: str = ""
+    foreign: Recognised | None = None
 
     def prompt(self, said: Said, *, raw: bool = False, template: Template | None = None) -> Prompt:
         """What the model is given for a text (one user message) or for messages.
@@ -195,11 +195,8 @@ def load(
     checkpoint = directory.load(path, check=check)
     if (wrong := delta.problem(checkpoint)) is not None:
         raise UsageError([wrong])
-    tokenizer, foreign = checkpoint.tokenizer, ""
-    template = template or checkpoint.template
-    if template is None and checkpoint.chat_template is not None:
-        foreign = recognised(checkpoint.chat_template, tokenizer) or "unknown"
-        template = NAMED.get(foreign)
+    tokenizer, foreign = checkpoint.tokenizer, checkpoint.recognised if template is None else None
+    template = template or checkpoint.template or (foreign.template if foreign else None)
     asked = dtype or getattr(torch, checkpoint.dtype)
     why = _no_native(asked, torch.device(device), engine, weights)
     model: Model
