@@ -21,6 +21,7 @@ from camelid.generate.decode import GREEDY, ROWS, Event, Model, complete_all, en
 from camelid.generate.engine import Engine as Runs
 from camelid.generate.gguf import as_stored
 from camelid.generate.settings import Settings
+from camelid.generate.widening import widened
 from camelid.machine import no_compiler
 from camelid.models.shape import LlamaShape
 from camelid.native.build import Absent, built, switched_off
@@ -177,8 +178,9 @@ def load(
 ) -> Loaded:
     """The model in a folder, ours or Hugging Face's, or in a GGUF file, ready to answer.
 
-    `dtype` is that of the stored weights by default. Quantised weights are read by the native kernels as they are where
-    these can (GGUF's Q8_0 and Q4_0, symmetric GPTQ without act-order), and otherwise decoded to float32.
+    `dtype` is that of the stored weights by default; float16 becomes float32 on a CPU (see widening.py). Quantised
+    weights are read by the native kernels as they are where these can (GGUF's Q8_0 and Q4_0, symmetric GPTQ without
+    act-order), and otherwise decoded to float32.
 
     engine   "native" (the kernels of camelid/native: CPU, float32 activations), "pytorch", or "compiled": PyTorch with its
              passes compiled, whose last bits may depend on what is decoded beside a request; by default native where
@@ -197,8 +199,12 @@ def load(
         raise UsageError([wrong])
     tokenizer, foreign = checkpoint.tokenizer, checkpoint.recognised if template is None else None
     template = template or checkpoint.template or (foreign.template if foreign else None)
-    asked = dtype or getattr(torch, checkpoint.dtype)
-    why = _no_native(asked, torch.device(device), engine, weights)
+    device = torch.device(device)
+    if widened(checkpoint.dtype, device=device.type, dtype=dtype, engine=engine):
+        asked = torch.float32
+    else:
+        asked = dtype or getattr(torch, checkpoint.dtype)
+    why = _no_native(asked, device, engine, weights)
     model: Model
     stored = None
     if why is None and dtype is None and weights is None:
@@ -210,7 +216,7 @@ def load(
         model = NativeLlama.load(checkpoint.shape, checkpoint.tensors(), kind)
         told = f"native {kind}, {state().split(',')[0]}"
     else:
-        model = plain = directory.build(checkpoint, dtype, device).eval().requires_grad_(False)
+        model = plain = directory.build(checkpoint, asked, device).eval().requires_grad_(False)
         plain.compiled = engine == "compiled"
         told = f"{'compiled ' * plain.compiled}PyTorch {str(asked).removeprefix('torch.')}" + (
             f" ({why})" if why else ""

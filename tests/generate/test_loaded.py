@@ -117,3 +117,19 @@ def test_a_foreign_template_is_asked_the_same_from_a_folder_and_from_a_gguf_file
     back = convert(file, tmp_path / "back", to="hf")
     assert (back / "chat_template.jinja").read_text() == (folder / "chat_template.jinja").read_text()
     assert load(back).prompt(asked) == prompt and load(back, template=VICUNA_1_1).foreign is None
+
+
+def test_float16_on_a_cpu_is_computed_with_in_float32_or_in_what_was_asked(tmp_path: Path) -> None:
+    """Exactly the answers of the same values stored in float32, logprobs and all; the kernels' own roundings as well."""
+    before = small()
+    half = {name: tensor.half() for name, tensor in before.model.state_dict().items()}
+    whole = {name: tensor.float() for name, tensor in half.items()}
+    told = {"shape": before.shape, "tokenizer": before.tokenizer}
+    ours, wide = directory.save(tmp_path / "half", half, **told), directory.save(tmp_path / "whole", whole, **told)
+    for asked in ({}, {"weights": "bf16"}, {"weights": "float32"}, {"engine": "native"}):
+        if load(wide).engine.startswith("native") or not asked:
+            one, other = load(ours, **asked), load(wide, **asked)
+            assert one.engine == other.engine
+            assert one.complete("Who lives here?", OWN) == other.complete("Who lives here?", OWN)
+    assert load(ours, engine="pytorch").model.dtype == torch.float16
+    assert load(ours, dtype=torch.float16).model.dtype == torch.float16
