@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from camelid.cli.asked import Asked, Command, json_option
+from camelid.cli.asked import SETTING, Asked, Command, json_option
 from camelid.cli.distance import ABSENT, distance
 from camelid.errors import ProblemList, did_you_mean
 from camelid.frozen import is_frozen, stated, text, to_data
@@ -55,7 +55,7 @@ def _branch(name: str, before: str, below: str) -> None:
 @click.command(cls=Command)
 @click.argument("member", metavar="MEMBER", required=False)
 @click.option("--size", metavar="SIZE", help="A published size, or desk (default: the published one).")
-@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change one setting: tuned.length=1024.")
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help=SETTING)
 @json_option
 @click.pass_obj
 def show(asked: Asked, /, member: str | None, size: str | None, settings: tuple[str, ...], as_json: bool) -> None:
@@ -259,7 +259,7 @@ def diff(asked: Asked, /, first: str | None, second: str | None, size: str | Non
     help="Tokens on a device at once (default: one row; on this CPU as a run takes them).",
 )
 @click.option("--utilisation", metavar="SHARE", help="Share of the peak rate to assume (default: 0.4).")
-@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change one setting: tuned.length=1024.")
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help=SETTING)
 @json_option
 @click.pass_obj
 def plan(asked: Asked, /, member: str | None, size: str | None, as_json: bool, **options: Any) -> None:
