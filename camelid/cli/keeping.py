@@ -49,8 +49,8 @@ def convert(asked: Asked, /, source: str | None, target: str | None, store: str 
     folder = asked.model(source, asked.store(store))
     if target is not None and Path(target).expanduser().exists():
         asked.problems.add("DST", f"{target} exists", "name something that does not exist yet")
-    if target is not None and options["form"] == "gguf":
-        asked.gguf("DST", target)
+    if target is not None and options["form"] is not None:
+        (asked.gguf if wanted == "gguf" else asked.no_gguf)("DST", target)
     asked.settle()
     assert target is not None
     from camelid.checkpoints import directory

@@ -35,6 +35,7 @@ from camelid.train.assemble import (
     check_free,
     dtype_of,
     identity,
+    on_cpu,
     optimizer_for,
     read_as,
     save_adapter,
@@ -42,10 +43,11 @@ from camelid.train.assemble import (
     told,
     weights_of,
     why_no_adapter,
+    worn,
 )
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
-from camelid.train.settings import AdamW, GaLore, Schedule
+from camelid.train.settings import AdamW, Schedule, check_together
 from camelid.train.vocabulary import NewRows, old_pieces, with_rows
 
 
@@ -142,7 +144,8 @@ def finetune(
         **({"noise": noise} if noise else {}),
         **({"base": base} if base else {}),
     )
-    model = _prepared(parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed, conduct=conduct)
+    prepared = partial(_prepared, parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed)
+    model = prepared(conduct=conduct)
     add_residual_dropout(model, dropout)
     model.recompute = conduct.machine.recompute
     if float8.wanted(conduct.machine):
@@ -162,7 +165,11 @@ def finetune(
         draw=partial(set_randomness, model, seed),
         placement=placement,
     )
-    weights: Mapping[str, torch.Tensor | Deferred] = weights_of(model, placement, conduct)
+    weights: Mapping[str, torch.Tensor | Deferred] = {}
+    if adapter is None:
+        weights = weights_of(model, placement, conduct)
+    else:
+        model = worn(model, placement, partial(prepared, conduct=on_cpu(conduct)))
     with saving(conduct) as here:
         if here:
             history = told(provenance or {}, trained, facts, batches, conduct)
@@ -192,16 +199,11 @@ def _check_frugal(
 ) -> None:
     """Raises UsageError for economies that do not go together."""
     problems = ProblemList()
-    if base is not None and adapter is None:
-        problems.add("base", f"{base} weights are frozen, and nothing else would learn", "name an adapter beside it")
+    check_together(optim, adapter, base, "", problems)
     if base is not None and rows > parent.shape.vocab:
-        found = f"{rows - parent.shape.vocab} rows are added to a base that lies in {base}"
+        added = rows - parent.shape.vocab
+        found = f"{added} row{'s are' if added > 1 else ' is'} added to a base that lies in {base}"
         problems.add("base", found, "leave out the new tokens, or keep the base whole")
-    if optim.ratio != 1 and adapter is None:
-        problems.add("optim.ratio", f"{optim.ratio:g} is for an adapter's B, and there is no adapter", "leave it at 1")
-    if isinstance(optim, GaLore) and adapter is not None:
-        found = "GaLore projects the gradients of whole matrices, and an adapter leaves these frozen"
-        problems.add("optim", found, "use AdamW or AdamW8bit, or train every weight")
     problems.raise_usage()
     if base is not None:
         check_bits(parent.shape, base)

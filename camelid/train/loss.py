@@ -68,12 +68,12 @@ class Distilled:
         return int(numpy.count_nonzero(batch.learned))
 
     def __call__(self, model: Llama, batch: Batch) -> Tensor:
-        weight = model.head_weight()  # [V, D]
-        ids = _tensor(batch.ids, weight)
-        places = _tensor(numpy.flatnonzero(batch.learned), weight)
+        ids = _tensor(batch.ids, model.model.norm.weight)
+        places = _tensor(numpy.flatnonzero(batch.learned), model.model.norm.weight)
         with torch.no_grad():
             known = self.teacher.hidden(ids, segments=batch.segments).flatten(0, 1).index_select(0, places)
         learned = model.hidden(ids, segments=batch.segments).flatten(0, 1).index_select(0, places)
+        weight = model.head_weight()  # [V, D]; asked for here, as NextToken does
         return distilled(learned, weight, known, self.teacher.head_weight())
 
 
