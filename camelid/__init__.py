@@ -33,6 +33,7 @@ def load(
     threads: int | None = None,
     rows: int = 64,
     cache: Literal["float", "int8"] = "float",
+    template: str | None = None,
 ) -> LanguageModel:
     """The model in a folder (ours or Hugging Face's) or a GGUF file, or a grown member by its name, ready to be asked.
 
@@ -45,6 +46,8 @@ def load(
     threads   CPU threads, for the whole process; PyTorch's number by default
     rows      requests that are decoded together
     cache     keys and values as floats, or in int8: 3.6 times less memory, and answers that differ by rounding
+    template  in which it talks: a member's name, or "llama-2-chat", "llama-3-instruct", ... (dialogue/foreign.py); by
+              default its own, of foreign models the published one whose marks its chat template has
 
     Raises BadFile naming all that is wrong with the files, and UsageError for a choice that cannot be had.
     """
@@ -53,10 +56,23 @@ def load(
 
     problems = ProblemList()
     found = find_model(path, open_store(), problems) if isinstance(path, str) and "/" not in path else Path(path)
+    written = None
+    if template is not None:
+        from camelid.recipes import template_of
+
+        written = template_of(template, "template", problems)
     problems.raise_usage()
     assert found is not None
     from camelid.generate.language_model import load_model
 
     return load_model(
-        found, engine=engine, weights=weights, dtype=dtype, device=device, threads=threads, rows=rows, cache=cache
+        found,
+        engine=engine,
+        weights=weights,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        rows=rows,
+        cache=cache,
+        template=written,
     )

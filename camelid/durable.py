@@ -633,7 +633,10 @@ def _is_dead(holder: str) -> bool:
 
 
 def replace_file(path: Path, data: Bytes | Iterable[Bytes], *, files: Files = FILES) -> Path:
-    """`path`, now holding `data`: the old bytes or the new ones at every moment, and readers of the old keep them."""
+    """`path`, now holding `data`: the old bytes or the new ones at every moment, and readers of the old keep them.
+
+    Raises StoreError, which says whether the old or the new bytes are there.
+    """
     path = Path(os.path.abspath(path))
     needed: list[int] = []
     with _translated(path, lambda: 0):
@@ -648,13 +651,17 @@ def replace_file(path: Path, data: Bytes | Iterable[Bytes], *, files: Files = FI
         with _translated(path, lambda: sum(needed)):
             files.fsync(part)
             files.rename(part, path)
-            files.fsync_dir(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             files.remove(part)
         raise
     finally:
         os.close(held)
+    try:
+        files.fsync_dir(path.parent)
+    except OSError as error:
+        why = f"{error.strerror or error}"
+        raise StoreError(f"{path}: holds what was written, but the disk does not confirm its name ({why})") from error
     return path
 
 

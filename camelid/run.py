@@ -50,8 +50,9 @@ from camelid.store import PROVENANCE, Store
 
 if TYPE_CHECKING:
     from camelid.data.corpus import Corpus, Report
+    from camelid.evaluate.score import Score
     from camelid.models.shape import LlamaShape
-    from camelid.report import Sample, Score
+    from camelid.report import Sample
     from camelid.tokenizers.protocol import Tokenizer
     from camelid.train.loop import Conduct
     from camelid.train.scalars import Follower, Log

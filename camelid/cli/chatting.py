@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -99,9 +100,12 @@ class Conversation:
         if not file or all(turn["role"] == "system" for turn in turns):
             tell("nothing was said yet" if file else "name a file: /save FILE")
             return
+        record = json.dumps({"messages": turns}, ensure_ascii=False).encode() + b"\n"
         try:
-            with Path(file).expanduser().open("a", encoding="utf-8") as out:
-                out.write(json.dumps({"messages": turns}, ensure_ascii=False) + "\n")
+            with Path(file).expanduser().open("a+b") as out:
+                if out.tell() and (out.seek(-1, os.SEEK_END), out.read())[1] != b"\n":
+                    record = b"\n" + record  # what another program left without its line's end
+                out.write(record)
         except OSError as error:
             tell(f"{file}: {error.strerror}; name another file")
             return

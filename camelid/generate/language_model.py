@@ -26,6 +26,7 @@ from typing import Any, Literal
 import torch
 
 from camelid.dialogue.message import Message
+from camelid.dialogue.template import Template
 from camelid.errors import BadData, Problem, ProblemList, UsageError, did_you_mean
 from camelid.frozen import from_data, to_data
 from camelid.generate.answer import Completion
@@ -151,6 +152,7 @@ def load_model(
     threads: int | None = None,
     rows: int = ROWS,
     cache: CacheKind = "float",
+    template: Template | None = None,
 ) -> LanguageModel:
     """See `camelid.load`."""
     problems = ProblemList()
@@ -174,7 +176,9 @@ def load_model(
     if threads is not None:
         torch.set_num_threads(threads)
     found = None if dtype is None else getattr(torch, dtype)
-    loaded = load(Path(path), dtype=found, device=device, weights=weights, engine=engine, cache=cache)
+    loaded = load(
+        Path(path), dtype=found, device=device, weights=weights, engine=engine, cache=cache, template=template
+    )
     return LanguageModel(loaded, rows=rows)
 
 

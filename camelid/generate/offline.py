@@ -100,7 +100,8 @@ def answer_file(
     Raises BadData naming the rows that cannot be answered, BadFile for a file that is no JSON lines, UsageError where
     `out` holds anything but answers to these rows (it is left as it is), StoreError where they cannot be written.
     """
-    told = {"model": directory.load(loaded.path, check="lengths").digest, "engine": loaded.engine, "cut": truncate}
+    digest = directory.load(loaded.path, check="lengths").digest
+    told = {"model": digest, "engine": loaded.engine, "cut": truncate, "template": to_data(loaded.template)}
     outcome = Outcome()
     with locked(out):
         problems, written = _Wrong(source), _Written(out)

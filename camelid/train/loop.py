@@ -143,9 +143,10 @@ def train(
     placement  how the model was divided among ranks (train/parallel.py); the optimizer then holds this rank's pieces
 
     Raises NonFinite or Spiked for a step that was refused and WorkerFailed for one that a process did not finish (weights and
-    moments stay as they were and are committed), Interrupted after a signal, StoreError if the directory is in use or
-    the disk refuses, UsageError if it holds another run or the machine cannot be had, RankFailed if another rank is
-    lost and RanksDisagree if one holds other numbers.
+    moments stay as they were and are committed), UpdateFailed where it ended in the middle of its update (they are not),
+    Interrupted after a signal, StoreError if the directory is in use or the disk refuses, UsageError if it holds
+    another run or the machine cannot be had, RankFailed if another rank is lost and RanksDisagree if one holds other
+    numbers.
     """
     ranks = conduct.ranks
     check_workers(conduct.machine)
@@ -337,6 +338,8 @@ class _Run:
         factor = self.optimizer.settings.lr * rate(self.schedule, step, self.plan.steps)
         if fault:
             self.optimizer.refuse()
+        elif isinstance(self.hands, Crew):
+            self.hands.apply(step, factor, norm)
         else:
             self.optimizer.apply(factor, norm)
         tokens = sum(batch.tokens for batch in micros)
@@ -361,7 +364,7 @@ class _Run:
     def _gradient(self, step: int, micros: Sequence[Batch], counts: Sequence[int]) -> tuple[list[float], float]:
         """The sum of losses of each micro-batch that has any, and the norm of the gradient that the optimizer holds."""
         sums = self._collected(step, micros, counts) if self.hands is None else self.hands.gradient(step, counts)
-        size = (self.hands if isinstance(self.hands, Replicas | Divided) else self.optimizer).norm()
+        size = (self.optimizer if self.hands is None else self.hands).norm()
         measured = torch.stack([*sums, size.double().to(sums[0].device)])
         *losses, norm = measured.tolist()  # the one place where a step waits for its device
         if self.ranks.world > 1:

@@ -58,6 +58,9 @@ def test_what_is_saved_is_a_record_to_train_on(
         talk.take(f"/save {file}")
     found = list(dialogues(file))
     assert [len(messages) for messages in found] == [2, 4] and list(found[1]) == talk.chat.messages
+    file.write_bytes(file.read_bytes().removesuffix(b"\n"))
+    talk.take(f"/save {file}")
+    assert [len(messages) for messages in dialogues(file)] == [2, 4, 4], "a line without its end is ended first"
     talk.take(f"/save {tmp_path}")
     assert "name another file" in capsys.readouterr().err
 

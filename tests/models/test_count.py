@@ -17,6 +17,8 @@ from camelid.models.count import (
 )
 from camelid.models.llama import Cache, Llama
 from camelid.models.shape import LINEARS, SIZES, LlamaShape, LoRA
+from camelid.native.passes import NativePasses
+from camelid.nn.passes import passing_through
 from tests.models.shapes import random_ids, random_model, random_shape
 
 SHAPE = LlamaShape(layers=3, width=64, heads=4, kv_heads=2, head_width=16, hidden=96, vocab=160, context=64)
@@ -104,6 +106,19 @@ def test_what_a_layer_keeps_is_what_autograd_keeps(lora, kv_heads, width, dtype)
         name = str(dtype).removeprefix("torch.")
         said.append(activation_bytes(shape, tokens=128, lora=lora, dtype=name))
     assert kept[1] - kept[0] == said[1] - said[0]
+
+
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_what_a_layer_that_is_one_operation_keeps_is_what_autograd_keeps(kv_heads):
+    if (passes := NativePasses.here()) is None:
+        pytest.skip("no kernels of our own here")
+    kept, said = [], []
+    for layers in (2, 3):
+        shape = LlamaShape(layers, 64, 4, kv_heads, 16, 160, vocab=50, context=64)
+        with passing_through(passes):
+            kept.append(kept_by_autograd(shape, None, torch.float32, recompute=False))
+        said.append(activation_bytes(shape, tokens=128, whole=True))
+    assert kept[1] - kept[0] == said[1] - said[0] < activation_bytes(shape, tokens=128) // 3
 
 
 @pytest.mark.parametrize("lora", ADAPTERS)

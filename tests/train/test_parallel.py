@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from camelid import durable
 from camelid.checkpoints.safetensors_io import open_tensors
 from camelid.errors import BadFile, ProblemList
 from camelid.machine import Machine
-from camelid.models.shape import LlamaShape
+from camelid.models.adapt import add_lora, lean, set_randomness
+from camelid.models.shape import LlamaShape, LoRA
+from camelid.nn.frozen import FrozenLinear
 from camelid.ranks import ALONE
 from camelid.train.interrupt import Interrupted
 from camelid.train.loss import Distilled, NextToken
@@ -129,6 +132,66 @@ def test_other_divisions_differ_in_the_last_bits_only(asked, tmp_path):
     losses, weights = together(asked, tmp_path / "2", dtype=torch.float64)
     np.testing.assert_allclose(losses, alone[0], rtol=1e-6)
     assert difference(weights, alone[1]) <= 1e-6
+
+
+WIDER = replace(SHAPE, width=64, head_width=16, hidden=128)  # blocks of NF4 fill its rows
+EVERY = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def adapted(ranks, path, asked, lora, base):
+    """The same for low-rank adapters beside a base in this form; what learned."""
+    whole = tiny.model(shape=WIDER)
+    if base in ("int8", "nf4"):
+        made = lean(WIDER, dict(whole.state_dict()), lora, bits=base, seed=3, dtype=torch.float32)
+    else:
+        made = add_lora(whole.to(getattr(torch, base)), lora, seed=3)
+    placement = place(made, asked, ranks, getattr(torch, base, torch.float32))
+    held = dict(made.named_parameters()) if placement is None else placement.locals()
+    optimizer = Optimizer(held, AdamW(lr=1e-2, betas=(0.9, 0.95), decay=0.1), clip=1.0)
+    own = replace(tiny.conduct(), machine=asked, ranks=ranks)
+    draw = partial(set_randomness, made, 5)
+    tiny.run(path, made, optimizer, Ragged(steps=3, micros=6), conduct=own, placement=placement, draw=draw)
+    learned = {name: weight.detach() for name, weight in made.named_parameters() if weight.requires_grad}
+    state = learned if placement is None else placement.state(None, learned=True)
+    losses = [line["loss"] for line in steps_of(path)]
+    return losses, {name: weight.double().tolist() for name, weight in sorted(state.items())} if ranks.leads else None
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("bfloat16", {"dropout": 0.1}),
+        ("nf4", {"kind": "dora"}),
+        ("int8", {"trained": ("embed_tokens", "lm_head")}),
+        ("float32", {"start": "pissa", "scale": "root"}),
+    ],
+)
+def test_sharded_adapters_and_their_sharded_base_have_the_bits_of_one_process(base, words, tmp_path):
+    lora, dtype = LoRA(rank=2, alpha=4, targets=EVERY, **words), base if base == "bfloat16" else "float32"
+    alone = adapted(ALONE, tmp_path / "1", machine(dtype=dtype), lora, base)
+    for asked in (machine(shard=2, dtype=dtype), machine(data=2, shard=2, sums="fast", dtype=dtype)):
+        path = tmp_path / f"{asked.ranks}"
+        losses, state = group.values(
+            group.together(asked.ranks, lambda ranks, asked=asked, path=path: adapted(ranks, path, asked, lora, base))
+        )[0]
+        if asked.sums == "ordered":
+            assert (losses, state) == alone
+        else:
+            np.testing.assert_allclose(losses, alone[0], rtol=1e-4)
+
+
+def test_codes_of_a_divided_base_lie_in_parts(tmp_path):
+    def held(ranks):
+        made = lean(
+            WIDER, dict(tiny.model(shape=WIDER).state_dict()), LoRA(rank=2, alpha=4), bits="nf4", dtype=torch.float32
+        )
+        before = sum(module.bytes for module in made.modules() if isinstance(module, FrozenLinear))
+        place(made, machine(shard=2), ranks, torch.float32)
+        codes = [weight for weight in made.parameters() if weight.dtype == torch.uint8]
+        return before, sum(weight.to_local().numel() for weight in codes)
+
+    for before, after in group.values(group.together(2, held)):
+        assert after < 0.55 * before
 
 
 def test_shards_that_compute_in_bfloat16_keep_exact_weights(tmp_path):
