@@ -185,23 +185,26 @@ def reading() -> Iterator[str]:
         "to transformers' best",
         "goal",
     )
-    yield from _inference_head(f"Reading a prompt of {READ} tokens on a CPU", *columns)
-    best: dict[tuple[str, int], dict[str, tuple[float, str]]] = {}
-    for row in inference_rows():
-        for side in SIDES:
-            told = row.get(f"read {READ}", {}).get(side)
-            if told:
-                own = best.setdefault((row["shape"], row["threads"]), {})
-                own[side] = max(own.get(side, (0.0, "")), (told["tokens/s"][0], row["kind"]))
-    for (shape, threads), rates in best.items():
-        ours, kind = rates["camelid"]
-        cells: list[object] = []
-        for other, goal in zip(SIDES[1:], (1.5, 2.0), strict=True):
-            there = rates.get(other)
-            cells.append(against(f"{ours / there[0]:.2f}", ours / there[0] >= goal) if there else "")
-            cells.append(goal if there else "")
-        yield line(f"{shape}, {threads}", f"{ours:,.0f} ({kind})", *cells)
-    yield "\nBest types are of rows that were measured in different minutes, so these ratios are rough."
+    for length in READ:
+        best: dict[tuple[str, int], dict[str, tuple[float, str]]] = {}
+        for row in inference_rows():
+            for side in SIDES:
+                told = row.get(f"read {length}", {}).get(side)
+                if told:
+                    own = best.setdefault((row["shape"], row["threads"]), {})
+                    own[side] = max(own.get(side, (0.0, "")), (told["tokens/s"][0], row["kind"]))
+        if best:
+            yield from _inference_head(f"Reading a prompt of {length} tokens on a CPU", *columns)
+        for (shape, threads), rates in best.items():
+            ours, kind = rates["camelid"]
+            cells: list[object] = []
+            for other, goal in zip(SIDES[1:], (1.5, 2.0), strict=True):
+                there = rates.get(other)
+                cells.append(against(f"{ours / there[0]:.2f}", ours / there[0] >= goal) if there else "")
+                cells.append(goal if there else "")
+            yield line(f"{shape}, {threads}", f"{ours:,.0f} ({kind})", *cells)
+        yield from [""] if best else []
+    yield "Best types are of rows that were measured in different minutes, so these ratios are rough."
 
 
 def loading() -> Iterator[str]:
