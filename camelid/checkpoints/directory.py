@@ -63,6 +63,7 @@ from camelid.tokenizers.protocol import Tokenizer
 if TYPE_CHECKING:
     import torch
 
+    from camelid.dialogue.foreign import Recognised
     from camelid.dialogue.template import Template
     from camelid.models.llama import Llama
 
@@ -374,6 +375,15 @@ class Checkpoint:
             named = {str(one.get("name")): one.get("template") for one in text if isinstance(one, dict)}
             text = named.get("default")
         return text if isinstance(text, str) else None
+
+    @cached_property
+    def recognised(self) -> Recognised | None:
+        """In which template a foreign model talks by its chat template; None for ours, and where there is none."""
+        if self.template is not None or self.chat_template is None:
+            return None
+        from camelid.dialogue.foreign import recognised
+
+        return recognised(self.chat_template, self.tokenizer)
 
     @cached_property
     def digest(self) -> str:

@@ -7,6 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from camelid.errors import Problem, UsageError
+from camelid.generate.widening import widened
 from camelid.machine import GIB, Machine, available
 from camelid.quantize.forms import FORMS
 
@@ -66,6 +67,9 @@ def check_loading(
         if machine.device == "cpu" and engine not in ("pytorch", "compiled")
     ]
     ways = [f"--weights {kind} ({size / GIB:.1f} GiB)" for kind, size in smaller if size <= free and size < kept + held]
+    as_stored = held_bytes(checkpoint, dtype=dtype, weights=None, engine="pytorch", device=machine.device)
+    if weights is None and as_stored < kept and checkpoint.dtype == "float16" and as_stored + held + BESIDE <= free:
+        ways.append(f"--engine pytorch ({(as_stored + held + BESIDE) / GIB:.1f} GiB, in float16 as stored: slow)")
     least = cache_bytes(shape, most, "int8")
     rounded = max(least, min(rows * least, CACHE))
     if cache == "float" and kept + rounded + BESIDE <= free:
@@ -87,6 +91,8 @@ def held_bytes(
         return float(checkpoint.path.stat().st_size)
     if checkpoint.quantised and native and "gptq" in checkpoint.forms:
         return matrix_bytes(shape, "q4_0") + 2.0 * shape.vocab * shape.width
+    if widened(checkpoint.dtype, device=device, dtype=dtype, engine=engine):
+        return matrix_bytes(shape, "float32")
     stored = OWN.get(dtype or checkpoint.dtype)
     return matrix_bytes(shape, stored) if stored else 2.0 * shape.parameters()
 

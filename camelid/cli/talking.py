@@ -20,6 +20,8 @@ from camelid.cli.sampling import (
     guess_options,
     guessed,
     settled,
+    shaping,
+    shaping_options,
     tools,
     with_tools,
 )
@@ -30,12 +32,13 @@ if TYPE_CHECKING:
     from camelid.dialogue.template import Template
     from camelid.generate.loaded import Loaded
     from camelid.generate.settings import Settings
+    from camelid.models.shape import LlamaShape
     from camelid.tokenizers.protocol import Tokenizer
 
 ROLES = ("system", "tools", "user", "assistant", "call", "ipython")
 TASKS = ("desk",)
 WEIGHTS = ("float32", "bf16", "q8_0", "q4_0")
-HELD = "rounded when loaded (CPU). All but float32 round what weights are multiplied with as well."
+HELD = "rounded when loaded (CPU; float16 becomes float32 by default). All but float32 round what weights are multiplied with as well."
 CACHES = ("float", "int8")
 
 
@@ -117,6 +120,7 @@ def opened(
     """
     from camelid.checkpoints import directory
     from camelid.cli.memory import check_loading
+    from camelid.generate.widening import widened
 
     plan = directory.load(folder, check="lengths")
     check_loading(plan, machine, dtype=dtype, tokens=tokens, rows=rows, anyway=anyway, **(wished or {}))
@@ -131,6 +135,9 @@ def opened(
         tell_of_cache(loaded)
     if "(" in loaded.engine:
         click.echo(f"engine: {loaded.engine}", err=True)
+    chosen = (wished or {}).get("engine")
+    if "float32" in loaded.engine and widened(plan.dtype, device=machine.device, dtype=dtype, engine=chosen):
+        tell_of_widening(folder, plan.shape)
     if "as stored" not in loaded.engine:
         tell_of_decoding(folder)
     return loaded
@@ -138,18 +145,20 @@ def opened(
 
 def tell_of_template(loaded: Loaded) -> None:
     """Say on standard error in which template a foreign model talks, and where there is none."""
-    other = "--template NAME chooses"
-    if loaded.foreign == "unknown":
-        told = (
-            f"its chat template is none that is known here: it continues your text instead of answering ({other} one)"
-        )
-        click.echo(told, err=True)
-    elif loaded.foreign:
-        told = f"template: {loaded.foreign}, by the marks of the file's own, which is never run ({other} another)"
-        click.echo(told, err=True)
-    elif loaded.template is None:
-        told = f"this model has no template: it continues your text instead of answering ({other} one)"
-        click.echo(told, err=True)
+    other, found = "--template NAME chooses", loaded.foreign
+    if found is None:
+        if loaded.template is None:
+            told = f"this model has no template: it continues your text instead of answering ({other} one)"
+            click.echo(told, err=True)
+    elif found.how == "unknown":
+        told = "the model's chat template cannot be read, and it continues your text instead of answering"
+        click.echo(f"{told} ({other} one): {found.problem}", err=True)
+    elif found.how == "marks":
+        told = f"template: {found.name}, by the marks of the model's own, which cannot be read ({other} another)"
+        click.echo(f"{told}: {found.problem}", err=True)
+    else:
+        name = f"{found.name}, which says what the model's own says" if found.name else "read from the model's own"
+        click.echo(f"template: {name} ({other} another)", err=True)
 
 
 def tell_of_cache(loaded: Loaded) -> None:
@@ -162,6 +171,21 @@ def tell_of_cache(loaded: Loaded) -> None:
     click.echo(f"cache: keys and values in int8, {told}; answers may differ by rounding", err=True)
 
 
+def tell_of_widening(path: Path, shape: LlamaShape) -> None:
+    """Say on standard error that weights stored in float16 take twice their file's size, and what takes less."""
+    from camelid.cli.memory import matrix_bytes
+
+    sizes = {kind: told_size(matrix_bytes(shape, kind)) for kind in WEIGHTS}
+    told = f"{path.name}: stored in float16, computed with in float32, which holds the same values"
+    less = ", ".join(f"{kind} {size}" for kind, size in sizes.items() if kind != "float32")
+    click.echo(f"{told}, {sizes['float32']} of memory (--weights, which rounds, takes less: {less})", err=True)
+
+
+def told_size(size: float) -> str:
+    """Bytes, for people."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
+
+
 def tell_of_decoding(path: Path) -> None:
     """Say on standard error that quantised weights are decoded, and to what; nothing of others."""
     from camelid.checkpoints import directory
@@ -169,8 +193,7 @@ def tell_of_decoding(path: Path) -> None:
     checkpoint = directory.load(path, check="lengths")
     if checkpoint.quantised:
         forms = ", ".join(f"{count} in {form}" for form, count in checkpoint.forms.items())
-        size = 4 * checkpoint.shape.parameters()
-        more = f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
+        more = told_size(4 * checkpoint.shape.parameters())
         click.echo(f"{path.name}: {forms} (tensors); decoded to {checkpoint.dtype}, {more} of memory", err=True)
 
 
@@ -397,6 +420,7 @@ def batch(loaded: Loaded, source: Path, own: Settings, options: dict[str, Any], 
 )
 @template_option
 @sampling_options
+@shaping_options
 @engine_options
 @machine_options
 @store_option
@@ -407,7 +431,7 @@ def chat(asked: Asked, /, **options: Any) -> None:
     /help says what else can be said there, /exit or the end of input leaves; an interrupt stops the answer.
     """
     folder = asked.model(options["model"], asked.store(options["store"]))
-    settings = sampling(asked, options)
+    own = settled(asked, {**sampling(asked, options), **shaping(asked, options)})
     forget = asked.choice("--forget", options["forget"], ("never", "oldest"), "never")
     template = asked.template(options["template"])
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
@@ -415,16 +439,16 @@ def chat(asked: Asked, /, **options: Any) -> None:
     asked.settle()
     from camelid.cli.chatting import converse
     from camelid.generate.chat import Chat
-    from camelid.generate.settings import Settings
 
-    tokens = 8 * (settings["max_tokens"] or 0)  # ours: a conversation of some turns
+    assert own is not None
+    tokens = 8 * own.max_tokens  # ours: a conversation of some turns
     loaded = opened(
         folder, machine, options["dtype"], wished, tokens=tokens, anyway=options["anyway"], template=template
     )
     tell_of_template(loaded)
     talk = Chat(
         loaded,
-        Settings(**settings),
+        own,
         system=options["system"] or "",
         forget="oldest" if forget == "oldest" else "never",
     )
@@ -506,7 +530,8 @@ def render(
 
     messages = read_messages(read_input("standard input"))
     checkpoint = directory.load(folder)
-    template, tokenizer = checkpoint.template or PLAIN, checkpoint.tokenizer
+    foreign, tokenizer = checkpoint.recognised, checkpoint.tokenizer
+    template = checkpoint.template or (foreign.template if foreign else None) or PLAIN
     generating = generating or messages[-1].role != "assistant"
     found = rendered(template, messages, tokenizer, learn=word, generate=generating)  # type: ignore[arg-type]
     if as_json:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from camelid.checkpoints import delta, directory
-from camelid.dialogue.foreign import NAMED, recognised
+from camelid.dialogue.foreign import Recognised
 from camelid.dialogue.message import Message
 from camelid.dialogue.published import PLAIN
 from camelid.dialogue.template import Rendered, Template, render
@@ -21,6 +21,7 @@ from camelid.generate.decode import GREEDY, ROWS, Event, Model, complete_all, en
 from camelid.generate.engine import Engine as Runs
 from camelid.generate.gguf import as_stored
 from camelid.generate.settings import Settings
+from camelid.generate.widening import widened
 from camelid.machine import no_compiler
 from camelid.models.shape import LlamaShape
 from camelid.native.build import Absent, built, switched_off
@@ -57,8 +58,8 @@ class Prompt:
 class Loaded:
     """A model, its tokenizer and its template; `template` is None for a base model.
 
-    `foreign` says where the template of a foreign model comes from: the name of the published one that its chat template
-    was recognised as (dialogue/foreign.py), "unknown" for one that was not, "" where there was nothing to recognise.
+    `foreign` says how the template of a foreign model is known (dialogue/foreign.py); None where nothing was to be
+    recognised.
     `ends` are the ids by which the folder says that a text ends; they stop every answer. `engine` says what computes:
     "native float32, AVX-512 VNNI", or "PyTorch float32" with the reason where the kernels could not be had. `cache` says
     how keys and values are kept (see Engine).
@@ -72,7 +73,7 @@ class Loaded:
     ends: tuple[int, ...] = ()
     engine: str = "PyTorch"
     cache: CacheKind = "float"
-    foreign: str = ""
+    foreign: Recognised | None = None
 
     def prompt(self, said: Said, *, raw: bool = False, template: Template | None = None) -> Prompt:
         """What the model is given for a text (one user message) or for messages.
@@ -177,8 +178,9 @@ def load(
 ) -> Loaded:
     """The model in a folder, ours or Hugging Face's, or in a GGUF file, ready to answer.
 
-    `dtype` is that of the stored weights by default. Quantised weights are read by the native kernels as they are where
-    these can (GGUF's Q8_0 and Q4_0, symmetric GPTQ without act-order), and otherwise decoded to float32.
+    `dtype` is that of the stored weights by default; float16 becomes float32 on a CPU (see widening.py). Quantised
+    weights are read by the native kernels as they are where these can (GGUF's Q8_0 and Q4_0, symmetric GPTQ without
+    act-order), and otherwise decoded to float32.
 
     engine   "native" (the kernels of camelid/native: CPU, float32 activations), "pytorch", or "compiled": PyTorch with its
              passes compiled, whose last bits may depend on what is decoded beside a request; by default native where
@@ -195,13 +197,14 @@ def load(
     checkpoint = directory.load(path, check=check)
     if (wrong := delta.problem(checkpoint)) is not None:
         raise UsageError([wrong])
-    tokenizer, foreign = checkpoint.tokenizer, ""
-    template = template or checkpoint.template
-    if template is None and checkpoint.chat_template is not None:
-        foreign = recognised(checkpoint.chat_template, tokenizer) or "unknown"
-        template = NAMED.get(foreign)
-    asked = dtype or getattr(torch, checkpoint.dtype)
-    why = _no_native(asked, torch.device(device), engine, weights)
+    tokenizer, foreign = checkpoint.tokenizer, checkpoint.recognised if template is None else None
+    template = template or checkpoint.template or (foreign.template if foreign else None)
+    device = torch.device(device)
+    if widened(checkpoint.dtype, device=device.type, dtype=dtype, engine=engine):
+        asked = torch.float32
+    else:
+        asked = dtype or getattr(torch, checkpoint.dtype)
+    why = _no_native(asked, device, engine, weights)
     model: Model
     stored = None
     if why is None and dtype is None and weights is None:
@@ -213,7 +216,7 @@ def load(
         model = NativeLlama.load(checkpoint.shape, checkpoint.tensors(), kind)
         told = f"native {kind}, {state().split(',')[0]}"
     else:
-        model = plain = directory.build(checkpoint, dtype, device).eval().requires_grad_(False)
+        model = plain = directory.build(checkpoint, asked, device).eval().requires_grad_(False)
         plain.compiled = engine == "compiled"
         told = f"{'compiled ' * plain.compiled}PyTorch {str(asked).removeprefix('torch.')}" + (
             f" ({why})" if why else ""

@@ -153,7 +153,7 @@ def here(recipe: Recipe, machines: Machines, choices: Choices) -> Choices:
         micro_tokens=choices.micro_tokens or found.micro_tokens,
         workers=found.workers,
         shares=found.shares,
-        kernels=trains(found) if found.threads == 1 else None,
+        kernels=trains(found),
     )
 
 
@@ -391,11 +391,16 @@ def _changes(recipe: Recipe, machines: Machines, choices: Choices) -> Iterator[C
         yield Change("--dtype bfloat16", recipe, replace(machines, dtype="bfloat16"), choices)
     stage = trained_stages(recipe)[-1]
     layout = choices.layout or Layout(shard=machines.count)
-    divided = layout.shard * layout.tensor > 1  # which takes plain AdamW, and no adapter
+    divided = layout.shard * layout.tensor > 1  # which takes plain AdamW
     if type(stage.optim) is AdamW and not divided:
         lean = AdamW8bit(**dict(stated(stage.optim)))
         yield _changed(f"--set {stage.name}.optim=AdamW8bit", stage, "optim", lean, recipe, machines, choices)
-    if isinstance(stage, Finetune) and stage.adapter is None and not divided and not isinstance(stage.optim, GaLore):
+    if (
+        isinstance(stage, Finetune)
+        and stage.adapter is None
+        and layout.tensor == 1
+        and not isinstance(stage.optim, GaLore)
+    ):
         words = f"--set '{stage.name}.adapter=LoRA(rank=8,alpha=16)'"
         if stage.pad is not None:  # a row more, for which a frozen embedding has no place
             words += f" --set {stage.name}.pad=none"

@@ -35,6 +35,7 @@ from camelid.train.assemble import (
     check_free,
     dtype_of,
     identity,
+    on_cpu,
     optimizer_for,
     read_as,
     save_adapter,
@@ -42,6 +43,7 @@ from camelid.train.assemble import (
     told,
     weights_of,
     why_no_adapter,
+    worn,
 )
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
@@ -142,7 +144,8 @@ def finetune(
         **({"noise": noise} if noise else {}),
         **({"base": base} if base else {}),
     )
-    model = _prepared(parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed, conduct=conduct)
+    prepared = partial(_prepared, parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed)
+    model = prepared(conduct=conduct)
     add_residual_dropout(model, dropout)
     model.recompute = conduct.machine.recompute
     if float8.wanted(conduct.machine):
@@ -162,7 +165,11 @@ def finetune(
         draw=partial(set_randomness, model, seed),
         placement=placement,
     )
-    weights: Mapping[str, torch.Tensor | Deferred] = weights_of(model, placement, conduct)
+    weights: Mapping[str, torch.Tensor | Deferred] = {}
+    if adapter is None:
+        weights = weights_of(model, placement, conduct)
+    else:
+        model = worn(model, placement, partial(prepared, conduct=on_cpu(conduct)))
     with saving(conduct) as here:
         if here:
             history = told(provenance or {}, trained, facts, batches, conduct)

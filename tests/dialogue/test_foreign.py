@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
 from camelid.dialogue.foreign import LONGEST, NAMED, recognised
 from camelid.dialogue.jinja import jinja
-from camelid.dialogue.template import render
+from camelid.dialogue.template import render, stop_ids
 from camelid.tokenizers.extend import with_controls
 from tests.conftest import size
 from tests.dialogue.chats import benign
@@ -23,23 +24,22 @@ def all_controls(pieces):
 
 @pytest.mark.parametrize("name", [name for name in NAMED if name not in ("none", "llama-3.2-instruct")])
 def test_what_our_renderer_writes_for_others_is_recognised(name, all_controls):
-    assert recognised(jinja(NAMED[name], all_controls), all_controls) == name
+    found = recognised(jinja(NAMED[name], all_controls), all_controls)
+    assert (found.how, found.name, found.template) == ("same", name, NAMED[name])
 
 
 def test_llama_3s_own_text_is_recognised_and_says_what_ours_says(llama_3):
     """As Meta published it, by the copy that llama-cpp-python holds; what it renders are our ids."""
     formats = pytest.importorskip("llama_cpp.llama_chat_format", reason="llama-cpp-python is not installed")
     text = formats.LLAMA3_INSTRUCT_CHAT_TEMPLATE
-    name = recognised(text, llama_3)
-    assert name == "llama-3-instruct"
-    assert not recognised(formats.CHATML_CHAT_TEMPLATE, llama_3)
-    assert not recognised(formats.MISTRAL_INSTRUCT_CHAT_TEMPLATE, llama_3)
+    found = recognised(text, llama_3)
+    assert (found.how, found.name) == ("same", "llama-3-instruct")
     formatter = formats.Jinja2ChatFormatter(text, eos_token="<|end_of_text|>", bos_token="<|begin_of_text|>")
     for messages in benign(71, size(40), system=True, input=False):
         asked = messages[:-1] if messages[-1].role == "assistant" else messages
         said = [{"role": message.role, "content": message.content} for message in asked]
         theirs = llama_3_ids(llama_3, formatter(messages=said).prompt)
-        assert theirs == render(NAMED[name], asked, llama_3, generate=True).ids
+        assert theirs == render(found.template, asked, llama_3, generate=True).ids
 
 
 def llama_3_ids(tokenizer, prompt):
@@ -54,18 +54,32 @@ def llama_3_ids(tokenizer, prompt):
 
 
 @pytest.mark.parametrize("text", [
-    "", "{{ messages }}", "{% for m in messages %}<|im_start|>{{ m.role }}{% endfor %}", "[INST] {{ m }} [/INST]",
+    "", "{{ messages }}", "{% for m in messages %}<|im_start|>{{ m.role }}{% endfor %}", "[INST] {{ m }} [/INST]", "{{",
     "<|start_header_id|>", "<|start_header_id|><|eot_id|>" + " " * LONGEST,
     "{{ ''.__class__.__mro__[1].__subclasses__() }}", "{% for x in range(10**9) %}{{ x * 10**9 }}{% endfor %}",
 ])  # fmt: skip
 def test_what_is_none_of_them_is_not_recognised_and_not_run(text, all_controls):
-    assert recognised(text, all_controls) is None
+    found = recognised(text, all_controls)
+    assert found.how == "unknown" and found.template is None and found.problem
 
 
-def test_a_template_whose_control_tokens_are_not_there_is_not_taken(pieces, all_controls):
-    for name in ("llama-3-instruct", "llama-3.1-instruct"):
-        text = jinja(NAMED[name], all_controls)
-        assert recognised(text, pieces) is None
-    later = jinja(NAMED["llama-3.1-instruct"], all_controls)
+def test_a_template_that_cannot_be_read_is_told_by_its_marks(pieces, all_controls):
+    """Its turns depend on what is said, which no template of ours does; the marks are those of one that is known."""
+    text = jinja(NAMED["llama-3.1-instruct"], all_controls) + "{{ '!' if messages|length > 3 }}"
+    found = recognised(text, all_controls)
+    assert (found.how, found.name) == ("marks", "llama-3.1-instruct") and "who speaks" in found.problem
     former = with_controls(pieces, [name for name in NAMES if name not in ("<|eom_id|>", "<|python_tag|>")])
-    assert recognised(later, former) == "llama-3-instruct"
+    assert recognised(text, former).name == "llama-3-instruct"
+    assert recognised(text, pieces).how == "unknown"
+
+
+def test_what_is_read_keeps_the_tools_of_the_template_with_its_marks(all_controls):
+    """Llama 3.1's text in Hugging Face's folders has dates before the system message, which Meta's own code does not."""
+    trl = pytest.importorskip("trl", reason="trl is not installed")
+    text = (Path(trl.__file__).parent / "chat_templates" / "llama3_1.jinja").read_text()
+    found = recognised(text, all_controls)
+    known = NAMED["llama-3.1-instruct"]
+    assert found.how == "read" and "Cutting Knowledge Date" in found.template.opening
+    assert (found.template.call, found.template.result) == (known.call, known.result)
+    ends = {all_controls.controls[name] for name in ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>")}
+    assert ends <= set(stop_ids(found.template, all_controls))
