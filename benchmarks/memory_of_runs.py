@@ -27,9 +27,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from camelid.machine import describe
+from camelid.machine import Machine, describe
 from camelid.models.count import Dtype
 from camelid.models.shape import LINEARS, LlamaShape, LoRA
+from camelid.native.library import trains
 from camelid.plan.training import memory, ours, paged_bytes
 from camelid.train.settings import AdamW, AdamW8bit, GaLore
 
@@ -60,6 +61,7 @@ class Case:
     lora: LoRA | None = None
     recompute: bool = False
     workers: int = 1
+    native: bool = True  # whether workers may use kernels of our own
     base: Literal["int8", "nf4"] | None = None
     optim: AdamW = AdamW(lr=1e-4)
 
@@ -89,10 +91,24 @@ CASES: dict[str, Case] = {
     "DoRA on all": Case(WIDE, 1024, lora=LoRA(8, 16, targets=LINEARS, kind="dora")),
     "23M, two workers": Case(SMALL, 1024, micro_batches=4, workers=2),
     "23M, four workers": Case(SMALL, 1024, micro_batches=8, workers=4),
+    "23M, two workers, no compiler": Case(SMALL, 1024, micro_batches=4, workers=2, native=False),
+    "23M, four workers, no compiler": Case(SMALL, 1024, micro_batches=8, workers=4, native=False),
+    "lora on all, two workers": Case(SMALL, 1024, micro_batches=4, workers=2, lora=LoRA(8, 16, targets=LINEARS)),
 }
 
 
-def predicted(case: Case) -> int:
+def machine_of(case: Case) -> Machine:
+    """How this machine runs it."""
+    threads = 2 if case.workers == 1 else 1
+    return Machine(dtype=case.dtype, threads=threads, micro_tokens=case.tokens, workers=case.workers)
+
+
+def kernels_for(case: Case) -> bool:
+    """Whether this machine has kernels of our own that the case goes through."""
+    return case.native and bool(trains(machine_of(case)))
+
+
+def predicted(case: Case, kernels: bool) -> int:
     """What the planner says, in bytes."""
     training = ours(
         case.shape,
@@ -104,6 +120,7 @@ def predicted(case: Case) -> int:
         micro_batches=case.micro_batches,
         recompute=float(case.recompute),
         workers=case.workers,
+        kernels=kernels,
     )
     pages = paged_bytes(case.shape, case.lora, case.optim) if case.optim.paged else 0.0
     return memory(training).peak + int(pages)  # nothing presses them out here, so that they count as resident
@@ -129,7 +146,6 @@ def run(case: Case, directory: Path) -> float:
 
     from camelid.checkpoints.names import expected
     from camelid.data.batch import Batch
-    from camelid.machine import Machine
     from camelid.models.adapt import add_lora, lean, set_randomness
     from camelid.models.llama import Llama, initialise
     from camelid.randomness import torch_generator
@@ -184,8 +200,7 @@ def run(case: Case, directory: Path) -> float:
     optimizer = optimizer_of(parameters, case.optim, dtype=None if case.lora else dtype, folder=directory)
     if case.lora is None:
         model.to(dtype)
-    threads = 2 if case.workers == 1 else 1
-    machine = Machine(threads=threads, micro_tokens=case.tokens, workers=case.workers)
+    machine = machine_of(case)
     began = time.perf_counter()
     train(
         model,
@@ -213,6 +228,7 @@ def resident(field: str) -> int:
 def in_a_child(name: str, environment: dict[str, str]) -> dict[str, Any]:
     """What `measured` says of a case in a fresh process."""
     command = [sys.executable, __file__, "--child", name]
+    environment = environment | ({} if CASES[name].native else {"CAMELID_NATIVE": "off"})
     if CASES[name].workers > 1:
         return watched(command, {**os.environ, **environment})
     told = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **environment})
@@ -258,10 +274,11 @@ def main() -> None:
         return
     runs = json.loads(RESULTS.read_text())["runs"] if given.case else {}
     for name in [given.case] if given.case else CASES:
-        said = predicted(CASES[name])
+        kernels = kernels_for(CASES[name])
+        said = predicted(CASES[name], kernels)
         with ThreadPoolExecutor() as pool:
             held, default = pool.map(in_a_child, (name, name), (RETURNED, {}))
-        runs[name] = {"predicted": said, "held": held, "default": default}
+        runs[name] = {"predicted": said, "held": held, "default": default, "kernels": kernels}
         error, beyond = said / held["peak"] - 1, default["peak"] / held["peak"] - 1
         print(
             f"{name:<28} predicted {said / MIB:7.0f} MiB  held {held['peak'] / MIB:7.0f} MiB  {error:+.1%}"

@@ -442,8 +442,12 @@ def newest(parent: Path, prefix: str, *, damaged: Callable[[BadFile], None] | No
     return None
 
 
-def prune(parent: Path, prefix: str, keep: int, *, files: Files = FILES) -> list[Path]:
+def prune(
+    parent: Path, prefix: str, keep: int, *, beside: Callable[[str], str] | None = None, files: Files = FILES
+) -> list[Path]:
     """What was deleted: the commits older than the `keep` newest good ones.
+
+    beside  names, for a commit that stays, an older one that is to stay with it
 
     The newest good one is read again in full first; the others that stay are checked for presence and length. Where
     fewer than `keep` are good, nothing is deleted. Damaged commits newer than the oldest that stays are left alone.
@@ -451,18 +455,25 @@ def prune(parent: Path, prefix: str, keep: int, *, files: Files = FILES) -> list
     if keep < 1:
         raise ValueError(f"keep={keep}: at least one commit must stay")
     kept = 0
-    removed = []
+    removed, needed = [], set[str]()
     with _translated(Path(parent), lambda: 0):
         for path in reversed(commits(parent, prefix)):
             if kept < keep:
                 with contextlib.suppress(BadFile):
                     verify(path, contents=kept == 0)
                     kept += 1
-            else:
+                    needed.add(path.name if beside is None else beside(path.name))
+            elif path.name not in needed:
                 with contextlib.suppress(BlockingIOError, FileNotFoundError):  # another process is deleting it
                     _delete(path, files)
                     removed.append(path)
     return removed
+
+
+def delete(path: Path, *, files: Files = FILES) -> None:
+    """Takes a commit away, whole or not at all: killed meanwhile, the next writer beside it removes what is left."""
+    with _translated(path, lambda: 0):
+        _delete(path, files)
 
 
 def _delete(path: Path, files: Files) -> None:

@@ -13,6 +13,7 @@ from camelid.errors import Problem, UsageError
 from camelid.journal import Narrator
 from camelid.machine import GIB, Machine, divided
 from camelid.models.shape import LlamaShape
+from camelid.native.library import trains
 from camelid.plan.machines import Device, Machines
 from camelid.plan.page import first_of_each
 from camelid.plan.plan import Choices, plan, remedies, shape_of
@@ -53,6 +54,7 @@ def _problems(owner: Recipe, stage: AnyStage, machine: Machine, narrator: Narrat
         recompute=machine.recompute,
         workers=machine.workers,
         shares=machine.shares,
+        kernels=trains(machine),
         start=start,
     )
     (found,) = plan(alone, machines, choices).stages

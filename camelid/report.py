@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from camelid.evaluate.score import Score
+
 COLOURS = ("#b4552d", "#2d6ab4", "#3c8f4d", "#8a4fb0")
 STYLE = """
 :root { --ink: #26211c; --soft: #7a7068; --line: #ddd5cc; --paper: #fbf8f4; --card: #fff; --good: #3c8f4d }
@@ -30,6 +32,8 @@ tr.total td { font-weight: 700; border-bottom: 0 } .bar { display: block; height
 td.soft:first-child { width: 10rem }
 .answer { white-space: pre-wrap } .whole { white-space: nowrap }
 .right { color: var(--good); font-weight: 600 } svg { width: 100%; height: auto; display: block }
+@media (max-width: 600px) { body { padding: 1.2rem .7rem 3rem } .card { padding: .7rem .8rem } svg.large { width: 660px }
+  th, td { padding-right: .4rem; font-size: .84rem } td.soft:first-child { width: auto } }
 """
 
 
@@ -62,21 +66,6 @@ class Drawn:
     asked: float
     tokens: int
     epochs: float
-
-
-@dataclass(frozen=True)
-class Score:
-    """How one model did on one family of questions."""
-
-    family: str
-    correct: int
-    count: int
-    low: float
-    high: float
-
-    @property
-    def share(self) -> float:
-        return self.correct / self.count if self.count else 0.0
 
 
 @dataclass(frozen=True)
@@ -199,10 +188,10 @@ def _chart(
         for tokens in marks
         if tokens <= end
     ]
-    strong = _smooth(values) if mean else values
+    strong, large = _smooth(values) if mean else values, " class=large" if width > 600 else ""  # its words stay legible
     faint = f'<polyline points="{path(values)}" fill="none" stroke="{colour}" stroke-opacity=".3"/>' if mean else ""
     return (
-        f'<div class=card style="margin-bottom:.8rem"><svg viewBox="0 0 {width} {height}" role="img" aria-label="{_e(title)}">'
+        f'<div class=card style="margin-bottom:.8rem"><svg{large} viewBox="0 0 {width} {height}" role="img" aria-label="{_e(title)}">'
         f'<text x="{left}" y="18" font-size="14" font-weight="600" fill="var(--ink)">{_e(title)}</text>{"".join(grid)}'
         f'{faint}<polyline points="{path(strong)}" fill="none" stroke="{colour}" stroke-width="2"/></svg></div>'
     )

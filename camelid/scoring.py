@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from camelid.durable import read_json, read_lines, replace_file
+from camelid.evaluate.score import Score
 from camelid.machine import Machine, describe
 from camelid.recipe import DeskRecords, Finetune, Folder, Merge, Pretrain, portions
-from camelid.report import Ancestor, Curve, Drawn, Page, Sample, Score, amount, page
+from camelid.report import Ancestor, Curve, Drawn, Page, Sample, amount, page
 from camelid.run import Made, Work
 from camelid.store import PROVENANCE
 
@@ -69,13 +70,8 @@ def score_line(
         if scores.unread:
             told = f"{scores.unread:,} of {scores.overall.count:,} questions are longer than its context: not answered"
             work.narrator.warn(f"{title}: {told}")
-    rows = tuple((title, tuple(_scores(scores))) for title, scores in found)
+    rows = tuple((title, (*scores.families, scores.overall)) for title, scores in found)
     return rows, tuple(_samples(found))
-
-
-def _scores(scores: Scores) -> Iterator[Score]:
-    for score in (*scores.families, scores.overall):
-        yield Score(score.family, score.correct, score.count, score.low, score.high)
 
 
 def _samples(found: Sequence[tuple[str, Scores]]) -> Iterator[Sample]:

@@ -8,7 +8,8 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from camelid.report import Ancestor, Curve, Drawn, Page, Sample, Score, _smooth, _ticks, page
+from camelid.evaluate.score import Score
+from camelid.report import Ancestor, Curve, Drawn, Page, Sample, _smooth, _ticks, page
 
 
 def told(**words: object) -> Page:

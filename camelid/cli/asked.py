@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+SETTING = "Change one setting: tuned.length=1024, tuned.optim=AdamW8bit, 'tuned.adapter=LoRA(rank=8, alpha=16)'."
+
 
 class Command(click.Command):
     """A command that reports unknown options together with every other problem, instead of the first alone."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from camelid.cli.asked import Asked, Command, json_option
+from camelid.cli.asked import SETTING, Asked, Command, json_option
 from camelid.cli.distance import ABSENT, distance
 from camelid.errors import ProblemList, did_you_mean
 from camelid.frozen import is_frozen, stated, text, to_data
@@ -55,7 +55,7 @@ def _branch(name: str, before: str, below: str) -> None:
 @click.command(cls=Command)
 @click.argument("member", metavar="MEMBER", required=False)
 @click.option("--size", metavar="SIZE", help="A published size, or desk (default: the published one).")
-@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change one setting: tuned.length=1024.")
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help=SETTING)
 @json_option
 @click.pass_obj
 def show(asked: Asked, /, member: str | None, size: str | None, settings: tuple[str, ...], as_json: bool) -> None:
@@ -253,15 +253,19 @@ def diff(asked: Asked, /, first: str | None, second: str | None, size: str | Non
 @click.option("--pipeline", metavar="N", help="Devices that hold consecutive layers (default: 1).")
 @click.option("--data", "replicas", metavar="N", help="Replicas; the other devices shard (default: 1).")
 @click.option("--recompute", is_flag=True, help="Keep each layer's input only and compute the rest again.")
-@click.option("--micro-tokens", metavar="N", help="Tokens on a device at once (default: one row).")
+@click.option(
+    "--micro-tokens",
+    metavar="N",
+    help="Tokens on a device at once (default: one row; on this CPU as a run takes them).",
+)
 @click.option("--utilisation", metavar="SHARE", help="Share of the peak rate to assume (default: 0.4).")
-@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change one setting: tuned.length=1024.")
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help=SETTING)
 @json_option
 @click.pass_obj
 def plan(asked: Asked, /, member: str | None, size: str | None, as_json: bool, **options: Any) -> None:
     """Memory, step time, tokens per second, days and device-hours of a recipe on a machine; what is missing; what would fit."""
     from camelid.plan.machines import machine_named
-    from camelid.plan.plan import UTILISATION, Choices
+    from camelid.plan.plan import UTILISATION, Choices, here
     from camelid.plan.training import Layout
 
     found = asked.member(member, size)
@@ -283,6 +287,8 @@ def plan(asked: Asked, /, member: str | None, size: str | None, as_json: bool, *
 
     layout = Layout(data=replicas, shard=number // rest, tensor=tensor, pipeline=pipeline) if rest > 1 else None
     choices = Choices(layout=layout, micro_tokens=micro, recompute=options["recompute"], utilisation=share)
+    if options["device"] in (None, "cpu") and number == 1:
+        choices = here(recipe, machine, choices)
     result = planned(recipe, machine, choices)
     if as_json:
         echo(json.dumps(to_data(result)))

@@ -20,6 +20,8 @@ from camelid.cli.sampling import (
     guess_options,
     guessed,
     settled,
+    shaping,
+    shaping_options,
     tools,
     with_tools,
 )
@@ -418,6 +420,7 @@ def batch(loaded: Loaded, source: Path, own: Settings, options: dict[str, Any], 
 )
 @template_option
 @sampling_options
+@shaping_options
 @engine_options
 @machine_options
 @store_option
@@ -428,7 +431,7 @@ def chat(asked: Asked, /, **options: Any) -> None:
     /help says what else can be said there, /exit or the end of input leaves; an interrupt stops the answer.
     """
     folder = asked.model(options["model"], asked.store(options["store"]))
-    settings = sampling(asked, options)
+    own = settled(asked, {**sampling(asked, options), **shaping(asked, options)})
     forget = asked.choice("--forget", options["forget"], ("never", "oldest"), "never")
     template = asked.template(options["template"])
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
@@ -436,16 +439,16 @@ def chat(asked: Asked, /, **options: Any) -> None:
     asked.settle()
     from camelid.cli.chatting import converse
     from camelid.generate.chat import Chat
-    from camelid.generate.settings import Settings
 
-    tokens = 8 * (settings["max_tokens"] or 0)  # ours: a conversation of some turns
+    assert own is not None
+    tokens = 8 * own.max_tokens  # ours: a conversation of some turns
     loaded = opened(
         folder, machine, options["dtype"], wished, tokens=tokens, anyway=options["anyway"], template=template
     )
     tell_of_template(loaded)
     talk = Chat(
         loaded,
-        Settings(**settings),
+        own,
         system=options["system"] or "",
         forget="oldest" if forget == "oldest" else "never",
     )

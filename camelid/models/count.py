@@ -72,6 +72,7 @@ def activation_bytes(
     inputs: bool = False,
     adapter: Dtype = "float32",
     apart: bool = False,
+    whole: bool = False,
 ) -> int:
     """Bytes kept from the forward for the backward pass by `tokens` tokens, without logits; found exact for nn/'s layers.
 
@@ -80,17 +81,20 @@ def activation_bytes(
     inputs      frozen maps keep their input too, as those of bitsandbytes do
     adapter     what adapters compute in, at least; ours in float32
     apart       no maps are multiplied side by side, however small: those in few bits are not
+    whole       each layer is one operation (nn/block.py)
     """
     size = BYTES[dtype]
     share = float(recompute)
     layer = _kept_per_token(shape, lora, size, BYTES[adapter], fused, inputs)
-    if apart and not fused:
+    if whole:
+        layer = _kept_in_one(shape) * size
+    elif apart and not fused:
         layer -= _joined_per_token(shape, lora) * size
-    whole = (1 - share) * shape.layers + (1 if share else 0)
-    kept = whole * layer + share * shape.layers * shape.width * size
+    layers = (1 - share) * shape.layers + (1 if share else 0)
+    kept = layers * layer + share * shape.layers * shape.width * size
     ends = 4 * shape.width * size + 2 * shape.head_width * BYTES["float32"]  # last norm, loss; rotations
-    copied = 0 if apart else _copied_weights(shape, lora)
-    return math.ceil(tokens * (kept + ends)) + math.ceil(whole) * copied * size
+    copied = 0 if apart or whole else _copied_weights(shape, lora)
+    return math.ceil(tokens * (kept + ends)) + math.ceil(layers) * copied * size
 
 
 def logit_bytes(shape: LlamaShape, *, rows: int, dtype: Dtype = "float32", copies: float = 1.0) -> int:
@@ -144,6 +148,13 @@ def _kept_per_token(shape: LlamaShape, lora: LoRA | None, size: int, exact: int,
     if lora.kind == "dora":  # what its magnitudes multiply
         held += sum(shape.linears()[target][0] for target in lora.targets) * max(size, exact)
     return held + len(lora.targets) * lora.rank * max(size, exact)
+
+
+def _kept_in_one(shape: LlamaShape) -> int:
+    """Numbers that a layer which is one operation keeps per token: the inputs of both norms (D each) with their factors,
+    queries, keys and values side by side, attention's output with two numbers a head, gate and up side by side."""
+    queries, keys = shape.heads * shape.head_width, shape.kv_heads * shape.head_width
+    return 2 * shape.width + 2 + 2 * queries + 2 * keys + 2 * shape.heads + 2 * shape.hidden
 
 
 def _adapter_inputs(shape: LlamaShape, lora: LoRA, size: int, inputs: bool) -> float:

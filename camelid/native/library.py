@@ -7,6 +7,7 @@ from ctypes import POINTER, Structure, c_char_p, c_double, c_int, c_int64, c_siz
 from functools import cache
 from pathlib import Path
 
+from camelid.machine import Machine
 from camelid.native.build import Absent, Built, built
 
 FLOAT32, BFLOAT16, Q8_0, Q4_0 = range(4)
@@ -123,6 +124,13 @@ def library() -> ctypes.CDLL | None:
     """The kernels of this machine, or None (see `state`)."""
     found = built()
     return opened(found.path) if isinstance(found, Built) else None
+
+
+def trains(machine: Machine) -> bool | None:
+    """Whether they compute a training step's passes on this machine; None where they never do: by several threads, in
+    another dtype, on another device, or where PyTorch compiles."""
+    small = machine.device == "cpu" and machine.dtype == "float32" and machine.threads == 1
+    return library() is not None if small and not machine.compile else None
 
 
 def state() -> str:

@@ -80,18 +80,33 @@ void camelid_gate_backward(const float *g, const float *both, int64_t rows, int6
 
 // ----------------------------------------------------------------------------------------------------------- attention
 
-// c [rows, 16 vectors] = or += a b, where a[i][k] stands at a[i * row + k * step] and row k of b at b + k * below
+enum { ASKS = 8 };  // parts of a tile, before each of which some of the next one's lines are asked for: all at once would wait
+
+// c [rows, 16 vectors] = or += a b, where a[i][k] stands at a[i * row + k * step] and row k of b at b + k * below. Where the
+// next tile's a and c are told, their lines are on their way meanwhile; eight rows then
 INLINE void small_tile(const float *a, int64_t row, int64_t step, const float *b, int64_t below, int64_t depth, float *c,
-                 int64_t stride, int rows, int vectors, int adds) {
+                 int64_t stride, int rows, int vectors, int adds, const float *next_a, const float *next_c) {
   V acc[8][3];
+  const int parts = next_a ? ASKS : 1;
   for (int i = 0; i < rows; i++)
     for (int v = 0; v < vectors; v++) acc[i][v] = adds ? load(c + i * stride + 16 * v) : zero();
-  for (int64_t k = 0; k < depth; k++) {
-    V other[3];
-    for (int v = 0; v < vectors; v++) other[v] = load(b + k * below + 16 * v);
-    for (int i = 0; i < rows; i++) {
-      V one = all(a[i * row + k * step]);
-      for (int v = 0; v < vectors; v++) acc[i][v] = fma16(one, other[v], acc[i][v]);
+  int64_t k = 0;
+  for (int part = 0; part < parts; part++) {
+    const int64_t end = depth * (part + 1) / parts;
+    if (next_a) {
+      for (int v = 0; v < vectors; v++) __builtin_prefetch(next_c + part * stride + 16 * v, 1, 3);
+      if (step == 1)
+        for (int64_t at = 0; at < depth; at += 16) __builtin_prefetch(next_a + part * row + at, 0, 3);
+      else
+        for (int64_t at = k; at < end; at++) __builtin_prefetch(next_a + at * step, 0, 3);
+    }
+    for (; k < end; k++) {
+      V other[3];
+      for (int v = 0; v < vectors; v++) other[v] = load(b + k * below + 16 * v);
+      for (int i = 0; i < rows; i++) {
+        V one = all(a[i * row + k * step]);
+        for (int v = 0; v < vectors; v++) acc[i][v] = fma16(one, other[v], acc[i][v]);
+      }
     }
   }
   for (int i = 0; i < rows; i++)
@@ -108,9 +123,9 @@ INLINE void small_product(const float *a, int64_t row, int64_t step, const float
     for (int64_t i = 0; i < rows; i += 8) {
       const float *from = a + i * row;
       float *to = c + i * stride + k;
-      if (vectors == 3) small_tile(from, row, step, b + k, below, depth, to, stride, 8, 3, adds);
-      else if (vectors == 2) small_tile(from, row, step, b + k, below, depth, to, stride, 8, 2, adds);
-      else small_tile(from, row, step, b + k, below, depth, to, stride, 8, 1, adds);
+      if (vectors == 3) small_tile(from, row, step, b + k, below, depth, to, stride, 8, 3, adds, NULL, NULL);
+      else if (vectors == 2) small_tile(from, row, step, b + k, below, depth, to, stride, 8, 2, adds, NULL, NULL);
+      else small_tile(from, row, step, b + k, below, depth, to, stride, 8, 1, adds, NULL, NULL);
     }
   }
 }
@@ -137,13 +152,15 @@ void camelid_product(const float *a, int64_t row, int64_t step, const float *b, 
       for (; i + 8 <= rows; i += 8) {
         const float *from = a + i * row + first * step;
         float *to = c + i * stride + at;
-        if (n == 48) small_tile(from, row, step, room, n, deep, to, stride, 8, 3, more);
-        else if (n == 32) small_tile(from, row, step, room, n, deep, to, stride, 8, 2, more);
-        else small_tile(from, row, step, room, n, deep, to, stride, 8, 1, more);
+        const int64_t next_rows = i + 16 <= rows ? 8 : 0;
+        const float *next_a = from + next_rows * row, *next_c = to + next_rows * stride;
+        if (n == 48) small_tile(from, row, step, room, n, deep, to, stride, 8, 3, more, next_a, next_c);
+        else if (n == 32) small_tile(from, row, step, room, n, deep, to, stride, 8, 2, more, next_a, next_c);
+        else small_tile(from, row, step, room, n, deep, to, stride, 8, 1, more, next_a, next_c);
       }
       for (; i < rows; i++)
         for (int64_t j = 0; j < n; j += 16)
-          small_tile(a + i * row + first * step, row, step, room + j, n, deep, c + i * stride + at + j, stride, 1, 1, more);
+          small_tile(a + i * row + first * step, row, step, room + j, n, deep, c + i * stride + at + j, stride, 1, 1, more, NULL, NULL);
     }
   }
 }

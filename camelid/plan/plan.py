@@ -14,9 +14,10 @@ from typing import cast
 
 from camelid.errors import ProblemList
 from camelid.frozen import stated
-from camelid.machine import GIB
+from camelid.machine import GIB, DType, detect, divided
 from camelid.models.count import BYTES, Dtype, cache_bytes, parameters, trainable
 from camelid.models.shape import LlamaShape, LoRA
+from camelid.native.library import trains
 from camelid.plan.machines import DEVICES, Machines
 from camelid.plan.training import (
     Layout,
@@ -59,6 +60,7 @@ class Choices:
     micro_tokens  tokens on one device at once; None: one row. Never less than a row
     workers       processes that share a step on a CPU, and into how many parts at least it is cut for them (`shares`)
     recompute     whether layers keep only their input and compute the rest again
+    kernels       whether small models' layers go through this machine's own kernels, which keep less; None: not asked
     utilisation   share of the peak that the model's own operations reach
     start         shape of the model in the folder that the line starts from, where it starts from one
     """
@@ -68,6 +70,7 @@ class Choices:
     recompute: bool = False
     workers: int = 1
     shares: int = 1
+    kernels: bool | None = None
     utilisation: float = UTILISATION
     start: LlamaShape | None = None
 
@@ -139,6 +142,21 @@ def plan(recipe: Recipe, machines: Machines, choices: Choices | None = None) -> 
     )
 
 
+def here(recipe: Recipe, machines: Machines, choices: Choices) -> Choices:
+    """The same choices with what a run on this machine's CPU decides for itself: tokens at once, processes, kernels."""
+    weights = [shape_of(stage, choices.start).parameters() for stage in trained_stages(recipe)]
+    if not weights:
+        return choices
+    found = divided(detect("cpu", cast(DType, machines.dtype)), max(weights))
+    return replace(
+        choices,
+        micro_tokens=choices.micro_tokens or found.micro_tokens,
+        workers=found.workers,
+        shares=found.shares,
+        kernels=trains(found),
+    )
+
+
 def trained_stages(recipe: Recipe) -> list[Finetune | Pretrain]:
     """The stages of a recipe that train a model."""
     return [stage for stage in recipe.stages if isinstance(stage, Finetune | Pretrain)]
@@ -166,6 +184,8 @@ def _stage(recipe: Recipe, stage: Finetune | Pretrain, machines: Machines, choic
     work = training_of(stage, machines, choices)
     if stage.optim.paged:
         notes.append(f"moments: {paged_bytes(shape, lora, stage.optim) / GIB:.1f} GiB in a file, not counted as memory")
+    if choices.kernels is not None:
+        notes.append(_through(work, choices.kernels))
     held = memory(work, choices.layout or Layout(shard=machines.count))
     each = flops_per_token(shape, length=stage.length, lora=lora)
     peak = machines.device.flops
@@ -194,6 +214,15 @@ def _stage(recipe: Recipe, stage: Finetune | Pretrain, machines: Machines, choic
     )
 
 
+def _through(work: Training, kernels: bool) -> str:
+    """Who computes a small model's layers, and what that means for memory."""
+    processes = f"{work.workers} processes" if work.workers > 1 else "one process"
+    if not kernels:
+        return f"{processes}, layers through PyTorch: there are no kernels of our own here (camelid doctor says why)"
+    kept = "a layer is one operation and keeps less" if work.whole else "layers keep what PyTorch keeps"
+    return f"{processes}, passes through kernels of our own: {kept}"
+
+
 def adapter_of(stage: Finetune | Pretrain) -> LoRA | None:
     """The adapter that a stage trains instead of every weight."""
     return stage.adapter
@@ -216,6 +245,7 @@ def training_of(stage: Finetune | Pretrain, machines: Machines, choices: Choices
         recompute=float(choices.recompute),
         workers=choices.workers,
         shares=choices.shares,
+        kernels=bool(choices.kernels),
     )
 
 
@@ -361,11 +391,16 @@ def _changes(recipe: Recipe, machines: Machines, choices: Choices) -> Iterator[C
         yield Change("--dtype bfloat16", recipe, replace(machines, dtype="bfloat16"), choices)
     stage = trained_stages(recipe)[-1]
     layout = choices.layout or Layout(shard=machines.count)
-    divided = layout.shard * layout.tensor > 1  # which takes plain AdamW, and no adapter
+    divided = layout.shard * layout.tensor > 1  # which takes plain AdamW
     if type(stage.optim) is AdamW and not divided:
         lean = AdamW8bit(**dict(stated(stage.optim)))
         yield _changed(f"--set {stage.name}.optim=AdamW8bit", stage, "optim", lean, recipe, machines, choices)
-    if isinstance(stage, Finetune) and stage.adapter is None and not divided and not isinstance(stage.optim, GaLore):
+    if (
+        isinstance(stage, Finetune)
+        and stage.adapter is None
+        and layout.tensor == 1
+        and not isinstance(stage.optim, GaLore)
+    ):
         words = f"--set '{stage.name}.adapter=LoRA(rank=8,alpha=16)'"
         if stage.pad is not None:  # a row more, for which a frozen embedding has no place
             words += f" --set {stage.name}.pad=none"

@@ -6,6 +6,9 @@ summed, no gradient does; while the backward pass ends, it is the other way roun
     forward ends     weights + moments + gradients summed so far + activations + logits + the head's gradient
     backward ends    weights + moments + all gradients
 
+Processes that share a step (train/workers.py) have one set of weights and moments, each the larger of its own two
+moments, and in shared memory a gradient for each part of the step and their sum.
+
 Time is work over rate: model FLOPs (models/count.py) over the device's peak times the utilisation, which is given.
 """
 
@@ -31,6 +34,7 @@ from camelid.train.settings import AdamW, AdamW8bit, GaLore
 
 # train/loss.py: rows whose logits exist at once, more where so few logits fit a processor's cache
 ROWS, LOGITS = 256, 1 << 19
+LANES = 16  # nn/passes.py: heads are so many numbers wide, or a multiple, where our kernels know them
 LEAST = 4096  # train/eight_bit.py: smaller weights keep exact moments
 
 
@@ -77,7 +81,8 @@ class Training:
     adapter     what adapters lie and compute in; ours in float32
     recompute   share of layers whose activations are computed again
     workers     processes that share a step's micro-batches, each with activations and gradients of its own
-    slots       gradients beside these, in memory that the workers share (train/workers.py)
+    slots       gradients beside these and their sum, in memory that the workers share (train/workers.py)
+    whole       layers are one operation each and keep less (nn/block.py)
     rows        rows of logits that exist at once; None: all
     copies      float32 copies of those logits
     """
@@ -100,6 +105,7 @@ class Training:
     inputs: bool = False
     workers: int = 1
     slots: int = 0
+    whole: bool = False
     rows: int | None = 256
     copies: float = 1.0
 
@@ -142,7 +148,8 @@ def memory(training: Training, layout: Layout | None = None) -> Memory:
     backward = max(held + (fresh if training.lora is None else 0.0), gradients)
     peak = weights + optimizer + gathered + max(forward, backward)
     if training.workers > 1:
-        peak += (training.workers - 1) * (activations + logits + early + gradients) + training.slots * gradients
+        each = max(activations + max(logits + early, training.decoded), gradients)
+        peak = weights + optimizer + training.workers * each + (training.slots + 1) * gradients
     parts = (weights, gradients, optimizer, activations, logits + early, gathered, peak)
     return Memory(*(math.ceil(part) for part in parts))
 
@@ -158,6 +165,7 @@ def _activations(training: Training) -> int:
         inputs=training.inputs,
         adapter=training.adapter,
         apart=training.decoded > 0,
+        whole=training.whole,
     )
 
 
@@ -189,10 +197,12 @@ def ours(
     recompute: float = 0.0,
     workers: int = 1,
     shares: int = 1,
+    kernels: bool = False,
 ) -> Training:
     """Training as camelid/train does it: `tokens` tokens at once, `micro_batches` of them a step.
 
-    `base` is what frozen weights lie in; `optim` says how large moments are (by default those of AdamW).
+    `base` is what frozen weights lie in; `optim` says how large moments are (by default those of AdamW); `kernels` says
+    that what lies between products goes through our own (train/passes.py), and layers that are as they were made with it.
 
     In less than float32 the trained weights have an exact copy, in whose precision gradients are summed; the backward
     pass leaves them in the model's own precision first.
@@ -200,6 +210,7 @@ def ours(
     half = BYTES[dtype] < 4
     exact = 4 if half else BYTES[dtype]
     full = lora is None
+    passes = kernels and not half
     return Training(
         shape=shape,
         tokens=tokens,
@@ -217,7 +228,8 @@ def ours(
         workers=workers,
         slots=max(workers, shares),
         rows=max(ROWS, LOGITS // shape.vocab),
-        copies=2.5 if half else 2.0,  # the rows before are let go only once the next are there
+        whole=passes and full and base is None and shape.head_width % LANES == 0,
+        copies=1.5 if half else 0.0 if passes else 1.0,  # logarithms, then slopes; our kernel makes them of the logits
     )
 
 

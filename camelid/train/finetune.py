@@ -35,6 +35,7 @@ from camelid.train.assemble import (
     check_free,
     dtype_of,
     identity,
+    on_cpu,
     optimizer_for,
     read_as,
     save_adapter,
@@ -42,6 +43,7 @@ from camelid.train.assemble import (
     told,
     weights_of,
     why_no_adapter,
+    worn,
 )
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
@@ -93,7 +95,8 @@ def finetune(
     base      keep the frozen weights beside it in int8 or NF4 (QLoRA): what is merged are the weights so kept
 
     Beside an adapter the provenance tells "merged": how far the merged model's logits are from those of the model that
-    was trained, at most, over a few of its own tokens; and with `base` how far they would be on the start's own weights.
+    was trained, at most, over a few of its own tokens; and with `base` or PiSSA, whose adapter is meant for them, how far
+    they would be on the start's own weights.
 
     Raises what `train` raises, and UsageError or StoreError before any work where it could not be finished.
     """
@@ -142,7 +145,8 @@ def finetune(
         **({"noise": noise} if noise else {}),
         **({"base": base} if base else {}),
     )
-    model = _prepared(parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed, conduct=conduct)
+    prepared = partial(_prepared, parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed)
+    model = prepared(conduct=conduct)
     add_residual_dropout(model, dropout)
     model.recompute = conduct.machine.recompute
     if float8.wanted(conduct.machine):
@@ -162,7 +166,11 @@ def finetune(
         draw=partial(set_randomness, model, seed),
         placement=placement,
     )
-    weights: Mapping[str, torch.Tensor | Deferred] = weights_of(model, placement, conduct)
+    weights: Mapping[str, torch.Tensor | Deferred] = {}
+    if adapter is None:
+        weights = weights_of(model, placement, conduct)
+    else:
+        model = worn(model, placement, partial(prepared, conduct=on_cpu(conduct)))
     with saving(conduct) as here:
         if here:
             history = told(provenance or {}, trained, facts, batches, conduct)
@@ -208,7 +216,8 @@ PROBE = 256  # ours: tokens over which logits before and after merging are compa
 @torch.no_grad()
 def _moved_by_merging(model: Llama, parent: directory.Checkpoint, corpus: Corpus, base: Bits | None) -> dict[str, Any]:
     """The largest difference between logits of the model with its adapter beside it and of the merged one, and, where
-    the base was quantised, of the adapter on the weights that it was quantised from. One layer is whole at a time."""
+    the base was quantised, of the adapter on the weights that it was quantised from; where it gave directions up (PiSSA),
+    of the adapter's folder on the weights that it gave them up from. One layer is whole at a time."""
     ids = torch.from_numpy(np.asarray(corpus.ids[:PROBE], dtype=np.int64))[None].to(model.device)
     stored = parent.tensors()
 
@@ -222,10 +231,14 @@ def _moved_by_merging(model: Llama, parent: directory.Checkpoint, corpus: Corpus
     model.eval()
     worn = model(ids).float()
     found = {"tokens": ids.shape[1], "largest logit": float(worn.abs().max())}
-    for words, weight in (("largest difference", own), ("largest difference to the unquantised base", exact)):
-        if base is not None or weight is own:
-            with computing_with(model, weight):
-                found[words] = float((model(ids).float() - worn).abs().max())
+    beside = {"largest difference": own}
+    if base is not None:
+        beside["largest difference to the unquantised base"] = exact
+    elif model.adapter is not None and model.adapter.start == "pissa":
+        beside["largest difference on the base as it was"] = exact
+    for words, weight in beside.items():
+        with computing_with(model, weight):
+            found[words] = float((model(ids).float() - worn).abs().max())
     model.train()
     return found
 

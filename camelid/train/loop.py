@@ -143,9 +143,10 @@ def train(
     placement  how the model was divided among ranks (train/parallel.py); the optimizer then holds this rank's pieces
 
     Raises NonFinite or Spiked for a step that was refused and WorkerFailed for one that a process did not finish (weights and
-    moments stay as they were and are committed), Interrupted after a signal, StoreError if the directory is in use or
-    the disk refuses, UsageError if it holds another run or the machine cannot be had, RankFailed if another rank is
-    lost and RanksDisagree if one holds other numbers.
+    moments stay as they were and are committed), UpdateFailed where it ended in the middle of its update (they are not),
+    Interrupted after a signal, StoreError if the directory is in use or the disk refuses, UsageError if it holds
+    another run or the machine cannot be had, RankFailed if another rank is lost and RanksDisagree if one holds other
+    numbers.
     """
     ranks = conduct.ranks
     check_workers(conduct.machine)
@@ -178,7 +179,7 @@ def train(
         model.train()
         asked, due = _asked(ranks, request.signal, False)
         with _hands(conduct, optimizer, plan, work, placement, counters.step < batches.steps) as hands:
-            run = _Run(work, plan, optimizer, schedule, conduct.skip, ranks, hands, _watch(spikes, directory))
+            run = _Run(work, plan, optimizer, schedule, conduct.skip, ranks, hands, _watch(spikes, directory, ranks))
             if conduct.rehearse and counters.step < batches.steps:
                 rehearse(batches, work, optimizer, hands if isinstance(hands, Divided) else None)
             while counters.step < batches.steps and asked is None:
@@ -190,12 +191,12 @@ def train(
                             store.commit(counters, optimizer)
                         raise
                     mark = spikes.mark(counters.step)
-                    counters = store.go_back(mark, spiked, optimizer)
+                    counters = store.go_back(mark, spiked, counters, optimizer)
                     committed = replace(counters, step=mark)
                     if counters.step % spikes.every == 0:
                         store.commit(counters, optimizer)
                         committed = counters
-                    line, run.watch = store.last, _watch(spikes, directory)
+                    line, run.watch = store.last, _watch(spikes, directory, ranks)
                     conduct.note(f"step {counters.step}: {spiked.words}; passed over")
                     continue
                 except (NonFinite, WorkerFailed, RankFailed) as error:
@@ -294,9 +295,13 @@ class _Plan:
         return self._known[step]
 
 
-def _watch(spikes: Spikes | None, directory: Path) -> Watch | None:
-    """The losses so far, where somebody looks for spikes."""
-    return None if spikes is None else Watch(spikes, (line["loss"] for line in steps_of(directory)))
+def _watch(spikes: Spikes | None, directory: Path, ranks: Ranks) -> Watch | None:
+    """The losses so far, where somebody looks for spikes; rank 0 reads them and tells the others."""
+    if spikes is None:
+        return None
+    told = steps_of(directory) if ranks.leads else ()
+    last = deque((line["loss"] for line in told if line["loss"] is not None), spikes.window)
+    return Watch(spikes, ranks.told(list(last), "waiting for rank 0, reading the journal"))
 
 
 @dataclass
@@ -333,6 +338,8 @@ class _Run:
         factor = self.optimizer.settings.lr * rate(self.schedule, step, self.plan.steps)
         if fault:
             self.optimizer.refuse()
+        elif isinstance(self.hands, Crew):
+            self.hands.apply(step, factor, norm)
         else:
             self.optimizer.apply(factor, norm)
         tokens = sum(batch.tokens for batch in micros)
@@ -357,7 +364,7 @@ class _Run:
     def _gradient(self, step: int, micros: Sequence[Batch], counts: Sequence[int]) -> tuple[list[float], float]:
         """The sum of losses of each micro-batch that has any, and the norm of the gradient that the optimizer holds."""
         sums = self._collected(step, micros, counts) if self.hands is None else self.hands.gradient(step, counts)
-        size = (self.hands if isinstance(self.hands, Replicas | Divided) else self.optimizer).norm()
+        size = (self.optimizer if self.hands is None else self.hands).norm()
         measured = torch.stack([*sums, size.double().to(sums[0].device)])
         *losses, norm = measured.tolist()  # the one place where a step waits for its device
         if self.ranks.world > 1:

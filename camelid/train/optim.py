@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -90,10 +90,31 @@ class Optimizer:
         for name, master in self.masters.items():
             master.grad = gradients.get(name)
 
+    @property
+    def divisible(self) -> bool:
+        """Whether processes that share memory may each update some of the weights: all that an update reads and writes
+        can be moved there."""
+        return type(self) is Optimizer and self.pages is None and not self._copies
+
+    def movable(self) -> dict[str, Tensor]:
+        """What `move` moves: the weights that the model computes with, by name; where the optimizer is divisible also
+        their moments and turns, as "mean.NAME", "square.NAME", "turn.NAME"."""
+        moved = {name: weight.data for name, weight in self.parameters.items()}
+        if self.divisible:
+            for name, moments in self._moments.items():
+                moved |= {f"{kind}.{name}": moment for kind, moment in moments.items()}
+                moved[f"turn.{name}"] = self._turns[name]
+        return moved
+
     def move(self, places: Mapping[str, Tensor]) -> None:
-        """Lays the weights that the model computes with into other memory, by name; their values stay."""
+        """Lays all that is `movable` into other memory, by name; its values stay."""
         for name, weight in self.parameters.items():
             weight.data = places[name].copy_(weight.data)
+            if self.divisible:
+                self._moments[name] = {
+                    kind: places[f"{kind}.{name}"].copy_(moment) for kind, moment in self._moments[name].items()
+                }
+                self._turns[name] = places[f"turn.{name}"].copy_(self._turns[name])
 
     def norm(self) -> Tensor:
         """The Euclidean norm of the whole gradient, a scalar; a weight without a gradient counts as zero."""
@@ -108,15 +129,23 @@ class Optimizer:
 
     def apply(self, rate: float, norm: float) -> None:
         """One update at the learning rate `rate`, the gradient of this `norm` clipped; the gradient is forgotten."""
-        divisor = norm / self.clip if self.clip is not None and norm > self.clip else 1.0
-        device = next(iter(self.masters.values())).device
-        clipping = None if divisor == 1.0 else torch.tensor(divisor, dtype=torch.float32, device=device)
-        with torch.no_grad():
-            for group in self._groups:
-                self._update(group, rate * group.factor, clipping)
+        self.update(rate, norm, self.masters)
         self.updates += 1
         self.refuse()
         self._publish()
+
+    def update(self, rate: float, norm: float, names: Collection[str]) -> None:
+        """These weights' part of it; no update is counted, and the model's rounded copies and the gradient stay."""
+        divisor = norm / self.clip if self.clip is not None and norm > self.clip else 1.0
+        device = next(iter(self.masters.values())).device
+        clipping = None if divisor == 1.0 else torch.tensor(divisor, dtype=torch.float32, device=device)
+        for name in names:
+            if self.masters[name].grad is None:
+                self.masters[name].grad = torch.zeros_like(self.masters[name])
+        with torch.no_grad():
+            for group in self._groups:
+                if own := [name for name in group.names if name in names]:
+                    self._update(replace(group, names=own), rate * group.factor, clipping)
 
     def _update(self, group: _Group, rate: float, clipping: Tensor | None) -> None:
         """Updates the weights of a group at this rate; their gradient is to be divided by `clipping`."""
@@ -246,9 +275,9 @@ def _whole_vectors(tensors: list[Tensor]) -> list[Tensor]:
 
 
 def _whole(tensor: Tensor) -> Tensor:
-    """The bits of a tensor as whole numbers."""
+    """The bits of a tensor as whole numbers of 32 bits at most: sums of them, modulo 2**53, lose none."""
     flat = tensor.detach().reshape(-1)
-    return flat.view({1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()])
+    return flat.view({1: torch.int8, 2: torch.int16}.get(flat.element_size(), torch.int32))
 
 
 def _described(tensor: Tensor | None) -> str:

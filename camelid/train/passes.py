@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from camelid.machine import Machine
+from camelid.native.library import trains
 from camelid.native.passes import NativePasses
 from camelid.nn.passes import Passes, passing_through
 from camelid.train.products import WISH
@@ -20,8 +21,7 @@ from camelid.train.products import WISH
 
 def passes(machine: Machine) -> Passes | None:
     """Whoever computes a run's passes on this machine; None where PyTorch does."""
-    small = machine.device == "cpu" and machine.dtype == "float32" and machine.threads == 1
-    if not small or machine.compile:
+    if not trains(machine):
         return None
     return NativePasses.here(products=not machine.wide and not os.environ.get(WISH))
 

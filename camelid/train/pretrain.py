@@ -28,6 +28,7 @@ from camelid.train.assemble import (
     check_free,
     dtype_of,
     identity,
+    on_cpu,
     optimizer_for,
     read_as,
     save_adapter,
@@ -35,6 +36,7 @@ from camelid.train.assemble import (
     told,
     weights_of,
     why_no_adapter,
+    worn,
 )
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import Distilled, NextToken
@@ -118,17 +120,8 @@ def pretrain(
         **({"cut": cut} if cut else {}),
         **({"teacher": directory.load(teacher).digest} if teacher else {}),
     )
-    if parent is None:
-        model = _fresh(shape, seed, deviation, conduct.machine.device)
-    else:
-        check_vocabulary(parent, tokenizer)
-        model = (
-            _begun(parent, tokenizer, shape, new_rows, seed, conduct)
-            if cut is None
-            else pruned(directory.build(parent, torch.float32, conduct.machine.device), shape)
-        )
-    if adapter is not None:
-        model = add_lora(model.to(dtype_of(conduct)), adapter, seed=seed)
+    prepared = partial(_prepared, parent, tokenizer, shape, new_rows, cut, adapter, seed=seed, deviation=deviation)
+    model = prepared(conduct=conduct)
     model.recompute = conduct.machine.recompute
     if float8.wanted(conduct.machine):
         float8.through_float8(model, compiled=conduct.machine.compile)
@@ -146,13 +139,18 @@ def pretrain(
         draw=partial(set_randomness, model, seed),
         placement=placement,
     )
-    worn = None if adapter is None else portable(model)
-    weights = fold(model).state_dict() if adapter is not None else weights_of(model, placement, conduct)
+    weights: Mapping[str, torch.Tensor] = {}
+    if adapter is None:
+        weights = weights_of(model, placement, conduct)
+    else:
+        model = worn(model, placement, partial(prepared, conduct=on_cpu(conduct)))
     with saving(conduct) as here:
         if here:
             history = told(provenance or {}, trained, facts, batches, conduct)
-            if worn is not None and parent is not None and not apart:
-                save_adapter(run, worn, parent, shape, tokenizer, None, history, conduct)
+            if adapter is not None:
+                if parent is not None and not apart:
+                    save_adapter(run, portable(model), parent, shape, tokenizer, None, history, conduct)
+                weights = fold(model).state_dict()
             directory.save(
                 target,
                 weights,
@@ -163,6 +161,30 @@ def pretrain(
                 files=conduct.files,
             )
     return trained
+
+
+def _prepared(
+    parent: directory.Checkpoint | None,
+    tokenizer: Tokenizer,
+    shape: LlamaShape,
+    new_rows: NewRows,
+    cut: Literal["weights"] | None,
+    adapter: LoRA | None,
+    *,
+    seed: int,
+    deviation: float,
+    conduct: Conduct,
+) -> Llama:
+    """The model as it will be trained: fresh, begun as its parent or cut out of it, and with its adapter."""
+    if parent is None:
+        model = _fresh(shape, seed, deviation, conduct.machine.device)
+    else:
+        check_vocabulary(parent, tokenizer)
+        if cut is None:
+            model = _begun(parent, tokenizer, shape, new_rows, seed, conduct)
+        else:
+            model = pruned(directory.build(parent, torch.float32, conduct.machine.device), shape)
+    return model if adapter is None else add_lora(model.to(dtype_of(conduct)), adapter, seed=seed)
 
 
 def _fresh(shape: LlamaShape, seed: int, deviation: float, device: str) -> Llama:

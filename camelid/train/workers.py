@@ -1,14 +1,16 @@
 """One step on many cores: forked processes of one thread each compute its micro-batches and share memory.
 
-                      weights (shared)                                    written by the parent between steps
+                      weights and moments (shared)                        written between steps, each by one process
     process 0    micro-batches 0, W, 2W ...    -> slots 0, W ...     |
     process 1    micro-batches 1, W+1 ...      -> slots 1, W+1 ...   |    then each adds its part of the weights'
        ...                                                           |    gradients: slot 0 + slot 1 + slot 2 ...
-    process W-1  ...                                                 |
+    process W-1  ...                                                 |    and, once the step was found sound, updates them
 
-Process 0 is the parent, which alone measures, updates, writes and commits. Slots are added in the order of micro-batches,
-as one process adds them, so the sum has the same bits however many processes there are: their number W is no part of
-what a run is, and may be another after each interruption. The cut into micro-batches must not depend on it.
+Process 0 is the parent, which alone judges, writes and commits. Slots are added in the order of micro-batches, as one
+process adds them, and a weight is measured and updated whole by one process, so the bits are the same however many
+processes there are: their number W is no part of what a run is, and may be another after each interruption. The cut
+into micro-batches must not depend on it. Optimizers whose state is more than weights and moments (`Optimizer.divisible`)
+are the parent's alone.
 
 Small models need this on a CPU: their operations last microseconds, too short to be shared by threads. Children
 inherit model, loss and batches by fork; commands and answers are a few bytes over pipes. A child holds no descriptor
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
 Backward = Callable[[int, int, "Batch", int], Tensor]  # step, micro-batch, its data, count of the step: its loss sum
 Plan = Callable[[int], tuple[Sequence["Batch"], Sequence[int]]]  # a step's micro-batches and their counts
 
-COMPUTE, ADD = 1, 2  # commands
+COMPUTE, ADD, UPDATE = 1, 2, 3  # commands
 ORDER = struct.Struct("<BQQ")  # command, step, first of the micro-batches to do
 DONE, FAILED = b".", b"!"
 ANSWER = struct.Struct("<cI")  # how it went, bytes of text that follow
@@ -53,6 +55,14 @@ ASKING = (signal.SIGINT, signal.SIGTERM)
 
 class WorkerFailed(CamelidError):
     """A process that shares in a step died or met an error. Weights and moments are those of the step before."""
+
+
+class UpdateFailed(CamelidError):
+    """A process died or met an error while weights were updated: some are of this step, others of the step before."""
+
+
+class _Lost(CamelidError):
+    """A child died or met an error; how, in words."""
 
 
 def check(machine: Machine) -> None:
@@ -98,18 +108,23 @@ class Arena:
 
 
 class Slots:
-    """Room for the gradients of a few micro-batches, their loss sums, and the step's whole gradient."""
+    """Room for the gradients of a few micro-batches, their loss sums, the step's whole gradient, and what is updated."""
 
     def __init__(self, optimizer: Optimizer, count: int) -> None:
         self.count, self.names = count, list(optimizer.masters)
         arena = Arena()
         shapes = {name: (master.shape, master.dtype) for name, master in optimizer.masters.items()}
-        weights = {name: arena.want(p.shape, p.dtype) for name, p in optimizer.parameters.items()}
+        places = {name: arena.want(tensor.shape, tensor.dtype) for name, tensor in optimizer.movable().items()}
         wanted = [{name: arena.want(*told) for name, told in shapes.items()} for _ in range(count + 1)]
         sums, present = arena.want([count], torch.float64), arena.want([count, len(shapes)], torch.bool)
-        self.weights = {name: arena.take(number) for name, number in weights.items()}
+        norms, told = (
+            arena.want([len(shapes)], next(iter(optimizer.masters.values())).dtype),
+            arena.want([2], torch.float64),
+        )
+        self.places = {name: arena.take(number) for name, number in places.items()}
         *self.slots, self.total = [{name: arena.take(number) for name, number in each.items()} for each in wanted]
         self.sums, self.present = arena.take(sums), arena.take(present)
+        self.norms, self.told = arena.take(norms), arena.take(told)  # of each weight's gradient; rate and whole norm
 
     def put(self, slot: int, total: Tensor, weights: Mapping[str, torch.nn.Parameter]) -> None:
         """Keeps what a backward pass left, and takes it from the weights."""
@@ -140,6 +155,12 @@ class Slots:
             for part in parts:
                 self.total[name].add_(part)
 
+    def measure(self, names: Sequence[str], begun: set[str]) -> None:
+        """Keeps the Euclidean norm of the total of each of these weights, 0 where it holds none."""
+        for name in names:
+            number = self.names.index(name)
+            self.norms[number] = torch.linalg.vector_norm(self.total[name]) if name in begun else 0.0
+
 
 def parts(sizes: Mapping[str, int], count: int) -> list[list[str]]:
     """The names in so many lists of about equal size, largest first, each to the list that is emptiest."""
@@ -156,7 +177,7 @@ def parts(sizes: Mapping[str, int], count: int) -> list[list[str]]:
 
 
 class Share:
-    """What one of the processes does: its micro-batches of a round, then its weights' sums."""
+    """What one of the processes does: its micro-batches of a round, then its weights' sums, at last their update."""
 
     def __init__(
         self, number: int, count: int, slots: Slots, optimizer: Optimizer, plan: Plan, backward: Backward
@@ -169,7 +190,7 @@ class Share:
         self.at = 0  # the micro-batch that it came to
 
     def obey(self, command: int, step: int, first: int) -> None:
-        (self.compute if command == COMPUTE else self.add)(step, first)
+        {COMPUTE: self.compute, ADD: self.add, UPDATE: self.update}[command](step, first)
 
     def compute(self, step: int, first: int) -> None:
         """The gradients of this process's part of the micro-batches that begin with number `first` of those that count."""
@@ -191,7 +212,17 @@ class Share:
         _, counts = self.plan(step)
         if first == 0:
             self.begun.clear()
-        self.slots.add(self.names, min(self.slots.count, sum(map(bool, counts)) - first), self.begun)
+        filled, left = self.slots.count, sum(map(bool, counts)) - first
+        self.slots.add(self.names, min(filled, left), self.begun)
+        if left <= filled and self.optimizer.divisible:
+            self.slots.measure(self.names, self.begun)
+
+    def update(self, step: int, first: int) -> None:
+        """This process's part of the update, of the gradient that was added."""
+        rate, norm = self.slots.told.tolist()
+        self.optimizer.receive({name: self.slots.total[name] for name in self.names if name in self.begun})
+        self.optimizer.update(rate, norm, self.names)
+        self.optimizer.refuse()
 
 
 @dataclass
@@ -210,7 +241,7 @@ class Child:
             self.mourn(step)
 
     def wait(self, step: int) -> None:
-        """Returns when the child did what it was told. Raises WorkerFailed with its error, or how it died."""
+        """Returns when the child did what it was told. Raises _Lost with its error, or how it died."""
         head = _read(self.answers, ANSWER.size)
         if head is None:
             self.mourn(step)
@@ -218,15 +249,13 @@ class Child:
         if how == FAILED:
             told = (_read(self.answers, length) or b"").decode("utf-8", "replace")
             message, _, trace = told.partition("\0")
-            error = WorkerFailed(f"step {step + 1}, worker {self.number}: {message}; weights are as after step {step}")
+            error = _Lost(f"step {step + 1}, worker {self.number}: {message}")
             error.add_note(trace)
             raise error
 
     def mourn(self, step: int) -> NoReturn:
-        raise WorkerFailed(
-            f"step {step + 1}: worker {self.number} (process {self.process}) ended, {self.ended()}; weights are as "
-            f"after step {step}. Look for the reason (out of memory?), then resume the run"
-        )
+        process = self.process
+        raise _Lost(f"step {step + 1}: worker {self.number} (process {process}) ended, {self.ended()}")
 
     def ended(self) -> str:
         """How the process ended, in words."""
@@ -268,27 +297,54 @@ class Crew:
         self.share.optimizer.receive({name: slots.total[name] for name in slots.names if name in held})
         return sums
 
+    def norm(self) -> Tensor:
+        """The Euclidean norm of the step's whole gradient, as `Optimizer.norm` gives it."""
+        optimizer = self.share.optimizer
+        return torch.linalg.vector_norm(self.share.slots.norms) if optimizer.divisible else optimizer.norm()
+
+    def apply(self, step: int, rate: float, norm: float) -> None:
+        """What `Optimizer.apply` does, each process with its weights. Raises UpdateFailed where one did not finish."""
+        optimizer = self.share.optimizer
+        if not optimizer.divisible:
+            optimizer.apply(rate, norm)
+            return
+        self.share.slots.told.copy_(torch.tensor([rate, norm], dtype=torch.float64))
+        self.together(UPDATE, step, 0)
+        optimizer.updates += 1
+
     def together(self, command: int, step: int, first: int) -> None:
-        for child in self.children:
-            child.order(command, step, first)
-        self.share.obey(command, step, first)
-        if command == COMPUTE:
-            self.share.look_ahead(step, first)  # while the others finish
-        for child in self.children:
-            child.wait(step)
+        try:
+            for child in self.children:
+                child.order(command, step, first)
+            self.share.obey(command, step, first)
+            if command == COMPUTE:
+                self.share.look_ahead(step, first)  # while the others finish
+            for child in self.children:
+                child.wait(step)
+        except _Lost as lost:
+            kind = UpdateFailed if command == UPDATE else WorkerFailed
+            state = (
+                "weights were being updated and are not kept"
+                if command == UPDATE
+                else f"weights are as after step {step}"
+            )
+            error = kind(f"{lost}; {state}. Look for the reason (out of memory?), then resume the run")
+            for note in getattr(lost, "__notes__", ()):
+                error.add_note(note)
+            raise error from lost
 
 
 @contextmanager
 def crew(machine: Machine, optimizer: Optimizer, plan: Plan, backward: Backward) -> Iterator[Crew]:
     """`machine.workers` processes, this one among them, that share each step's micro-batches.
 
-    While it lasts the weights of `optimizer` lie in shared memory; they move back at the end. Its other tensors stay.
+    While it lasts what `optimizer` can move lies in shared memory; it moves back at the end. Its other tensors stay.
     """
     count = machine.workers
     slots = Slots(optimizer, max(count, machine.shares))
     with ExitStack() as after:
-        optimizer.move(slots.weights)
-        after.callback(lambda: optimizer.move({name: weight.clone() for name, weight in slots.weights.items()}))
+        optimizer.move(slots.places)
+        after.callback(lambda: optimizer.move({name: tensor.clone() for name, tensor in slots.places.items()}))
         life, alive = os.pipe()
         after.callback(os.close, alive)
         after.callback(os.close, life)
@@ -346,8 +402,8 @@ def _live(share: Share, orders: int, answers: int, life: int) -> None:
             os.write(answers, ANSWER.pack(FAILED, len(text)) + text)
             continue
         os.write(answers, ANSWER.pack(DONE, 0))
-        if command == ADD:
-            share.look_ahead(step, first)
+        if command == (UPDATE if share.optimizer.divisible else ADD):
+            share.look_ahead(step, first)  # while the parent writes
     os._exit(0)
 
 

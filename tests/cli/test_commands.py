@@ -188,6 +188,7 @@ def test_chat_answers_each_line(store: Path) -> None:
         (["grow", "alpaca-lora", "--size", "tiny", "--set", "adapted.optim=GaLore", "--set", "pretrained.optim.ratio=2"],
          ["adapted.optim: GaLore projects", "pretrained.optim.ratio: 2 is for an adapter's B"]),
         (["grow", "alpaca", "--size", "7B"], ["--data", "--start"]),
+        (["grow", "llama", "--size", "7B"], ["name yours for each stage: --data pieces=FILE --data FILE; with --start"]),
         (["generate", "alpaca", "--temperature", "-1", "--top-p", "2"], ["--prompt", "--temperature", "--top-p"]),
         (["generate", "alpca", "--prompt", "x"], ["did you mean 'alpaca'?"]),
         (["show", "alpaca", "--size", "14B"], ["13B"]),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from camelid.checkpoints import directory
 from camelid.cli import main
@@ -126,6 +127,19 @@ def test_a_foreign_model_talks_in_the_template_that_its_own_means(
     told = asked(capsys, model, "--template", "vicuna-1.1", code=2)
     assert "--template: there is no template 'vicuna-1.1'; did you mean 'vicuna-v1.1'" in told
     assert "--template: llama is a base, which has no template" in asked(capsys, model, "--template", "llama", code=2)
+
+
+def test_a_conversation_is_drawn_as_its_options_say(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from camelid.cli.talking import chat
+
+    first = asked(capsys, model, "--max-tokens", "1")["token_ids"][0]
+    options = ("--max-tokens", "5", "--logit-bias", f"{first}=-1000", "--repetition-penalty", "1.2")
+    expected = asked(capsys, model, *options)["text"]
+    told = CliRunner().invoke(chat, [model, *options], input="Who lives in Arl?\n")
+    assert told.stdout == expected + "\n" and expected != asked(capsys, model, "--max-tokens", "5")["text"]
+    assert main(["chat", model, "--min-p", "2", "--typical-p", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "--min-p: found 2" in said and "--typical-p: found 0" in said
 
 
 def test_everything_that_is_wrong_is_told_at_once(model: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,8 +1,10 @@
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from camelid.models import llama
 from camelid.models.adapt import add_lora, set_randomness
 from camelid.models.count import (
     JOINED,
@@ -17,6 +19,9 @@ from camelid.models.count import (
 )
 from camelid.models.llama import Cache, Llama
 from camelid.models.shape import LINEARS, SIZES, LlamaShape, LoRA
+from camelid.native.passes import NativePasses
+from camelid.nn.again import again
+from camelid.nn.passes import passing_through
 from tests.models.shapes import random_ids, random_model, random_shape
 
 SHAPE = LlamaShape(layers=3, width=64, heads=4, kv_heads=2, head_width=16, hidden=96, vocab=160, context=64)
@@ -106,6 +111,19 @@ def test_what_a_layer_keeps_is_what_autograd_keeps(lora, kv_heads, width, dtype)
     assert kept[1] - kept[0] == said[1] - said[0]
 
 
+@pytest.mark.parametrize("kv_heads", [1, 4])
+def test_what_a_layer_that_is_one_operation_keeps_is_what_autograd_keeps(kv_heads):
+    if (passes := NativePasses.here()) is None:
+        pytest.skip("no kernels of our own here")
+    kept, said = [], []
+    for layers in (2, 3):
+        shape = LlamaShape(layers, 64, 4, kv_heads, 16, 160, vocab=50, context=64)
+        with passing_through(passes):
+            kept.append(kept_by_autograd(shape, None, torch.float32, recompute=False))
+        said.append(activation_bytes(shape, tokens=128, whole=True))
+    assert kept[1] - kept[0] == said[1] - said[0] < activation_bytes(shape, tokens=128) // 3
+
+
 @pytest.mark.parametrize("lora", ADAPTERS)
 @pytest.mark.parametrize("recompute", [False, True])
 def test_activations_are_near_what_autograd_keeps(lora, recompute):
@@ -133,8 +151,15 @@ def kept_by_autograd(shape, lora, dtype, recompute):
             kept[storage.data_ptr()] = (storage, storage.nbytes())
         return tensor
 
+    def given(function, *parts):
+        for part in parts:
+            if isinstance(part, torch.Tensor):
+                keep(part)
+        return again(function, *parts)
+
     ids = random_ids(shape, (2, 64), "memory")
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with pytest.MonkeyPatch.context() as patch, saved_tensors_hooks(keep, lambda tensor: tensor):
+        patch.setattr(llama, "again", given)  # keeps what it is given, and out of autograd's sight
         hidden = model.hidden(ids, recompute=recompute)
     assert hidden.shape == (2, 64, shape.width)
     return sum(size for _, size in kept.values())

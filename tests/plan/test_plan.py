@@ -12,10 +12,11 @@ from camelid.cli import main
 from camelid.cli.asked import Asked
 from camelid.cli.family import override_recipe
 from camelid.errors import ProblemList, UsageError
-from camelid.machine import GIB
-from camelid.plan.machines import DEVICES, Device, Machines, machine_named
+from camelid.machine import GIB, Machine
+from camelid.native.library import trains
+from camelid.plan.machines import DEVICES, Device, Machines, machine_named, this_cpu
 from camelid.plan.page import first_of_each
-from camelid.plan.plan import Choices, fits, plan, remedies
+from camelid.plan.plan import Choices, fits, here, plan, remedies
 from camelid.plan.training import Layout
 from camelid.recipe import Recipe
 from camelid.recipes import MEMBERS
@@ -137,6 +138,22 @@ def test_a_device_is_named_by_a_beginning_that_only_it_has() -> None:
 def test_a_machine_whose_rate_is_not_known_gets_no_time() -> None:
     told = plan(MEMBERS["llama"].make("desk"), Machines(Device("cpu", 8 * GIB, 0.0, "made up"), 1, "float32"))
     assert told.stages[0].fits and (told.stages[0].hours, told.stages[0].tokens_per_second) == (None, None)
+
+
+def test_a_plan_for_this_cpu_knows_processes_and_kernels_and_says_which() -> None:
+    recipe, machines = MEMBERS["llama"].make("desk"), Machines(this_cpu(), 1, "float32")
+    found = here(recipe, machines, Choices())
+    assert found.kernels is trains(Machine()) is not None and (found.shares, found.micro_tokens) == (4, 8192)
+    peaks = []
+    for kernels in (False, True):
+        (stage,) = plan(recipe, machines, replace(found, workers=4, kernels=kernels)).stages
+        words = "4 processes, passes through kernels of our own" if kernels else "4 processes, layers through PyTorch"
+        assert any(note.startswith(words) for note in stage.notes)
+        peaks.append(stage.per_device)
+    assert peaks[1] < peaks[0]
+    large = here(MEMBERS["llama"].make("7B"), machines, Choices(micro_tokens=2048))
+    assert here(recipe, replace(machines, dtype="bfloat16"), Choices()).kernels is None
+    assert (large.workers, large.shares, large.micro_tokens) == (1, 1, 2048)
 
 
 def test_a_base_in_few_bits_is_told_and_counted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,8 +18,9 @@ from camelid.models.adapt import add_lora, set_randomness
 from camelid.models.shape import LoRA
 from camelid.train.interrupt import Interrupted
 from camelid.train.loss import NextToken
+from camelid.train.optim import Optimizer
 from camelid.train.state import PREFIX
-from camelid.train.workers import WorkerFailed
+from camelid.train.workers import UpdateFailed, WorkerFailed
 from tests.conftest import size
 from tests.train import tiny
 
@@ -207,6 +208,33 @@ def test_a_worker_that_dies_or_fails_ends_the_run_with_one_clear_error_and_loses
     made = tiny.model()
     again = tiny.optimizer(made)
     tiny.run(tmp_path / "a", made, again, batches, conduct=conduct(2))
+    assert again.digest() == whole.digest()
+
+
+def test_a_worker_that_dies_in_an_update_leaves_no_commit_of_it_and_the_run_goes_on_from_the_last(
+    tmp_path, monkeypatch
+):
+    batches, parent, update = tiny.Steps(micros=4), os.getpid(), Optimizer.update
+    made = tiny.model()
+    whole = tiny.optimizer(made)
+    tiny.run(tmp_path / "whole", made, whole, batches)
+
+    def dying(self, rate, norm, names):
+        if os.getpid() != parent and self._turns[names[0]].item() == 4:  # four updates were made
+            kill_myself()
+        update(self, rate, norm, names)
+
+    monkeypatch.setattr(Optimizer, "update", dying)
+    made = tiny.model()
+    settings = conduct(2, steps=3)
+    with pytest.raises(UpdateFailed, match=r"step 5: worker 1 .* killed by SIGKILL; weights were being updated"):
+        tiny.run(tmp_path / "a", made, tiny.optimizer(made), batches, conduct=settings)
+    assert no_children()
+    assert durable.newest(tmp_path / "a" / "commits", PREFIX).name == f"{PREFIX}{3:08d}"
+    monkeypatch.undo()
+    made = tiny.model()
+    again = tiny.optimizer(made)
+    tiny.run(tmp_path / "a", made, again, batches, conduct=settings)
     assert again.digest() == whole.digest()
 
 
