@@ -15,7 +15,7 @@ import click
 
 import camelid
 from camelid.cli.asked import Asked, Command, json_option, store_option
-from camelid.cli.cleaning import decontaminate, dedup
+from camelid.cli.cleaning import decontaminate, dedup, filter_
 from camelid.durable import verify
 from camelid.errors import BadFile, UsageError
 from camelid.machine import GIB, SMALL, Machine, describe, detect, divided, hands
@@ -83,6 +83,7 @@ def data() -> None:
 
 data.add_command(dedup)
 data.add_command(decontaminate)
+data.add_command(filter_)
 
 
 @data.command(cls=Command)

@@ -155,6 +155,7 @@ def save_adapter(
         base=parent.digest,
         base_name=parent.path.name,
         base_rows=parent.shape.vocab,
+        base_tokenizer=parent.tokenizer.digest(),
         tokenizer=tokenizer,
         template=template,
         provenance=history,

@@ -94,12 +94,12 @@ def finetune(
     shape = replace(parent.shape, vocab=rows, context=context or parent.shape.context)
     shape = shape if scaling is None else replace(shape, scaling=scaling)
     frozen = adapter is not None and not {"embed_tokens", *(() if shape.tied else ("lm_head",))} <= set(adapter.trained)
-    if frozen and rows > parent.shape.vocab:
-        names = ", ".join(map(repr, [*controls, *([pad] if pad else [])]))
-        found = f"{names} adds a row to the weights that an adapter leaves as they are"
+    if frozen and tokenizer.size > parent.tokenizer.size:
+        names = ", ".join(map(repr, [*controls, *([pad] if pad else [])])) or "the larger vocabulary"
+        found = f"{names} needs a row of its own in the weights that an adapter leaves as they are"
         remedy = "leave it out: nothing here is padded" if pad else "train every weight"
         raise UsageError([Problem("pad" if pad else "controls", found, remedy)])
-    _check_frugal(parent, rows, optim, adapter, base)
+    _check_frugal(parent, tokenizer, optim, adapter, base)
     batches = _batches(corpus, batch, amount, conduct, seed, order)
     check(
         optim=optim,
@@ -161,14 +161,14 @@ def _one_by_one(model: Llama) -> Weights:
 
 
 def _check_frugal(
-    parent: directory.Checkpoint, rows: int, optim: AdamW, adapter: LoRA | None, base: Bits | None
+    parent: directory.Checkpoint, tokenizer: Tokenizer, optim: AdamW, adapter: LoRA | None, base: Bits | None
 ) -> None:
     """Raises UsageError for economies that do not go together."""
     problems = ProblemList()
     check_together(optim, adapter, base, "", problems)
-    if base is not None and rows > parent.shape.vocab:
-        added = rows - parent.shape.vocab
-        found = f"{added} row{'s are' if added > 1 else ' is'} added to a base that lies in {base}"
+    if base is not None and tokenizer.size > parent.tokenizer.size:
+        added = tokenizer.size - parent.tokenizer.size
+        found = f"{added} row{'s are' if added > 1 else ' is'} begun in a base that lies in {base}"
         problems.add("base", found, "leave out the new tokens, or keep the base whole")
     problems.raise_usage()
     if base is not None:
@@ -271,7 +271,9 @@ def _prepared(
         return lean(shape, parent.tensors(), adapter, bits=base, seed=seed, dtype=dtype, device=device)
     model = directory.build(parent, torch.float32 if adapter is None else dtype, device)
     pieces = old_pieces(parent.tokenizer, tokenizer) if new_rows == "pieces" else None
-    model = read_as(with_rows(model, shape.vocab, new=new_rows, pieces=pieces, seed=seed), shape)
+    known = parent.tokenizer.size
+    model = with_rows(model, max(known, tokenizer.size), known=known, new=new_rows, pieces=pieces, seed=seed)
+    model = read_as(model, shape)
     if adapter is None:
         return model
     return add_lora(model, adapter, seed=seed)

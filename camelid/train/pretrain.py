@@ -191,4 +191,6 @@ def _begun(
         )
     weights = directory.build(parent, torch.float32, conduct.machine.device)
     pieces = old_pieces(parent.tokenizer, tokenizer) if new_rows == "pieces" else None
-    return read_as(with_rows(weights, rows, new=new_rows, pieces=pieces, seed=seed), shape)
+    known = parent.tokenizer.size
+    begun = with_rows(weights, max(known, tokenizer.size), known=known, new=new_rows, pieces=pieces, seed=seed)
+    return read_as(begun, shape)

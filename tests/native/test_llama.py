@@ -320,13 +320,14 @@ def test_the_number_of_threads_follows_the_seconds(monkeypatch: pytest.MonkeyPat
 
 def test_where_others_are_at_work_calls_of_other_sizes_know_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("camelid.native.pace._crowd", [])
-    first = Pace(4)
-    assert Pace(4).threads() == 4
+    first, begun = Pace(4, work=10), Pace(4, work=5, known=4)
+    assert Pace(4).threads() == begun.threads() == 4
     for _ in range(40):
         number = first.threads()
         first.took(number, {1: 1e-4, 2: 0.1, 3: 0.3, 4: 0.7}[number])
     other = Pace(4)
-    assert first.threads() == other.threads() == 1
+    assert first.threads() == other.threads() == begun.threads() == 1
+    assert Pace(4, work=11).threads() == 4, "longer calls have to find out for themselves"
     assert Pace(4, tries=False).threads() == 4, "long calls, whose threads meet seldom, do not mind"
     late = []
     for _ in range(4000):

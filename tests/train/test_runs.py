@@ -193,6 +193,6 @@ def test_what_could_not_end_well_is_refused_before_any_work_with_all_reasons(gro
     with pytest.raises(UsageError) as told:
         pretraining(ground, tmp_path / "a")
     assert [p.where for p in told.value.problems] == ["optim.lr", "optim.eps"]
-    with pytest.raises(UsageError, match=r"pad: '\[PAD\]' adds a row"):
+    with pytest.raises(UsageError, match=r"pad: '\[PAD\]' needs a row of its own"):
         tuning(ground, tmp_path / "b", pad="[PAD]", adapter=LORA)
     assert not list(tmp_path.iterdir())
