@@ -22,8 +22,9 @@ INTRODUCTION = """# Speed and memory beside the peers
 
 Ours and the peer run by turns, in one tree of processes, on the same weights and texts. A figure is the median of the
 turns, in brackets the least and the largest. A rate is of the last run of its side; a ratio is of rounds that both were
-in, never of figures from different hours, so the two rates beside it need not have it. *Floor* is what no program can exceed on the machine: bytes over the bandwidth measured in the same minutes, or operations over the rate of
-its registers. Missed goals are in bold; why, and what was tried, stands in [log.md](log.md).
+in, never of figures from different hours, so the two rates beside it need not have it. *Floor* is what no program can
+exceed on the machine: bytes over the bandwidth measured in the same minutes, or operations over the rate of its
+registers. Missed goals are in bold; why, and what was tried, stands in [log.md](log.md).
 
 This page is generated from `benchmarks/results/`: `python -m benchmarks.speed_page`. Nothing here was measured on a
 GPU: none could be had; `make bench-gpu` is there for whoever has one.
