@@ -216,23 +216,20 @@ def our_training(row: Row, place: Place, compiled: bool = False) -> dict[str, An
 
 
 def our_inference(row: Row, place: Place, compiled: bool = False) -> dict[str, Any]:
-    import torch
-
-    from camelid.models.llama import Cache
+    """Through the engine that answers every request: pages, the draw, and a log-probability for each token included."""
+    from camelid.generate.engine import Engine
+    from camelid.generate.events import Token
+    from camelid.generate.settings import Settings
 
     shape = place.shape(row)
     model = our_model(row, shape, place.device, place.dtype).eval()
     model.compiled = compiled
-    kind = getattr(torch, place.dtype)
+    engine = Engine(model, rows=1)
 
-    @torch.inference_mode()
     def answer(prompt: Any) -> Iterator[None]:
-        cache = Cache(shape, 1, prompt.shape[1] + ANSWER, kind, place.device)
-        logits = model.logits(model.hidden(prompt, cache=cache)[:, -1])
-        yield
-        for _ in range(ANSWER - 1):
-            logits = model.logits(model.hidden(logits.argmax(-1, keepdim=True), cache=cache)[:, -1])
-            yield
+        for event in engine.submit(prompt[0].tolist(), Settings(max_tokens=ANSWER)).events():
+            if isinstance(event, Token):
+                yield
 
     return timed_answers(answer, shape, place)
 

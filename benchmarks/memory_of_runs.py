@@ -105,7 +105,7 @@ def machine_of(case: Case) -> Machine:
 
 def kernels_for(case: Case) -> bool:
     """Whether this machine has kernels of our own that the case goes through."""
-    return case.native and trains(machine_of(case))
+    return case.native and bool(trains(machine_of(case)))
 
 
 def predicted(case: Case, kernels: bool) -> int:

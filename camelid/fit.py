@@ -54,7 +54,7 @@ def _problems(owner: Recipe, stage: AnyStage, machine: Machine, narrator: Narrat
         recompute=machine.recompute,
         workers=machine.workers,
         shares=machine.shares,
-        kernels=trains(machine) if machine.device == "cpu" and machine.threads == 1 else None,
+        kernels=trains(machine),
         start=start,
     )
     (found,) = plan(alone, machines, choices).stages

@@ -370,8 +370,7 @@ class Work:
         torch.set_num_threads(self.machine.threads)
         weights = shape.parameters()
         machine = divided(self.machine, weights)
-        lora = stage.adapter if isinstance(stage, Finetune) else None
-        share = training_flops(shape, seen=seen, lora=lora) / (rate(self.machine) * self.machine.ranks)
+        share = training_flops(shape, seen=seen, lora=stage.adapter) / (rate(self.machine) * self.machine.ranks)
         self.narrator.say(f"[dim]{weights:,} weights, trained on {hands(machine)}[/]")
         with (
             self.narrator.progress(f"{owner.title} {stage.name}", 100, "%") as report,
@@ -645,8 +644,13 @@ def merging(target: Path) -> str:
     """What merging an adapter changed, in words, from the provenance of the merged model."""
     found = durable.read_json(target / PROVENANCE)["provenance"]["training"]["merged"]  # type: ignore[index]
     words = f"merged in float32: over {found['tokens']} tokens no logit moved by more than {found['largest difference']:.1e}"
-    far = found.get("largest difference to the unquantised base")
-    return words + ("" if far is None else f"; on the weights before quantisation it would move by up to {far:.1e}")
+    for word, on in (
+        ("largest difference to the unquantised base", "the weights before quantisation"),
+        ("largest difference on the base as it was", "the base as it was, for which the adapter's folder is,"),
+    ):
+        if word in found:
+            words += f"; on {on} it would move by up to {found[word]:.1e}"
+    return words
 
 
 STAGES: Mapping[type, Callable[[Work, Recipe, Any, Path, Path], None]] = {

@@ -303,8 +303,9 @@ def render(
 
     `learn` names what is supervised: "response" and "assistant" every assistant turn with its end token (one word for
     single exchanges, one for chats), "last" only the last assistant turn, "everything" all ids but the very first,
-    which nothing predicts. The ids do not depend on it: a run of text never crosses the border between a prompt and its
-    reply, so the ids of a prompt are exactly the first ids of the same dialogue with its reply.
+    which nothing predicts; of these, never a reply whose message is not `learned`. The ids do not depend on it: a run of
+    text never crosses the border between a prompt and its reply, so the ids of a prompt are exactly the first ids of the
+    same dialogue with its reply.
 
     Raises BadData for messages that the template cannot express, UsageError where the tokenizer lacks a control token.
     """
@@ -331,6 +332,9 @@ def render(
             start = replies.pop().start if joined else start
             replies.append(Reply(first.message, start, len(ids)))
     supervised = _supervised(len(ids), replies, learn)
+    for reply in replies:
+        if not messages[reply.message].learned:
+            supervised[reply.start : reply.end] = [False] * (reply.end - reply.start)
     return Rendered(ids, supervised, _stops(template, controls), template.stop_texts, tuple(replies), starts)
 
 

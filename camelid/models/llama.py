@@ -14,11 +14,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils.checkpoint import checkpoint
 
 from camelid.errors import Problem, UsageError
 from camelid.models.shape import LlamaShape, LoRA
 from camelid.nn import compiled
+from camelid.nn.again import again
 from camelid.nn.attention import Attention, Layout
 from camelid.nn.block import block
 from camelid.nn.cache import KeyValueCache
@@ -189,7 +189,7 @@ class Llama(nn.Module):
         with compiled.passes() if self.compiled else nullcontext():
             for index, layer in enumerate(self.model.layers):
                 if (recompute or self.recompute) and torch.is_grad_enabled():
-                    x = checkpoint(layer, x, layout, rotations, use_reentrant=False, preserve_rng_state=False)
+                    x = again(layer, x, layout, rotations)
                 else:
                     x = layer(x, layout, rotations, cache, index)
             x = self.model.norm(x)
@@ -274,7 +274,8 @@ def initialise(model: Llama, seed: int, *, deviation: float = DEVIATION) -> None
 class Cache(KeyValueCache):
     """Keys and values for decoding with a model of `shape`: room for `length` tokens of each of `batch` sequences.
 
-    With dynamic NTK scaling all rotations are those of a text of `length` tokens, so that all keys share one base.
+    With dynamic NTK scaling all rotations are those of a text of `length` tokens, so that all keys share one base, unless
+    it is said how many are `given` (see `KeyValueCache.spans`).
     """
 
     def __init__(

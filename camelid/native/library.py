@@ -126,10 +126,11 @@ def library() -> ctypes.CDLL | None:
     return opened(found.path) if isinstance(found, Built) else None
 
 
-def trains(machine: Machine) -> bool:
-    """Whether they compute a training step's passes there: one thread, float32, a CPU, and nothing compiled by PyTorch."""
+def trains(machine: Machine) -> bool | None:
+    """Whether they compute a training step's passes on this machine; None where they never do: by several threads, in
+    another dtype, on another device, or where PyTorch compiles."""
     small = machine.device == "cpu" and machine.dtype == "float32" and machine.threads == 1
-    return small and not machine.compile and library() is not None
+    return library() is not None if small and not machine.compile else None
 
 
 def state() -> str:

@@ -153,7 +153,7 @@ def here(recipe: Recipe, machines: Machines, choices: Choices) -> Choices:
         micro_tokens=choices.micro_tokens or found.micro_tokens,
         workers=found.workers,
         shares=found.shares,
-        kernels=trains(found) if found.threads == 1 else None,
+        kernels=trains(found),
     )
 
 

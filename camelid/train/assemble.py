@@ -1,4 +1,4 @@
-"""What pre-training and fine-tuning share: settings checked before any work, identity before, provenance after it."""
+"""The parts of the course that pre-training and fine-tuning share: settings checked, identity before, provenance after."""
 
 from __future__ import annotations
 
@@ -155,6 +155,7 @@ def save_adapter(
         base=parent.digest,
         base_name=parent.path.name,
         base_rows=parent.shape.vocab,
+        base_tokenizer=parent.tokenizer.digest(),
         tokenizer=tokenizer,
         template=template,
         provenance=history,

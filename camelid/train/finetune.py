@@ -18,8 +18,7 @@ from camelid.data.batch import SequenceBatches
 from camelid.data.corpus import Corpus
 from camelid.dialogue.template import Template
 from camelid.errors import BadData, Problem, ProblemList, UsageError
-from camelid.generate.certificate import certificate
-from camelid.models.adapt import add_lora, check_bits, computing_with, lean, merged, portable, set_randomness
+from camelid.models.adapt import add_lora, check_bits, computing_with, lean, merged
 from camelid.models.dropout import add_residual_dropout
 from camelid.models.llama import Llama
 from camelid.models.noise import add_noise
@@ -29,23 +28,9 @@ from camelid.nn.lora import LoRALinear
 from camelid.stage import Epochs, Sequences, Steps
 from camelid.tokenizers.extend import with_controls, with_pad
 from camelid.tokenizers.protocol import Tokenizer
-from camelid.train import float8
-from camelid.train.assemble import (
-    check,
-    check_free,
-    dtype_of,
-    identity,
-    on_cpu,
-    optimizer_for,
-    read_as,
-    save_adapter,
-    saving,
-    told,
-    weights_of,
-    why_no_adapter,
-    worn,
-)
-from camelid.train.loop import Conduct, Trained, train
+from camelid.train.assemble import check, check_free, dtype_of, read_as
+from camelid.train.course import Course, Weights
+from camelid.train.loop import Conduct, Trained
 from camelid.train.loss import NextToken
 from camelid.train.settings import AdamW, Schedule, check_together
 from camelid.train.vocabulary import NewRows, old_pieces, with_rows
@@ -95,7 +80,8 @@ def finetune(
     base      keep the frozen weights beside it in int8 or NF4 (QLoRA): what is merged are the weights so kept
 
     Beside an adapter the provenance tells "merged": how far the merged model's logits are from those of the model that
-    was trained, at most, over a few of its own tokens; and with `base` how far they would be on the start's own weights.
+    was trained, at most, over a few of its own tokens; and with `base` or PiSSA, whose adapter is meant for them, how far
+    they would be on the start's own weights.
 
     Raises what `train` raises, and UsageError or StoreError before any work where it could not be finished.
     """
@@ -108,12 +94,12 @@ def finetune(
     shape = replace(parent.shape, vocab=rows, context=context or parent.shape.context)
     shape = shape if scaling is None else replace(shape, scaling=scaling)
     frozen = adapter is not None and not {"embed_tokens", *(() if shape.tied else ("lm_head",))} <= set(adapter.trained)
-    if frozen and rows > parent.shape.vocab:
-        names = ", ".join(map(repr, [*controls, *([pad] if pad else [])]))
-        found = f"{names} adds a row to the weights that an adapter leaves as they are"
+    if frozen and tokenizer.size > parent.tokenizer.size:
+        names = ", ".join(map(repr, [*controls, *([pad] if pad else [])])) or "the larger vocabulary"
+        found = f"{names} needs a row of its own in the weights that an adapter leaves as they are"
         remedy = "leave it out: nothing here is padded" if pad else "train every weight"
         raise UsageError([Problem("pad" if pad else "controls", found, remedy)])
-    _check_frugal(parent, rows, optim, adapter, base)
+    _check_frugal(parent, tokenizer, optim, adapter, base)
     batches = _batches(corpus, batch, amount, conduct, seed, order)
     check(
         optim=optim,
@@ -125,17 +111,26 @@ def finetune(
         ids=int(corpus.ids.max(initial=0)) + 1,
     )
     check_learned(batches)
-    apart = "" if adapter is None else why_no_adapter(parent, shape, adapter)
-    if apart:
-        conduct.note(f"no adapter folder, the merged model alone: {apart}")
-    facts = identity(
-        "finetune",
-        shape=parent.shape,
-        tokenizer=tokenizer.digest(),
-        start=parent.digest,
+    course = Course(
+        target=target,
+        run=run,
+        parent=parent,
+        shape=shape,
+        tokenizer=tokenizer,
+        template=template,
+        batches=batches,
         optim=optim,
         schedule=schedule,
         clip=clip,
+        adapter=adapter,
+        seed=seed,
+        conduct=conduct,
+        provenance=provenance,
+    )
+    course.tell_apart()
+    facts = course.facts(
+        "finetune",
+        parent.shape,
         template=template,
         adapter=adapter,
         **({"dropout": dropout} if dropout else {}),
@@ -144,65 +139,36 @@ def finetune(
         **({"noise": noise} if noise else {}),
         **({"base": base} if base else {}),
     )
-    prepared = partial(_prepared, parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed)
-    model = prepared(conduct=conduct)
-    add_residual_dropout(model, dropout)
-    model.recompute = conduct.machine.recompute
-    if float8.wanted(conduct.machine):
-        float8.through_float8(model, compiled=conduct.machine.compile)
-    add_noise(model, noise)
-    optimizer, placement = optimizer_for(model, optim, clip, conduct, run, adapted=adapter is not None)
-    trained = train(
-        model,
-        batches,
-        NextToken(),
-        optimizer,
-        schedule,
-        directory=run,
-        seed=seed,
-        identity=facts,
-        conduct=conduct,
-        draw=partial(set_randomness, model, seed),
-        placement=placement,
+
+    def dress(model: Llama) -> None:
+        add_residual_dropout(model, dropout)
+        add_noise(model, noise)
+
+    return course.take(
+        facts,
+        partial(_prepared, parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed),
+        NextToken,
+        dress=dress,
+        merged=_one_by_one,
+        measure=lambda model: _moved_by_merging(model, parent, corpus, base),
     )
-    weights: Mapping[str, torch.Tensor | Deferred] = {}
-    if adapter is None:
-        weights = weights_of(model, placement, conduct)
-    else:
-        model = worn(model, placement, partial(prepared, conduct=on_cpu(conduct)))
-    with saving(conduct) as here:
-        if here:
-            history = told(provenance or {}, trained, facts, batches, conduct)
-            if adapter is not None:
-                history["training"]["merged"] = _moved_by_merging(model, parent, corpus, base)
-                if not apart:
-                    save_adapter(run, portable(model), parent, model.shape, tokenizer, template, history, conduct)
-                shapes = expected(shape)
-                weights = {name: Deferred(model.dtype, shapes[name], make) for name, make in merged(model).items()}
-            directory.save(
-                target,
-                weights,
-                shape=model.shape,
-                tokenizer=tokenizer,
-                template=template,
-                provenance=history,
-                extra=certificate(
-                    weights, model.shape, tokenizer, template, device=conduct.machine.device, note=conduct.note
-                ),
-                files=conduct.files,
-            )
-    return trained
+
+
+def _one_by_one(model: Llama) -> Weights:
+    """The weights of the model with its adapter merged into it, each made when its turn has come."""
+    shapes = expected(model.shape)
+    return {name: Deferred(model.dtype, shapes[name], make) for name, make in merged(model).items()}
 
 
 def _check_frugal(
-    parent: directory.Checkpoint, rows: int, optim: AdamW, adapter: LoRA | None, base: Bits | None
+    parent: directory.Checkpoint, tokenizer: Tokenizer, optim: AdamW, adapter: LoRA | None, base: Bits | None
 ) -> None:
     """Raises UsageError for economies that do not go together."""
     problems = ProblemList()
     check_together(optim, adapter, base, "", problems)
-    if base is not None and rows > parent.shape.vocab:
-        added = rows - parent.shape.vocab
-        found = f"{added} row{'s are' if added > 1 else ' is'} added to a base that lies in {base}"
+    if base is not None and tokenizer.size > parent.tokenizer.size:
+        added = tokenizer.size - parent.tokenizer.size
+        found = f"{added} row{'s are' if added > 1 else ' is'} begun in a base that lies in {base}"
         problems.add("base", found, "leave out the new tokens, or keep the base whole")
     problems.raise_usage()
     if base is not None:
@@ -215,7 +181,8 @@ PROBE = 256  # ours: tokens over which logits before and after merging are compa
 @torch.no_grad()
 def _moved_by_merging(model: Llama, parent: directory.Checkpoint, corpus: Corpus, base: Bits | None) -> dict[str, Any]:
     """The largest difference between logits of the model with its adapter beside it and of the merged one, and, where
-    the base was quantised, of the adapter on the weights that it was quantised from. One layer is whole at a time."""
+    the base was quantised, of the adapter on the weights that it was quantised from; where it gave directions up (PiSSA),
+    of the adapter's folder on the weights that it gave them up from. One layer is whole at a time."""
     ids = torch.from_numpy(np.asarray(corpus.ids[:PROBE], dtype=np.int64))[None].to(model.device)
     stored = parent.tensors()
 
@@ -229,10 +196,14 @@ def _moved_by_merging(model: Llama, parent: directory.Checkpoint, corpus: Corpus
     model.eval()
     worn = model(ids).float()
     found = {"tokens": ids.shape[1], "largest logit": float(worn.abs().max())}
-    for words, weight in (("largest difference", own), ("largest difference to the unquantised base", exact)):
-        if base is not None or weight is own:
-            with computing_with(model, weight):
-                found[words] = float((model(ids).float() - worn).abs().max())
+    beside = {"largest difference": own}
+    if base is not None:
+        beside["largest difference to the unquantised base"] = exact
+    elif model.adapter is not None and model.adapter.start == "pissa":
+        beside["largest difference on the base as it was"] = exact
+    for words, weight in beside.items():
+        with computing_with(model, weight):
+            found[words] = float((model(ids).float() - worn).abs().max())
     model.train()
     return found
 
@@ -300,7 +271,9 @@ def _prepared(
         return lean(shape, parent.tensors(), adapter, bits=base, seed=seed, dtype=dtype, device=device)
     model = directory.build(parent, torch.float32 if adapter is None else dtype, device)
     pieces = old_pieces(parent.tokenizer, tokenizer) if new_rows == "pieces" else None
-    model = read_as(with_rows(model, shape.vocab, new=new_rows, pieces=pieces, seed=seed), shape)
+    known = parent.tokenizer.size
+    model = with_rows(model, max(known, tokenizer.size), known=known, new=new_rows, pieces=pieces, seed=seed)
+    model = read_as(model, shape)
     if adapter is None:
         return model
     return add_lora(model, adapter, seed=seed)

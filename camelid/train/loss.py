@@ -6,17 +6,15 @@ step into micro-batches changes what is minimised (a mean of micro-batch means d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
-from camelid.errors import BadData, Problem
 from camelid.nn import compiled
-from camelid.nn.passes import passes_for
+from camelid.nn.again import again
+from camelid.nn.passes import Passes, passes_for
 from camelid.nn.tied import Tie
 
 if TYPE_CHECKING:
@@ -82,8 +80,7 @@ def distilled(hidden: Tensor, weight: Tensor, known: Tensor, teacher: Tensor) ->
     [M, D], [V, D], [M, D'], [V, D'] -> scalar. Logits exist for a few rows at a time."""
     rows, total = max(ROWS, LOGITS // weight.shape[0]), hidden.new_zeros((), dtype=torch.float64)
     for start in range(0, len(hidden), rows):
-        part = checkpoint(_soft, hidden[start : start + rows], weight, known[start : start + rows], teacher,
-                          use_reentrant=False)  # fmt: skip
+        part = again(_soft, hidden[start : start + rows], weight, known[start : start + rows], teacher)
         total = total + part
     return total
 
@@ -133,27 +130,10 @@ class _CrossEntropy(torch.autograd.Function):
         to_hidden = torch.empty_like(hidden) if wanted[0] else None
         begun = torch.empty_like if len(hidden) and exact == weight.dtype else torch.zeros_like
         to_weight = begun(weight, dtype=exact) if wanted[1] else None
-        for start in range(0, len(hidden), rows):
-            part, target = hidden[start : start + rows], targets[start : start + rows]
-            logits = part @ weight.T if passes is None else passes.product(part, weight.T)  # [rows, V]
-            if to_hidden is None and to_weight is None:
-                losses[start : start + rows] = _losses(logits, target, exact)[0]
-                continue
-            if passes is not None:
-                losses[start : start + rows] = passes.slopes(logits, target)  # which become their own slopes
-                if to_hidden is not None:
-                    passes.product(logits, weight, to_hidden[start : start + rows])
-                if to_weight is not None:
-                    passes.product(logits.T, part, to_weight, adds=start > 0)
-                continue
-            made = compiled.slopes if compiled.on() else _slopes
-            losses[start : start + rows], slope = made(logits, target, exact)
-            if to_hidden is not None:
-                torch.mm(slope, weight, out=to_hidden[start : start + rows])
-            if to_weight is not None and exact == weight.dtype:
-                torch.addmm(to_weight, slope.T, part, beta=min(start, 1), out=to_weight)  # the first is no sum
-            elif to_weight is not None:
-                to_weight.add_(slope.T @ part)  # products in bfloat16, their sum over chunks in float32
+        for start in range(0, len(hidden), rows):  # in a call each: logits are let go before the next are made
+            here = slice(start, start + rows)
+            made = None if to_hidden is None else to_hidden[here]
+            losses[here] = _few(hidden[here], weight, targets[here], passes, exact, made, to_weight, start > 0)
         ctx.gradients, ctx.tie = (to_hidden, to_weight), tie
         return losses.sum(dtype=torch.float64)
 
@@ -168,6 +148,37 @@ class _CrossEntropy(torch.autograd.Function):
         if ctx.tie is not None:
             ctx.tie.gradient, to_weight = to_weight, None
         return to_hidden, to_weight, None, None, None, None
+
+
+def _few(
+    part: Tensor,
+    weight: Tensor,
+    target: Tensor,
+    passes: Passes | None,
+    exact: torch.dtype,
+    to_part: Tensor | None,
+    to_weight: Tensor | None,
+    adds: bool,
+) -> Tensor:
+    """The losses of a few rows; their gradients are written where they are wanted, that of the weight added if it `adds`."""
+    logits = part @ weight.T if passes is None else passes.product(part, weight.T)  # [rows, V]
+    if to_part is None and to_weight is None:
+        return _losses(logits, target, exact)[0]
+    if passes is not None:
+        losses = passes.slopes(logits, target)  # which become their own slopes
+        if to_part is not None:
+            passes.product(logits, weight, to_part)
+        if to_weight is not None:
+            passes.product(logits.T, part, to_weight, adds=adds)
+        return losses
+    losses, slope = (compiled.slopes if compiled.on() else _slopes)(logits, target, exact)
+    if to_part is not None:
+        torch.mm(slope, weight, out=to_part)
+    if to_weight is not None and exact == weight.dtype:
+        torch.addmm(to_weight, slope.T, part, beta=int(adds), out=to_weight)  # the first is no sum
+    elif to_weight is not None:
+        to_weight.add_(slope.T @ part)  # products in bfloat16, their sum over chunks in float32
+    return losses
 
 
 def _losses(logits: Tensor, targets: Tensor, exact: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -186,20 +197,3 @@ def _slopes(logits: Tensor, targets: Tensor, exact: torch.dtype) -> tuple[Tensor
 
 def _scaled(gradient: Tensor | None, factor: Tensor) -> Tensor | None:
     return None if gradient is None else gradient.mul_(factor.to(gradient.dtype))
-
-
-def held_out_loss(model: nn.Module, batches: Iterable[Batch]) -> float:
-    """Mean cross-entropy in nats per learned token over all batches, in evaluation mode and without gradients."""
-    total, count, loss, was_training = 0.0, 0, NextToken(), model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                if found := loss.count(batch):
-                    total += float(loss(model, batch))  # type: ignore[arg-type]
-                    count += found
-    finally:
-        model.train(was_training)
-    if not count:
-        raise BadData([Problem("held-out batches", "no learned token", "hold out at least one supervised example")])
-    return total / count

@@ -63,10 +63,6 @@ class Piece:
         sizes[axis] = size
         return replace(self, begin=tuple(begins), shape=tuple(sizes))
 
-    @property
-    def is_all(self) -> bool:
-        return self.shape == self.whole
-
 
 @dataclass(frozen=True)
 class Seat:

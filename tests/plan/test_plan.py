@@ -143,7 +143,7 @@ def test_a_machine_whose_rate_is_not_known_gets_no_time() -> None:
 def test_a_plan_for_this_cpu_knows_processes_and_kernels_and_says_which() -> None:
     recipe, machines = MEMBERS["llama"].make("desk"), Machines(this_cpu(), 1, "float32")
     found = here(recipe, machines, Choices())
-    assert found.kernels is trains(Machine()) and (found.shares, found.micro_tokens) == (4, 8192)
+    assert found.kernels is trains(Machine()) is not None and (found.shares, found.micro_tokens) == (4, 8192)
     peaks = []
     for kernels in (False, True):
         (stage,) = plan(recipe, machines, replace(found, workers=4, kernels=kernels)).stages
@@ -152,6 +152,7 @@ def test_a_plan_for_this_cpu_knows_processes_and_kernels_and_says_which() -> Non
         peaks.append(stage.per_device)
     assert peaks[1] < peaks[0]
     large = here(MEMBERS["llama"].make("7B"), machines, Choices(micro_tokens=2048))
+    assert here(recipe, replace(machines, dtype="bfloat16"), Choices()).kernels is None
     assert (large.workers, large.shares, large.micro_tokens) == (1, 1, 2048)
 
 
