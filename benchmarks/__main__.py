@@ -59,9 +59,8 @@ def training(threads: int, folder: Path) -> None:
 def decoding(threads: int, folder: Path) -> None:
     needed = {"llama.cpp": "llama_cpp", "transformers": "transformers", "camelid": "camelid"}
     sides = [name for name in infer_cpu.SIDES if importlib.util.find_spec(needed[name]) is not None]
-    asked = argparse.Namespace(
-        sides=sides, at_once=[8], no_read=False, load=False, load_folder=False, turns=TURNS, keep=False
-    )
+    asked = argparse.Namespace(sides=sides, at_once=[8], no_read=False, read=infer_cpu.READ, turns=TURNS)
+    asked.load = asked.load_folder = asked.keep = False
     for shape, kind in DECODED:
         infer_cpu.show(infer_cpu.row(shape, kind, threads, asked, folder))
 

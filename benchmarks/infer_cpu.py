@@ -46,7 +46,7 @@ SHAPES = {
     "7B": LlamaShape(32, 4096, 32, 32, 128, 11008, 32000, 4096),
 }
 TOKENS = {"tiny": 256, "110M": 48, "1.1B": 12, "3.2-1B": 12, "7B": 5}  # of one turn
-PROMPT, READ = 16, (128, 512)
+PROMPT, READ, READS = 16, 512, (128, 512)
 REST = 0.2  # seconds before each turn: the threads of the side before go on spinning for a while, on cores that are not its own
 SIDES = ("camelid", "llama.cpp", "transformers")
 QUANTISED = ("q8_0", "q4_0")
@@ -289,7 +289,7 @@ def serve(side: str, shape: str, kind: str, threads: int, path: Path) -> None:
     made = kinds[side](SHAPES[shape], kind, threads, path)
     print(json.dumps({"bytes": getattr(made, "bytes", 0)}), file=out, flush=True)
     vocab, draw = SHAPES[shape].vocab, np.random.default_rng(1)
-    text = draw.integers(1, vocab, (32, max(READ))).tolist()
+    text = draw.integers(1, vocab, (32, max(READS))).tolist()
     for line in sys.stdin:
         word, *numbers = json.loads(line)
         if word == "load":
@@ -577,7 +577,7 @@ def main() -> None:
     parser.add_argument("--at-once", nargs="*", type=int, default=[8, 32], help="also decode so many sequences at once")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--read", type=int, choices=READ, default=512, help="so many tokens are read")
+    parser.add_argument("--read", type=int, choices=READS, default=READ, help="so many tokens are read")
     parser.add_argument("--no-read", action="store_true", help="leave out reading")
     parser.add_argument("--load", action="store_true", help="also load the file")
     parser.add_argument("--load-folder", action="store_true", help="also load a folder of ours (float32, bf16)")

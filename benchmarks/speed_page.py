@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.infer_cpu import GOALS, QUANTISED, READ, SIDES, floor
+from benchmarks.infer_cpu import GOALS, QUANTISED, READS, SIDES, floor
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "speed.md"
@@ -186,7 +186,7 @@ def reading() -> Iterator[str]:
         "to transformers' best",
         "goal",
     )
-    for length in READ:
+    for length in READS:
         best: dict[tuple[str, int], dict[str, tuple[float, str]]] = {}
         for row in inference_rows():
             for side in SIDES:

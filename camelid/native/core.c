@@ -174,22 +174,18 @@ INLINE void many_tokens(const Matrix *m, int64_t from, int64_t to, const Given *
   }
 }
 
-// `rows` rows of w, `apart` rows from each other, times one token
-INLINE void one_token(const Matrix *m, int64_t first, int64_t apart, const char *x, float *y, int rows, int kind) {
-  const int64_t row = row_bytes(m->cols, kind), step = apart * row;
+// A row of w times one token
+INLINE float one_token(const char *w, const char *x, int64_t row, int kind) {
   const int rest = (int)(row % 64);
-  const char *w = (const char *)m->data + first * row;
-  V acc[2] = {zero(), zero()};
+  V acc = zero();
   int64_t k = 0;
   for (; k + 64 <= row; k += 64)
     for (int part = 0; part < parts_of(kind); part++)
-      for (int i = 0; i < rows; i++)
-        acc[i] = plus(acc[i], piece(w + i * step + k, 64, kind, part), piece(x + k, 64, kind, part), kind);
+      acc = plus(acc, piece(w + k, 64, kind, part), piece(x + k, 64, kind, part), kind);
   if (rest)
     for (int part = 0; part < parts_of(kind); part++)
-      for (int i = 0; i < rows; i++)
-        acc[i] = plus(acc[i], piece(w + i * step + k, rest, kind, part), piece(x + k, rest, kind, part), kind);
-  for (int i = 0; i < rows; i++) y[first + i * apart] = sum(acc[i]);
+      acc = plus(acc, piece(w + k, rest, kind, part), piece(x + k, rest, kind, part), kind);
+  return sum(acc);
 }
 
 INLINE void float_rows(const Matrix *w, int64_t from, int64_t to, const Given *x, int64_t tokens, float *y,
@@ -198,11 +194,10 @@ INLINE void float_rows(const Matrix *w, int64_t from, int64_t to, const Given *x
     many_tokens(w, from, to, x, tokens, y, stride, kind);
     return;
   }
-  // One token: two rows far apart, so that memory is asked for two streams. Eight side by side were a third slower.
-  const int64_t half = (to - from) / 2;
+  // One token: row after row. Eight side by side were a third slower, and two far apart are no faster
+  const int64_t row = row_bytes(w->cols, kind);
   const char *given = kind == BFLOAT16 ? x->lines : (const char *)x->x;
-  for (int64_t r = from; r < from + half; r++) one_token(w, r, half, given, y, 2, kind);
-  if ((to - from) % 2) one_token(w, to - 1, 0, given, y, 1, kind);
+  for (int64_t r = from; r < to; r++) y[r] = one_token((const char *)w->data + r * row, given, row, kind);
 }
 
 INLINE int32_t offset_of(int64_t kind) { return kind == Q8 ? 128 : 8; }
@@ -617,6 +612,7 @@ typedef struct {
   int64_t line_row;  // bytes of a row of them
   float *scales, *scores;
   int32_t *totals;
+  int64_t copies;  // rows of inputs; behind them each thread has one for queries that are rounded
   float *states;  // [tokens, width]
   float *last;    // where nobody wants all states: [wanted, width], and of each of these tokens:
   int32_t *slot, *place, *turn, *want;
@@ -770,15 +766,15 @@ static void remember(const Step *s, int64_t l, int64_t t, int64_t head) {
 }
 
 // What `count` tokens of one sequence, from `t` on, see with all heads that share key-value head `head`: four queries at a
-// time while there are as many. `own` is the thread, whose room for scores it uses, and that for the input of products,
-// which is not in use meanwhile.
+// time while there are as many. `own` is the thread, whose room for scores and rounded queries it uses.
 static void look(const Step *s, int64_t l, int64_t t, int64_t count, int64_t head, int own) {
   const Model *m = s->m;
   const Batch *b = s->b;
   const int64_t e = m->head_width, shared = m->heads / m->kv_heads, all_of_them = count * shared;
   const Held held = held_by(b);
   const Pages pages = pages_of(m, b, l, t, head);
-  const Asked asked = {s->ints + own * s->groups * GROUP, s->scales + own * s->groups, s->totals + own * s->groups};
+  const int64_t spare = (s->copies + own) * s->groups;
+  const Asked asked = {s->ints + s->copies * s->line_row + own * s->groups * GROUP, s->scales + spare, s->totals + spare};
   for (int64_t first = 0; first < all_of_them;) {
     const int together = first + ABREAST <= all_of_them ? ABREAST : 1;
     Queries a = {.reach = s->reach, .scores = s->scores + own * ABREAST * s->reach};
@@ -1032,18 +1028,19 @@ static int whole_step(const Model *m, const Batch *b) {
   const size_t few = b->states ? 0 : (size_t)b->wanted;
   const size_t sizes[] = {n * m->width, copies * m->width, n * inner, n * m->kv_heads * m->head_width,
                           n * m->kv_heads * m->head_width, n * inner, n * outer, n * m->hidden,
-                          few * m->width, few * m->width, threads * ABREAST * s.reach, copies * s.groups};
+                          few * m->width, few * m->width, threads * ABREAST * s.reach, (copies + threads) * s.groups};
   float **const places[] = {&s.x, &s.h, &s.q, &s.k, &s.v, &s.a, &s.g, &s.u, &s.last, &s.states, &s.scores, &s.scales};
   int32_t **const small[] = {&s.slot, &s.place, &s.turn, &s.want};
   enum { FLOAT_PARTS = sizeof sizes / sizeof *sizes };
   s.line_row = (int64_t)lined(s.groups * GROUP * input_size(m));
-  size_t wanted = copies * s.line_row + lined(copies * s.groups * 4) + 4 * lined(few * 4);
+  s.copies = (int64_t)copies;
+  size_t wanted = (copies + threads) * s.line_row + lined((copies + threads) * s.groups * 4) + 4 * lined(few * 4);
   for (int i = 0; i < FLOAT_PARTS; i++) wanted += lined(sizes[i] * sizeof(float));
   char *held = space(&step_space, &step_size, wanted);
   if (!held) return ENOMEM;
   for (int i = 0; i < FLOAT_PARTS; i++) *places[i] = (float *)held, held += lined(sizes[i] * sizeof(float));
   for (int i = 0; i < 4; i++) *small[i] = (int32_t *)held, held += lined(few * 4);
-  s.totals = (int32_t *)held, held += lined(copies * s.groups * 4);
+  s.totals = (int32_t *)held, held += lined((copies + threads) * s.groups * 4);
   s.ints = (int8_t *)held, s.lines = held;
   if (b->states) s.states = b->states;
   run(step, &s, b->threads);

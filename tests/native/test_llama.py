@@ -337,6 +337,22 @@ def test_where_others_are_at_work_calls_of_other_sizes_know_it_too(monkeypatch: 
     assert Pace(4).threads() == 4, "and believed"
 
 
+@pytest.mark.parametrize("cache", ["float", "int8"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_whoever_takes_which_rows_and_heads_the_bits_are_those_of_one_thread(
+    kind: str, cache: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows and, where a thread has several, heads are dealt out as threads come, which is never twice the same."""
+    for heads, kv_heads in ((9, 9), (8, 2)):
+        shape = LlamaShape(1, 96, heads, kv_heads, 32, 200, 70, 96)
+        model = NativeLlama.of(grown(heads, shape), kind)  # type: ignore[arg-type]
+        found = []
+        for threads in (1, 2, 3):
+            monkeypatch.setattr(model, "_pace", lambda _, threads=threads: Pace(threads, tries=False))
+            found.append(complete(model, [5, 6, 7], Settings(max_tokens=6), cache=cache))  # type: ignore[arg-type]
+        assert found == found[:1] * 3
+
+
 def test_threads_and_forked_processes_decode_side_by_side() -> None:
     """Calls from several Python threads wait for each other; a child has its own threads."""
     import os
