@@ -10,7 +10,8 @@ Ours is timed twice, as it is and with compiled passes; the ratio is the faster 
 of its own, one after the other, stopped when its time is over. Before anything is timed, a model of four layers computes
 its loss on this device and, with the same weights, on the CPU in float32, and the peer does so too: where they differ by
 more than rounding, the row is not timed and the exit code is 1. Weights are random; rates are medians of steps with the
-slowest and the fastest. A side that cannot run says why. Without a GPU: exit code 1.
+slowest and the fastest. A side for which the memory is too small works on fewer rows at once, and says so; one that cannot
+run says why. Without a GPU: exit code 1.
 
 The peers: transformers with its float32 weights under autocast to bfloat16 and PyTorch's fused AdamW (as its Trainer has
 it with bf16=True); peft's adapters on bfloat16 weights; bitsandbytes' Linear4bit in place of each linear map.
@@ -90,10 +91,15 @@ class Place:
         return "bfloat16" if self.device.startswith("cuda") else "float32"
 
     def shape(self, row: Row) -> LlamaShape:
-        return TINY if self.tiny else replace(SIZES[row.size], context=8192, scaling=None)
+        return small(row) if self.tiny else replace(SIZES[row.size], context=8192, scaling=None)
 
     def row(self, row: Row) -> Row:
         return replace(row, length=64) if self.tiny else row
+
+
+def small(row: Row) -> LlamaShape:
+    """The small model that stands for the row's: its head is the embedding where the row's is."""
+    return replace(TINY, tied=SIZES[row.size].tied)
 
 
 # --- ours -----------------------------------------------------------------------------------------------------------
@@ -210,23 +216,20 @@ def our_training(row: Row, place: Place, compiled: bool = False) -> dict[str, An
 
 
 def our_inference(row: Row, place: Place, compiled: bool = False) -> dict[str, Any]:
-    import torch
-
-    from camelid.models.llama import Cache
+    """Through the engine that answers every request: pages, the draw, and a log-probability for each token included."""
+    from camelid.generate.engine import Engine
+    from camelid.generate.events import Token
+    from camelid.generate.settings import Settings
 
     shape = place.shape(row)
     model = our_model(row, shape, place.device, place.dtype).eval()
     model.compiled = compiled
-    kind = getattr(torch, place.dtype)
+    engine = Engine(model, rows=1)
 
-    @torch.inference_mode()
     def answer(prompt: Any) -> Iterator[None]:
-        cache = Cache(shape, 1, prompt.shape[1] + ANSWER, kind, place.device)
-        logits = model.logits(model.hidden(prompt, cache=cache)[:, -1])
-        yield
-        for _ in range(ANSWER - 1):
-            logits = model.logits(model.hidden(logits.argmax(-1, keepdim=True), cache=cache)[:, -1])
-            yield
+        for event in engine.submit(prompt[0].tolist(), Settings(max_tokens=ANSWER)).events():
+            if isinstance(event, Token):
+                yield
 
     return timed_answers(answer, shape, place)
 
@@ -234,8 +237,8 @@ def our_inference(row: Row, place: Place, compiled: bool = False) -> dict[str, A
 def our_loss(row: Row, device: str, dtype: str) -> float:
     from camelid.train.loss import NextToken
 
-    model = our_model(row, TINY, device, dtype)
-    batch = batch_of(replace(row, length=64), TINY, 0)
+    model = our_model(row, small(row), device, dtype)
+    batch = batch_of(replace(row, length=64), small(row), 0)
     loss = NextToken()
     if row.way == "full" and dtype == "bfloat16":
         import torch
@@ -272,6 +275,7 @@ def their_model(row: Row, shape: LlamaShape, device: str, dtype: str) -> Any:
         model = LlamaForCausalLM(config)
     drawn = Drawn(shape, device, exact)
     model.to_empty(device=device).to(exact)
+    model.tie_weights()  # emptying makes two parameters of one
     model.model.rotary_emb = type(model.model.rotary_emb)(config).to(device)
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -347,8 +351,8 @@ def their_inference(row: Row, place: Place) -> dict[str, Any]:
 
 def their_loss(row: Row, device: str, dtype: str) -> float:
     place = Place(device, True, 0.0)
-    model = their_model(row, TINY, device, dtype)
-    return float(their_loss_of(model, replace(row, length=64), place, TINY, 0).detach())
+    model = their_model(row, small(row), device, dtype)
+    return float(their_loss_of(model, replace(row, length=64), place, small(row), 0).detach())
 
 
 # --- both -----------------------------------------------------------------------------------------------------------
@@ -419,6 +423,7 @@ def side(row: Row, name: str, place: Place) -> dict[str, Any]:
 def child(row: Row, name: str, place: Place, limit: float) -> dict[str, Any]:
     """The same from a process of its own, which ends when its time is over."""
     words = ["--row", row.name, "--side", name, "--device", place.device, "--seconds", str(place.seconds)]
+    words += ["--rows", str(row.rows)]
     command = [sys.executable, __file__, *words, "--shape", "tiny" if place.tiny else "full"]
     environment = {**os.environ, "TRANSFORMERS_VERBOSITY": "error", "PYTHONPATH": str(Path(__file__).parents[1])}
     try:
@@ -432,6 +437,16 @@ def child(row: Row, name: str, place: Place, limit: float) -> dict[str, Any]:
         return {"missing": last[:160]}
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
+
+
+def timed(row: Row, name: str, place: Place, limit: float) -> dict[str, Any]:
+    """A side's rates; of half the rows, and half again, where they are too much for the device's memory, which is told."""
+    ends, asked = time.monotonic() + limit, row.rows
+    while True:
+        found = child(row, name, place, ends - time.monotonic())
+        if row.rows == 1 or "out of memory" not in found.get("missing", "").lower():
+            return rates(row, place, found) | ({"rows": row.rows} if row.rows < asked else {})
+        row = replace(row, rows=row.rows // 2)
 
 
 def rates(row: Row, place: Place, found: dict[str, Any]) -> dict[str, Any]:
@@ -467,8 +482,8 @@ def measure(place: Place, budget: float) -> tuple[list[dict[str, Any]], bool]:
             if name != "check" and not line["check"].get("equal", False):
                 line[name] = {"missing": "not timed: the check failed"}
             else:
-                line[name] = child(row, name, place, min(share, ends - time.monotonic()))
-                line[name] = line[name] if name == "check" else rates(row, place, line[name])
+                limit = min(share, ends - time.monotonic())
+                line[name] = child(row, name, place, limit) if name == "check" else timed(row, name, place, limit)
             left -= 1
         sound &= bool(line["check"].get("equal", False))
         rate = {name: line[name]["tokens/s"][0] for name in sides(row) if "tokens/s" in line[name]}
@@ -494,6 +509,7 @@ def shown(line: dict[str, Any]) -> str:
         middle, low, high = side["tokens/s"]
         more = f", MFU {side['MFU']:.2f}" if "MFU" in side else ""
         more += f", {side['peak GiB']} GiB" if "peak GiB" in side else ""
+        more += f", {side['rows']} rows at once" if "rows" in side else ""
         more += f", first {side['first s'] * 1e3:.0f} ms" if "first s" in side else ""
         words.append(f"{name} {middle:,.0f} tokens/s ({low:,.0f} to {high:,.0f}){more}")
     words.append(f"ratio {line['ratio']:.2f}" if line["ratio"] else "no ratio")
@@ -509,12 +525,13 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="where to keep the figures as JSON")
     parser.add_argument("--look", action="store_true", help="only say whether there is a GPU")
     parser.add_argument("--row", choices=[row.name for row in ROWS], help=argparse.SUPPRESS)
+    parser.add_argument("--rows", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--side", choices=("check", "ours", "compiled", "peer"), help=argparse.SUPPRESS)
     asked = parser.parse_args()
     place = Place(asked.device, asked.shape == "tiny", asked.seconds)
     if asked.side:
         (row,) = [row for row in ROWS if row.name == asked.row]
-        print(json.dumps(side(row, asked.side, place)))
+        print(json.dumps(side(replace(row, rows=asked.rows or row.rows), asked.side, place)))
         return 0
     if asked.device.startswith("cuda"):
         import torch

@@ -46,7 +46,7 @@ SHAPES = {
     "7B": LlamaShape(32, 4096, 32, 32, 128, 11008, 32000, 4096),
 }
 TOKENS = {"tiny": 256, "110M": 48, "1.1B": 12, "3.2-1B": 12, "7B": 5}  # of one turn
-PROMPT, READ = 16, 512
+PROMPT, READ = 16, (128, 512)
 REST = 0.2  # seconds before each turn: the threads of the side before go on spinning for a while, on cores that are not its own
 SIDES = ("camelid", "llama.cpp", "transformers")
 QUANTISED = ("q8_0", "q4_0")
@@ -289,14 +289,14 @@ def serve(side: str, shape: str, kind: str, threads: int, path: Path) -> None:
     made = kinds[side](SHAPES[shape], kind, threads, path)
     print(json.dumps({"bytes": getattr(made, "bytes", 0)}), file=out, flush=True)
     vocab, draw = SHAPES[shape].vocab, np.random.default_rng(1)
-    text = draw.integers(1, vocab, (32, READ)).tolist()
+    text = draw.integers(1, vocab, (32, max(READ))).tolist()
     for line in sys.stdin:
         word, *numbers = json.loads(line)
         if word == "load":
             told = loaded(side, SHAPES[shape], kind, threads, path, text[0][:PROMPT], *numbers)
         elif word == "read":
             start = time.perf_counter()
-            ids = made.read([text[0]], READ)
+            ids = made.read([text[0][: numbers[0]]], numbers[0])
             told = {"seconds": time.perf_counter() - start, "ids": ids}
         else:
             rows, tokens = numbers
@@ -426,7 +426,7 @@ def row(shape: str, kind: str, threads: int, asked: argparse.Namespace, folder: 
     tasks: dict[str, tuple[Any, ...]] = {"decode": ("decode", 1, TOKENS[shape])}
     tasks |= {f"decode {rows} at once": ("decode", rows, max(4, TOKENS[shape] // 4)) for rows in asked.at_once}
     if not asked.no_read:
-        tasks[f"read {READ}"] = ("read",)
+        tasks[f"read {asked.read}"] = ("read", asked.read)
     if asked.load:
         tasks["load"] = ("load",)
     if asked.load_folder and kind in ("float32", "bf16"):
@@ -457,7 +457,7 @@ def row(shape: str, kind: str, threads: int, asked: argparse.Namespace, folder: 
                     told[f"time as a multiple of {name}"] = ratio(seconds["camelid"], seconds[name])
             found[task] = told
             continue
-        tokens = READ if words[0] == "read" else words[1] * words[2]
+        tokens = words[1] if words[0] == "read" else words[1] * words[2]
         for name, times in seconds.items():
             rates = [tokens / spent for spent in (statistics.median(times), max(times), min(times))]
             told[name] = {"tokens/s": [round(rate, 2) for rate in rates]}
@@ -516,7 +516,7 @@ def floor(found: dict[str, Any], task: str) -> tuple[float, str]:
     stream = statistics.mean(found[name][0] for name in ("stream GB/s", "stream GB/s after") if name in found) * 1e9
     if task.startswith("load"):
         return shape.parameters() * BYTES[kind] / stream, "bytes"
-    rows = READ if task.startswith("read") else int(task.split()[1]) if "at once" in task else 1
+    rows = 1 if task == "decode" else int(task.split()[1])
     head = shape.vocab * shape.width
     products = rows * weights - (rows - 1) * head if task.startswith("read") else rows * weights
     reading, computing = weights * BYTES[kind] / stream, 2 * products / (PEAK[kind] * threads)
@@ -530,7 +530,7 @@ def table(path: Path) -> None:
         f"{'':8}{'':9}{'thr':>4} {'task':32}{'ours':>9}{'to llama.cpp':>20}{'goal':>6}{'to transformers':>20}{'goal':>6}"
         f"{'floor':>10} {'set by':11}{'reached':>8}"
     )
-    best: dict[tuple[str, int], dict[str, float]] = {}
+    best: dict[tuple[str, int, str], dict[str, float]] = {}
     for found in rows:
         shape, kind, threads = found["shape"], found["kind"], found["threads"]
         for task, told in found.items():
@@ -539,7 +539,7 @@ def table(path: Path) -> None:
             if task.startswith("read"):
                 for name in SIDES:
                     if name in told:
-                        own = best.setdefault((shape, threads), {})
+                        own = best.setdefault((shape, threads, task), {})
                         own[name] = max(own.get(name, 0), told[name]["tokens/s"][0])
             sort = "decode" if task == "decode" else "many" if task.startswith("decode") else task
             goals = next(
@@ -557,11 +557,11 @@ def table(path: Path) -> None:
             share = (least / ours if task.startswith("load") else ours / least) if ours else 0
             print(line + f"{least:10,.4g} {bound:11}{share:8.0%}")
     print("load is in seconds, to the first token: at most 1.5 times llama.cpp's time is the goal")
-    for (shape, threads), rates in best.items():
+    for (shape, threads, task), rates in best.items():
         for other, goal in (("llama.cpp", 1.5), ("transformers", 2.0)):
             if other in rates and "camelid" in rates:
                 told = f"{rates['camelid'] / rates[other]:.2f} times {other}'s best type (goal {goal})"
-                print(f"{shape:8}{'best':9}{threads:4} read {READ}: {rates['camelid']:,.0f} tokens/s, {told}")
+                print(f"{shape:8}{'best':9}{threads:4} {task}: {rates['camelid']:,.0f} tokens/s, {told}")
 
 
 def main() -> None:
@@ -577,7 +577,8 @@ def main() -> None:
     parser.add_argument("--at-once", nargs="*", type=int, default=[8, 32], help="also decode so many sequences at once")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--no-read", action="store_true", help=f"leave out reading {READ} tokens")
+    parser.add_argument("--read", type=int, choices=READ, default=512, help="so many tokens are read")
+    parser.add_argument("--no-read", action="store_true", help="leave out reading")
     parser.add_argument("--load", action="store_true", help="also load the file")
     parser.add_argument("--load-folder", action="store_true", help="also load a folder of ours (float32, bf16)")
     parser.add_argument("--keep", action="store_true", help="keep GGUF files between runs (with --folder)")

@@ -442,8 +442,12 @@ def newest(parent: Path, prefix: str, *, damaged: Callable[[BadFile], None] | No
     return None
 
 
-def prune(parent: Path, prefix: str, keep: int, *, files: Files = FILES) -> list[Path]:
+def prune(
+    parent: Path, prefix: str, keep: int, *, beside: Callable[[str], str] | None = None, files: Files = FILES
+) -> list[Path]:
     """What was deleted: the commits older than the `keep` newest good ones.
+
+    beside  names, for a commit that stays, an older one that is to stay with it
 
     The newest good one is read again in full first; the others that stay are checked for presence and length. Where
     fewer than `keep` are good, nothing is deleted. Damaged commits newer than the oldest that stays are left alone.
@@ -451,18 +455,25 @@ def prune(parent: Path, prefix: str, keep: int, *, files: Files = FILES) -> list
     if keep < 1:
         raise ValueError(f"keep={keep}: at least one commit must stay")
     kept = 0
-    removed = []
+    removed, needed = [], set[str]()
     with _translated(Path(parent), lambda: 0):
         for path in reversed(commits(parent, prefix)):
             if kept < keep:
                 with contextlib.suppress(BadFile):
                     verify(path, contents=kept == 0)
                     kept += 1
-            else:
+                    needed.add(path.name if beside is None else beside(path.name))
+            elif path.name not in needed:
                 with contextlib.suppress(BlockingIOError, FileNotFoundError):  # another process is deleting it
                     _delete(path, files)
                     removed.append(path)
     return removed
+
+
+def delete(path: Path, *, files: Files = FILES) -> None:
+    """Takes a commit away, whole or not at all: killed meanwhile, the next writer beside it removes what is left."""
+    with _translated(path, lambda: 0):
+        _delete(path, files)
 
 
 def _delete(path: Path, files: Files) -> None:
@@ -622,7 +633,10 @@ def _is_dead(holder: str) -> bool:
 
 
 def replace_file(path: Path, data: Bytes | Iterable[Bytes], *, files: Files = FILES) -> Path:
-    """`path`, now holding `data`: the old bytes or the new ones at every moment, and readers of the old keep them."""
+    """`path`, now holding `data`: the old bytes or the new ones at every moment, and readers of the old keep them.
+
+    Raises StoreError, which says whether the old or the new bytes are there.
+    """
     path = Path(os.path.abspath(path))
     needed: list[int] = []
     with _translated(path, lambda: 0):
@@ -637,13 +651,17 @@ def replace_file(path: Path, data: Bytes | Iterable[Bytes], *, files: Files = FI
         with _translated(path, lambda: sum(needed)):
             files.fsync(part)
             files.rename(part, path)
-            files.fsync_dir(path.parent)
     except BaseException:
         with contextlib.suppress(OSError):
             files.remove(part)
         raise
     finally:
         os.close(held)
+    try:
+        files.fsync_dir(path.parent)
+    except OSError as error:
+        why = f"{error.strerror or error}"
+        raise StoreError(f"{path}: holds what was written, but the disk does not confirm its name ({why})") from error
     return path
 
 
@@ -727,11 +745,11 @@ def read_bytes(path: Path, *, max_bytes: int, follow: bool = True) -> bytes:
             raise BadFile(path, "", f"{length} bytes, over the limit of {max_bytes}", "this cannot be the right file")
         with os.fdopen(os.dup(descriptor), "rb") as file:
             try:
-                data = file.read(max_bytes + 1)
+                data = file.read(length + 1)  # room is made for as much as is asked for, so never for the limit
             except OSError as error:
                 raise BadFile(path, "", f"cannot be read: {error.strerror}") from error
-    if len(data) > max_bytes:
-        raise BadFile(path, "", f"grew past the limit of {max_bytes} bytes while being read")
+    if len(data) > length:
+        raise BadFile(path, "", f"grew past its {length} bytes while being read", "read it once it is complete")
     return data
 
 

@@ -21,6 +21,7 @@ from camelid.plan.training import Layout
 from camelid.recipe import AnyStage, Finetune, Folder, Merge, Pretrain, Recipe
 
 KEPT = 0.3  # ours, from docs/planner.md: what an allocator keeps beside what a run holds, without recomputation
+MORE = "a smaller --size, more devices (torchrun ... --shard N), a machine with more memory"
 OTHERS = ("--count", "--device")  # what a plan may choose and a run here cannot
 
 
@@ -61,8 +62,9 @@ def _problems(owner: Recipe, stage: AnyStage, machine: Machine, narrator: Narrat
     needed, there = most / GIB, machine.memory_bytes / GIB
     if not found.fits or most > machine.memory_bytes:
         changes = [words for words in remedies(alone, machines, choices) if not words.startswith(OTHERS)]
-        ways = "; ".join(first_of_each(tuple(changes))) or "a smaller --size, or a machine with more memory"
-        yield Problem(where, f"{needed:.1f} GiB needed, {there:.1f} GiB there", f"any one of: {ways}; or --anyway")
+        ways = "; ".join(first_of_each(tuple(changes)))
+        remedy = f"any one of: {ways}; or --anyway" if ways else f"no setting makes it fit: {MORE}, or --anyway"
+        yield Problem(where, f"{needed:.1f} GiB needed, {there:.1f} GiB there", remedy)
     elif machine.device == "cpu" and most * (1 + KEPT) > machine.memory_bytes:
         narrator.warn(f"{where}: {needed:.1f} GiB needed of {there:.1f}, and what the allocator keeps comes on top")
 

@@ -287,7 +287,13 @@ def _put(value: Any, path: list[str], written: str, whole: str, problems: Proble
     if rest:
         current = _unset(_hints(type(value))[step]) if current is None else current  # type: ignore[arg-type]
         if not is_frozen(current) and not isinstance(current, tuple):
-            problems.add(f"--set {whole}", f"{step!r} is {text(current)} and has no settings of its own")
+            path_of = whole.removesuffix("." + ".".join(rest))
+            problems.add(
+                f"--set {whole}",
+                f"{step!r} is {text(current)} and has no settings of its own",
+                "begin with "
+                + " or ".join(f"--set {path_of}={_asked_of(kind)}" for kind in _wholes(_hints(type(value))[step])),  # type: ignore[arg-type]
+            )
             return value
         changed = _put(current, rest, written, whole, problems)
     else:
@@ -320,10 +326,17 @@ def _fields(value: Any) -> list[str]:
 
 
 def read_setting(wanted: Any, written: str, current: object, where: str, problems: ProblemList) -> Any:
-    """A setting from its text: 1024, 2e-5, 4M, word, or a comma-separated list; an amount keeps the unit it had."""
+    """A setting from its text: 1024, 2e-5, 4M, word, or a comma-separated list; an amount keeps the unit it had.
+
+    A value with settings of its own is written as `text` writes it, GaLore(rank=64) or GaLore: what that does not say stays
+    as it is in `current`, where that has it too.
+    """
     choices = typing.get_args(wanted) if typing.get_origin(wanted) in (typing.Union, types.UnionType) else (wanted,)
     if written in ("None", "none") and types.NoneType in choices:
         return None
+    for kind in _wholes(wanted):
+        if written.partition("(")[0].strip() == kind.__name__:
+            return _read_whole(kind, written, current, where, problems)
     for choice in sorted(choices, key=lambda choice: choice is not type(current)):
         read = _read_as(choice, written, where)
         if read is not _UNREAD:
@@ -332,8 +345,71 @@ def read_setting(wanted: Any, written: str, current: object, where: str, problem
     words = [
         word for choice in choices if typing.get_origin(choice) is Literal for word in map(str, typing.get_args(choice))
     ]
-    problems.add(where, f"cannot read {written!r}", did_you_mean(written, words) or remedy)
+    words += [kind.__name__ for kind in _wholes(wanted)]
+    problems.add(where, f"cannot read {written!r}", did_you_mean(written.partition("(")[0], words) or remedy)
     return current
+
+
+def _wholes(wanted: Any) -> list[type]:
+    """The kinds of value with settings of their own that a setting may be."""
+    choices = typing.get_args(wanted) if typing.get_origin(wanted) in (typing.Union, types.UnionType) else (wanted,)
+    return [kind for kind in choices if isinstance(kind, type) and dataclasses.is_dataclass(kind) and not _counts(kind)]
+
+
+def _counts(kind: Any) -> bool:
+    """Whether it is an amount, with a single field of that name."""
+    return dataclasses.is_dataclass(kind) and [field.name for field in dataclasses.fields(kind)] == ["count"]
+
+
+def _asked_of(kind: Any) -> str:
+    """How a value of this kind is written, with what it cannot do without."""
+    needed = [
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    ]
+    return f"{kind.__name__}({', '.join(f'{name}=...' for name in needed)})"
+
+
+def _read_whole(kind: Any, written: str, current: object, where: str, problems: ProblemList) -> Any:
+    """A value written as Name or Name(field=value, ...); `current` where anything about it is wrong."""
+    hints, found = _hints(kind), len(problems.problems)
+    values = {name: getattr(current, name) for name in hints if is_frozen(current) and hasattr(current, name)}
+    _, bracket, inside = written.strip().partition("(")
+    if bracket and not inside.endswith(")"):
+        problems.add(where, f"cannot read {written!r}", "close its bracket")
+        return current
+    for part in _parts(inside[:-1]):
+        name, equals, word = (each.strip() for each in part.partition("="))
+        if not equals or name not in hints:
+            problems.add(where, f"{kind.__name__} has no setting {name!r}", did_you_mean(name, hints))
+            continue
+        word = word[1:-1] if word[:1] in ("'", '"') and word[-1:] == word[:1] else word
+        values[name] = read_setting(hints[name], word, values.get(name), f"{where}.{name}", problems)
+    if len(problems.problems) > found:
+        return current
+    try:
+        return kind(**values)
+    except TypeError:
+        problems.add(where, f"{written!r} leaves out what cannot be guessed", f"write {_asked_of(kind)}")
+    except Problems as error:
+        for problem in error.problems:
+            problems.add(where, f"{problem.where}: {problem.found}", problem.remedy)
+    return current
+
+
+def _parts(inside: str) -> list[str]:
+    """What stands between the commas that no bracket or quotation mark holds."""
+    parts, depth, quote = [""], 0, ""
+    for sign in inside:
+        if sign in "'\"" and quote in ("", sign):
+            quote = "" if quote else sign
+        depth += ((sign == "(") - (sign == ")")) * (not quote)
+        if sign == "," and not depth and not quote:
+            parts.append("")
+        else:
+            parts[-1] += sign
+    return [part for part in parts if part.strip()]
 
 
 _UNREAD = object()
@@ -354,7 +430,7 @@ def _read_as(wanted: Any, written: str, where: str) -> Any:
         return _read_number(wanted, written)
     if wanted is str:
         return written
-    if dataclasses.is_dataclass(wanted) and [field.name for field in dataclasses.fields(wanted)] == ["count"]:
+    if _counts(wanted):
         count = _read_as(_hints(typing.cast(type, wanted))["count"], written.split("(")[-1].rstrip(")"), where)
         named = written.split("(")[0] in (getattr(wanted, "__name__", ""), written)
         return typing.cast(Any, wanted)(count) if count is not _UNREAD and named else _UNREAD
@@ -377,7 +453,7 @@ def _read_number(wanted: type, written: str) -> Any:
 def _written_type(wanted: Any, current: object = None) -> str:
     if typing.get_origin(wanted) in (typing.Union, types.UnionType):
         return " or ".join(_written_type(choice, current) for choice in typing.get_args(wanted))
-    if dataclasses.is_dataclass(wanted) and [field.name for field in dataclasses.fields(wanted)] == ["count"]:
+    if _counts(wanted):
         name = getattr(wanted, "__name__", "")
         like = getattr(current, "count", "N") if type(current) is wanted else "N"
         return f"a number of {name.lower()}, such as {like}" if like != "N" else f"{name}(N)"

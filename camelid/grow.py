@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from camelid.data.corpus import check_expressed
-from camelid.fit import check_fit
+from camelid.errors import ProblemList
+from camelid.fit import check_fit, start_shape
 from camelid.journal import Narrator
 from camelid.machine import Machine
+from camelid.plan.plan import shape_of
 from camelid.ranks import joined
-from camelid.recipe import AnyStage, Finetune, Recipe, Table, Trees, portions
+from camelid.recipe import AnyStage, Finetune, Pretrain, Recipe, Table, Trees, portions
 from camelid.request import Request
 from camelid.run import Outcome, Work
 from camelid.scoring import commands, score_line, write_page
@@ -32,8 +36,13 @@ def grow(
     anyway: bool = False,
     spikes: int | None = None,
     log: Log | None = None,
+    beside: Sequence[tuple[Request, Recipe]] = (),
+    carry: str | None = None,
 ) -> Outcome | None:
     """Make every stage of the recipe and of its ancestors, score what can be scored, and write the report.
+
+    Members `beside` it are grown too, from what they share with it, and shown with it. With `carry` the model is also
+    written as a GGUF file of that type, which is scored as it lies there.
 
     With `spikes` a run goes back where its loss leaps, up to so many times (train/spikes.py). With
     `log` the scalars of each step go to TensorBoard or trackio too (train/scalars.py).
@@ -45,23 +54,57 @@ def grow(
     """
     with joined(machine.device) as ranks:
         narrator = narrator if ranks.leads else Narrator(quiet=True, warns=False)
-        return _grow(Work(request, recipe, store, machine, narrator, seconds, ranks, spikes, log), anyway)
+        work = Work(request, recipe, store, machine, narrator, seconds, ranks, spikes, log)
+        return _grow(work, [work.other(*each) for each in beside], anyway, carry)
 
 
-def _grow(work: Work, anyway: bool) -> Outcome | None:
-    began, store, request, recipe = time.monotonic(), work.store, work.request, work.recipe
+def _grow(work: Work, others: Sequence[Work], anyway: bool, carry: str | None) -> Outcome | None:
+    began, store = time.monotonic(), work.store
     store.root.mkdir(parents=True, exist_ok=True)
-    missing = [(owner, stage) for owner, stage in work.stages() if not work.is_made(stage)]
+    line = {work.mark(stage): (work, owner, stage) for owner, stage in work.stages()}
+    further = {other.mark(stage): (other, owner, stage) for other in others for owner, stage in other.stages()}
+    further = {mark: each for mark, each in further.items() if mark not in line}
+    missing = [(owner, stage) for each, owner, stage in (*line.values(), *further.values()) if not each.is_made(stage)]
+    check_ranks(missing, work.machine)
     check_fit(missing, work.machine, work.narrator, anyway)
     for _, stage in missing[1:]:  # the first reads its own at once
         check_records(stage)
-    made = tuple(work.make(owner, stage) for owner, stage in work.stages())
+    made = tuple(each.make(owner, stage) for each, owner, stage in line.values())
+    beside = tuple(each.make(owner, stage) for each, owner, stage in further.values())
     if not work.ranks.leads:
         return None
-    scores, samples = score_line(work, made)
-    told = commands(work, made)
-    page, tokens = write_page(work, made, scores, samples, told, time.monotonic() - began)
-    return Outcome(request, recipe, made, scores, samples, told, page, tokens, time.monotonic() - began)
+    carried = None if carry is None else carry_over(work, made[-1].path, carry)
+    scores, samples = score_line(work, made, beside, carried)
+    told = commands(work, made, beside, carried)
+    page, tokens = write_page(work, made, beside, scores, samples, told, time.monotonic() - began)
+    spent = time.monotonic() - began
+    return Outcome(work.request, work.recipe, made, beside, carried, scores, samples, told, page, tokens, spent)
+
+
+def carry_over(work: Work, model: Path, type: str) -> Path:
+    """The model as a GGUF file of this type among the store's exports, written unless it is there."""
+    from camelid.checkpoints.convert import convert
+
+    target = work.store.root / "exports" / f"{model.name}-{type}.gguf"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        convert(model, target, to="gguf", type=type)
+    work.narrator.say(f"[dim]carried into[/] {target}")
+    return target
+
+
+def check_ranks(stages: Sequence[tuple[Recipe, AnyStage]], machine: Machine) -> None:
+    """Raises UsageError for everything in these stages that cannot be divided among the machine's ranks."""
+    if machine.ranks == 1:
+        return
+    from camelid.train.parallel import check
+
+    problems = ProblemList()
+    for _, stage in stages:
+        if isinstance(stage, Finetune | Pretrain):
+            shape, where = shape_of(stage, start_shape(stage)), f"--set {stage.name}."
+            check(shape, machine, problems, adapted=stage.adapter is not None, optim=stage.optim, where=where)
+    problems.raise_usage()
 
 
 def check_records(stage: AnyStage) -> None:

@@ -118,7 +118,8 @@ def hands(machine: Machine) -> str:
     """Who computes, in words: "4 processes of 1 thread", "2 threads", "cuda", "4 ranks (data 2, shard 2) on cuda"."""
     if machine.ranks > 1:
         words = ", ".join(f"{name} {n}" for name in ("data", "shard", "tensor") if (n := getattr(machine, name)) > 1)
-        return f"{machine.ranks} ranks ({words}) on {hands(replace(machine, data=1, shard=1, tensor=1))}"
+        own = hands(replace(machine, data=1, shard=1, tensor=1))
+        return f"{machine.ranks} ranks ({words})" + (f" of {own}" if machine.device == "cpu" else f" on {own}")
     if machine.device != "cpu":
         return machine.device
     if machine.workers > 1:
@@ -175,8 +176,31 @@ def available(device: str = "cpu") -> int:
                 free = int(line.split()[1]) * 1024
     except (OSError, ValueError, IndexError):
         return 0
-    limit, used = _limit(CGROUP / "memory.max"), _limit(CGROUP / "memory.current")
-    return min(free, max(0, limit - used)) if limit else free
+    return min([free, *_left()])
+
+
+def _left() -> list[int]:
+    """Bytes that each cgroup with a limit has left; what it keeps of files not read lately counts as left, as it is given
+    up when memory is asked for."""
+    found = []
+    for limit, used, idle in (
+        ("memory.max", "memory.current", "inactive_file"),  # version 2
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),  # version 1
+    ):
+        if most := _limit(CGROUP / limit):
+            found.append(
+                max(0, most - _limit(CGROUP / used) + _stated((CGROUP / limit).with_name("memory.stat"), idle))
+            )
+    return found
+
+
+def _stated(path: Path, name: str) -> int:
+    """A number of a cgroup's table; 0 where it says none."""
+    try:
+        rows = dict(line.split() for line in path.read_text().splitlines())
+        return int(rows.get(name, 0))
+    except (OSError, ValueError):
+        return 0
 
 
 def resident() -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -71,10 +72,12 @@ class Ranks:
 
     @contextmanager
     def speaking(self, doing: str) -> Iterator[None]:
-        """Inside, what the network says of a lost process becomes RankFailed."""
+        """Inside, what the network says of a lost process becomes RankFailed; an error of this process's own stays."""
         try:
             yield
         except RuntimeError as error:  # all that torch.distributed raises
+            if not _from_the_network(error):
+                raise
             why = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise RankFailed(
                 f"rank {self.rank} of {self.world}: another process of the run is gone or silent, found while {doing} "
@@ -143,6 +146,24 @@ class Ranks:
 
 def _same(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(a == b or (math.isnan(a) and math.isnan(b)) for a, b in zip(one, other, strict=True))
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory, on a CPU or a GPU."""
+    import torch
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _from_the_network(error: RuntimeError) -> bool:
+    """Whether torch.distributed raised an error: by its type, or from the place that it was raised at."""
+    from torch.distributed import DistError
+
+    if lacks_memory(error):
+        return False
+    places = [frame.f_code.co_filename.replace(os.sep, "/") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    innermost = next((place for place in reversed(places) if not place.endswith("torch/_ops.py")), "")
+    return isinstance(error, DistError) or "torch/distributed/" in innermost
 
 
 ALONE = Ranks()

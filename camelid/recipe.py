@@ -5,6 +5,7 @@ A recipe names no device, path, logger or worker: those belong to the machine an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -16,7 +17,7 @@ from camelid.errors import ProblemList
 from camelid.models.shape import LINEARS, SIZES, LlamaShape, LoRA, RopeScaling
 from camelid.stage import WHOLE, Epochs, Sequences, Stage, Steps, Tokens
 from camelid.train.schedule import check_shares
-from camelid.train.settings import AdamW, AdamW8bit, Constant, Cosine, GaLore, Linear
+from camelid.train.settings import AdamW, AdamW8bit, Constant, Cosine, GaLore, Linear, check_together
 
 __all__ = [
     "ATTENTION",
@@ -568,7 +569,19 @@ def check(stage: AnyStage, problems: ProblemList) -> None:
         unit = type(amount).__name__.lower()
         if not amount.count > 0:
             problems.add(f"{stage.name}.{name}.count", f"{amount.count:g} {unit}", "use a number above zero")
+    if stage.clip is not None and not 0 < stage.clip < math.inf:
+        problems.add(f"{stage.name}.clip", f"{stage.clip:g}", "use a positive norm, or none for no clipping")
+    if isinstance(stage, Finetune) and not 0 <= stage.noise < math.inf:
+        problems.add(
+            f"{stage.name}.noise", f"{stage.noise:g} is no size", "use 0 for none; the paper tries 5, 10 and 15"
+        )
+    if isinstance(stage, Finetune) and not 0 <= stage.dropout < 1:
+        problems.add(
+            f"{stage.name}.dropout", f"{stage.dropout:g} is no share to leave out", "use 0 or more, less than 1"
+        )
     stage.optim.check(f"{stage.name}.optim", problems)
+    base = stage.base if isinstance(stage, Finetune) else None
+    check_together(stage.optim, stage.adapter, base, f"{stage.name}.", problems)
     check_shares(stage.schedule, f"{stage.name}.schedule", problems)
 
 

@@ -1,4 +1,3 @@
-# ruff: noqa: E501 - lines of HTML, CSS and SVG
 """One static page about what was grown: ancestry, loss curves over tokens, scores side by side, sample answers.
 
 The page is a single HTML file without scripts and without anything from outside; its curves are drawn as SVG.
@@ -10,6 +9,8 @@ import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from camelid.evaluate.score import Score
 
 COLOURS = ("#b4552d", "#2d6ab4", "#3c8f4d", "#8a4fb0")
 STYLE = """
@@ -29,7 +30,10 @@ th, td { text-align: left; padding: .38rem .7rem .38rem 0; border-bottom: 1px so
 th { font-weight: 600; font-size: .88rem; color: var(--soft) } td.n, th.n { text-align: right }
 tr.total td { font-weight: 700; border-bottom: 0 } .bar { display: block; height: 5px; border-radius: 3px; background: var(--good) }
 td.soft:first-child { width: 10rem }
-.answer { white-space: pre-wrap } .right { color: var(--good); font-weight: 600 } svg { width: 100%; height: auto; display: block }
+.answer { white-space: pre-wrap } .whole { white-space: nowrap }
+.right { color: var(--good); font-weight: 600 } svg { width: 100%; height: auto; display: block }
+@media (max-width: 600px) { body { padding: 1.2rem .7rem 3rem } .card { padding: .7rem .8rem } svg.large { width: 660px }
+  th, td { padding-right: .4rem; font-size: .84rem } td.soft:first-child { width: auto } }
 """
 
 
@@ -65,21 +69,6 @@ class Drawn:
 
 
 @dataclass(frozen=True)
-class Score:
-    """How one model did on one family of questions."""
-
-    family: str
-    correct: int
-    count: int
-    low: float
-    high: float
-
-    @property
-    def share(self) -> float:
-        return self.correct / self.count if self.count else 0.0
-
-
-@dataclass(frozen=True)
 class Sample:
     """One held-out question, its right answer, and each model's answer with whether it was right."""
 
@@ -101,12 +90,14 @@ class Page:
     samples: tuple[Sample, ...]
     commands: tuple[tuple[str, str], ...]
     facts: tuple[tuple[str, str], ...]
+    beside: tuple[Ancestor, ...] = ()
 
 
 def page(told: Page) -> str:
     """The page as one HTML text."""
     sections = [
         _section("Ancestry", _ancestry(told.ancestry)),
+        _section("Grown beside it, from what they share", _ancestry(told.beside)) if told.beside else "",
         _section("Loss", "".join(_curve(curve, COLOURS[i % len(COLOURS)]) for i, curve in enumerate(told.curves))),
         _section("Data drawn", "".join(_mixture(title, drawn) for title, drawn in told.mixtures)),
         _section("Scores on held-out instructions", _scores(told.scores)) if told.scores else "",
@@ -157,11 +148,11 @@ def _curve(curve: Curve, colour: str) -> str:
         return ""
     title = f"{curve.title}: {amount(curve.tokens[-1])} tokens, last loss {curve.losses[-1]:.3f} nats per token"
     below = [
-        _chart(f"{curve.title}: {name}", curve.tokens, values, "var(--soft)", ".3g", width=440, height=150)
-        for name, values in (("learning rate", curve.rates), ("gradient norm", curve.norms))
+        _chart(f"{curve.title}: {name}", curve.tokens, values, "var(--soft)", mean, width=440, height=150)
+        for name, values, mean in (("learning rate", curve.rates, False), ("gradient norm", curve.norms, True))
         if len(values) == len(curve.tokens)
     ]
-    return _chart(title, curve.tokens, curve.losses, colour, ".2f") + f"<div class=line>{''.join(below)}</div>"
+    return _chart(title, curve.tokens, curve.losses, colour) + f"<div class=line>{''.join(below)}</div>"
 
 
 def _chart(
@@ -169,14 +160,14 @@ def _chart(
     places: Sequence[int],
     values: Sequence[float],
     colour: str,
-    form: str,
+    mean: bool = True,
     width: int = 900,
     height: int = 260,
 ) -> str:
-    """Values against tokens with axes; every point drawn, a running mean over it."""
-    left, right, top, bottom = 64, 14, 30, 34
-    floor, ceiling = _steps_around(min(values), max(values))
-    end = places[-1]
+    """Values against tokens with axes; every point drawn, and a running mean over it where one is wanted."""
+    left, right, top, bottom = 64, 24, 30, 34
+    levels, marks, end = _ticks(min(values), max(values)), _ticks(0, places[-1]), places[-1]
+    floor, ceiling = levels[0], levels[-1]
 
     def x(tokens: float) -> float:
         return left + (width - left - right) * tokens / end
@@ -187,25 +178,22 @@ def _chart(
     def path(points: Sequence[float]) -> str:
         return " ".join(f"{x(t):.1f},{y(v):.1f}" for t, v in zip(places, points, strict=True))
 
-    grid = []
-    for tick in range(5):
-        value = floor + (ceiling - floor) * tick / 4
-        tokens = end * tick / 4
-        grid.append(
-            f'<line x1="{left}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="var(--line)"/>'
-        )
-        grid.append(
-            f'<text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end" font-size="12" fill="var(--soft)">{value:{form}}</text>'
-        )
-        anchor = "end" if tick == 4 else "middle"
-        grid.append(
-            f'<text x="{x(tokens):.1f}" y="{height - 12}" text-anchor="{anchor}" font-size="12" fill="var(--soft)">{amount(tokens)}</text>'
-        )
+    grid = [
+        f'<line x1="{left}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="var(--line)"/>'
+        f'<text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end" font-size="12" fill="var(--soft)">{value:.6g}</text>'
+        for value in levels
+    ]
+    grid += [
+        f'<text x="{x(tokens):.1f}" y="{height - 12}" text-anchor="middle" font-size="12" fill="var(--soft)">{amount(tokens)}</text>'
+        for tokens in marks
+        if tokens <= end
+    ]
+    strong, large = _smooth(values) if mean else values, " class=large" if width > 600 else ""  # its words stay legible
+    faint = f'<polyline points="{path(values)}" fill="none" stroke="{colour}" stroke-opacity=".3"/>' if mean else ""
     return (
-        f'<div class=card style="margin-bottom:.8rem"><svg viewBox="0 0 {width} {height}" role="img" aria-label="{_e(title)}">'
+        f'<div class=card style="margin-bottom:.8rem"><svg{large} viewBox="0 0 {width} {height}" role="img" aria-label="{_e(title)}">'
         f'<text x="{left}" y="18" font-size="14" font-weight="600" fill="var(--ink)">{_e(title)}</text>{"".join(grid)}'
-        f'<polyline points="{path(values)}" fill="none" stroke="{colour}" stroke-opacity=".3"/>'
-        f'<polyline points="{path(_smooth(values))}" fill="none" stroke="{colour}" stroke-width="2"/></svg></div>'
+        f'{faint}<polyline points="{path(strong)}" fill="none" stroke="{colour}" stroke-width="2"/></svg></div>'
     )
 
 
@@ -221,17 +209,23 @@ def _mixture(title: str, drawn: Sequence[Drawn]) -> str:
     return f"<div class=card><b>{_e(title)}</b><table><tr>{head}</tr>{rows}</table></div>"
 
 
-def _steps_around(least: float, most: float) -> tuple[float, float]:
-    step = 10 ** math.floor(math.log10(max(most - least, 1e-3 * abs(most), 1e-12)))
-    floor = math.floor(least / step * 2) * step / 2
-    ceiling = math.ceil(most / step * 2) * step / 2
-    return floor, ceiling if ceiling > floor else floor + step
+def _ticks(least: float, most: float) -> list[float]:
+    """Round numbers at one distance, at most six of them, from one at or below the least to one at or above the most."""
+    span = max(most - least, 1e-3 * abs(most), 1e-12)
+    size = 10 ** math.floor(math.log10(span / 5))
+    for step in (each * size for each in (1, 2, 2.5, 5, 10, 20)):  # four steps of the last always reach
+        first, last = math.floor(least / step + 1e-9), math.ceil(most / step - 1e-9)
+        if last - first <= 5:
+            break
+    return [count * step for count in range(first, max(last, first + 1) + 1)]
 
 
-def _smooth(losses: Sequence[float]) -> list[float]:
-    """The mean of each point's neighbourhood, a fortieth of the run to either side."""
-    reach = max(1, len(losses) // 40)
-    return [sum(near) / len(near) for i in range(len(losses)) if (near := losses[max(0, i - reach) : i + reach + 1])]
+def _smooth(values: Sequence[float]) -> list[float]:
+    """The mean of each point's neighbourhood, a fortieth of the run to either side; towards the ends as much on both
+    sides as there is, so that the line begins and ends where the values do and a straight line stays what it is."""
+    reach, last = max(1, len(values) // 40), len(values) - 1
+    near = [min(reach, i, last - i) for i in range(len(values))]
+    return [sum(values[i - n : i + n + 1]) / (2 * n + 1) for i, n in enumerate(near)]
 
 
 def _scores(scores: Sequence[tuple[str, Sequence[Score]]]) -> str:
@@ -244,7 +238,8 @@ def _scores(scores: Sequence[tuple[str, Sequence[Score]]]) -> str:
             score = column[index]
             bar = f'<span class=bar style="width:{100 * score.share:.0f}%"></span>'
             interval = (
-                f"<span class=soft>{score.correct} of {score.count}, 95%: {score.low:.0%} to {score.high:.0%}</span>"
+                f"<span class=soft>{score.correct} of {score.count}, "
+                f"<span class=whole>95%: {score.low:.0%} to {score.high:.0%}</span></span>"
             )
             cells.append(f"<td>{score.share:.1%} {interval}{bar}</td>")
         kind = " class=total" if family == "all" else ""

@@ -50,8 +50,9 @@ from camelid.store import PROVENANCE, Store
 
 if TYPE_CHECKING:
     from camelid.data.corpus import Corpus, Report
+    from camelid.evaluate.score import Score
     from camelid.models.shape import LlamaShape
-    from camelid.report import Sample, Score
+    from camelid.report import Sample
     from camelid.tokenizers.protocol import Tokenizer
     from camelid.train.loop import Conduct
     from camelid.train.scalars import Follower, Log
@@ -79,11 +80,14 @@ class Made:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of growing a member: every stage of the line, scores and samples side by side, the page, what next."""
+    """What came of growing a member: every stage of the line, those of members grown beside it, the file it was carried
+    into, scores and samples side by side, the page, what next."""
 
     request: Request
     recipe: Recipe
     made: tuple[Made, ...]
+    beside: tuple[Made, ...]
+    carried: Path | None
     scores: tuple[tuple[str, tuple[Score, ...]], ...]
     samples: tuple[Sample, ...]
     commands: tuple[tuple[str, str], ...]
@@ -98,7 +102,8 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """For programs: where everything lies, and the scores."""
         stages = [
-            {"name": m.stage.name, "path": str(m.path), "fresh": m.fresh, "seconds": m.seconds} for m in self.made
+            {"name": m.stage.name, "path": str(m.path), "fresh": m.fresh, "seconds": m.seconds}
+            for m in (*self.made, *self.beside)
         ]
         return {
             "member": self.request.member,
@@ -130,6 +135,11 @@ class Work:
         self.request, self.recipe, self.store, self.machine = request, recipe, store, machine
         self.narrator, self.seconds, self.ranks, self.spikes = narrator, seconds, ranks, spikes
         self.log = log
+
+    def other(self, request: Request, recipe: Recipe) -> Work:
+        """Another request carried out on the same machine, into the same store."""
+        common = (self.store, self.machine, self.narrator, self.seconds, self.ranks, self.spikes, self.log)
+        return Work(request, recipe, *common)
 
     @property
     def grown_as_declared(self) -> bool:
@@ -360,8 +370,7 @@ class Work:
         torch.set_num_threads(self.machine.threads)
         weights = shape.parameters()
         machine = divided(self.machine, weights)
-        lora = stage.adapter if isinstance(stage, Finetune) else None
-        share = training_flops(shape, seen=seen, lora=lora) / (rate(self.machine) * self.machine.ranks)
+        share = training_flops(shape, seen=seen, lora=stage.adapter) / (rate(self.machine) * self.machine.ranks)
         self.narrator.say(f"[dim]{weights:,} weights, trained on {hands(machine)}[/]")
         with (
             self.narrator.progress(f"{owner.title} {stage.name}", 100, "%") as report,
@@ -369,9 +378,12 @@ class Work:
         ):
 
             def progress(step: int, steps: int, loss: float, speed: float) -> None:
-                fast = f"{speed:,.0f} tokens/s, {speed * share:.0%} of this machine's products"
+                told = utilisation(speed * share)
                 held = f"{resident() / GIB:.1f} GiB"
-                report(100 * step / steps, f"step {step} of {steps}, loss {loss:.3f}, {fast}, {held}")
+                report(
+                    100 * step / steps,
+                    f"step {step} of {steps}, loss {loss:.3f}, {speed:,.0f} tokens/s, {told}, {held}",
+                )
                 if follower is not None:
                     follower.follow()
 
@@ -429,6 +441,14 @@ class Work:
                     if make(size).title == owner.title:
                         return f"{name}+{variant}", size
         return "", ""
+
+
+def utilisation(share: float) -> str:
+    """A step's operations as a share of what large products reached just before the run, in words.
+
+    More than all of it shows that other work had the machine while the products were timed.
+    """
+    return f"{share:.0%} of this machine's products" if share <= 1 else "utilisation unknown, the machine was busy"
 
 
 def table_digest(path: Path) -> str:
@@ -624,8 +644,13 @@ def merging(target: Path) -> str:
     """What merging an adapter changed, in words, from the provenance of the merged model."""
     found = durable.read_json(target / PROVENANCE)["provenance"]["training"]["merged"]  # type: ignore[index]
     words = f"merged in float32: over {found['tokens']} tokens no logit moved by more than {found['largest difference']:.1e}"
-    far = found.get("largest difference to the unquantised base")
-    return words + ("" if far is None else f"; on the weights before quantisation it would move by up to {far:.1e}")
+    for word, on in (
+        ("largest difference to the unquantised base", "the weights before quantisation"),
+        ("largest difference on the base as it was", "the base as it was, for which the adapter's folder is,"),
+    ):
+        if word in found:
+            words += f"; on {on} it would move by up to {found[word]:.1e}"
+    return words
 
 
 STAGES: Mapping[type, Callable[[Work, Recipe, Any, Path, Path], None]] = {

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from camelid.durable import holder, parse_json, read_lines
 from camelid.errors import BadFile, ProblemList, did_you_mean
-from camelid.request import REQUEST, read_request
+from camelid.recipes import find
+from camelid.request import REQUEST, Request, read_given, read_request
 from camelid.store import STAGE, Store
 
 TAIL = 1 << 16  # bytes at the end of a journal in which its last line is looked for
@@ -35,6 +36,8 @@ class Run:
     loss: float | None
     seconds: float
     last: float
+    asked: tuple[str, ...] = ()
+    """What its stage was asked for beside the recipe: settings without the stage's name, and its files by their names."""
 
     @property
     def name(self) -> str:
@@ -70,7 +73,17 @@ def _run(path: Path, store: Store) -> Run:
         loss=last.get("loss"),
         seconds=sum(line["seconds"] for line in timings),
         last=float(timings[-1].get("at", 0.0)) if timings else 0.0,
+        asked=_asked(request, path.name.rpartition("-")[0]) if request else (),
     )
+
+
+def _asked(request: Request, stage: str) -> tuple[str, ...]:
+    settings = [text.removeprefix(f"{stage}.") for text in request.settings if text.startswith(f"{stage}.")]
+    found = find(request.member, request.size or None, ProblemList())
+    last = found[1].fed.name if found else ""
+    given = [read_given(word) for word in (*([request.data] if request.data else []), *request.texts)]
+    own = [replace(each, stage="", file=Path(each.file).name) for each in given if (each.stage or last) == stage]
+    return (*settings, *(each.text() for each in own))
 
 
 def find_run(name: str, store: Store, problems: ProblemList) -> Path | None:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from camelid.durable import read_json, read_lines, replace_file
+from camelid.evaluate.score import Score
 from camelid.machine import Machine, describe
 from camelid.recipe import DeskRecords, Finetune, Folder, Merge, Pretrain, portions
-from camelid.report import Ancestor, Curve, Drawn, Page, Sample, Score, amount, page
+from camelid.report import Ancestor, Curve, Drawn, Page, Sample, amount, page
 from camelid.run import Made, Work
 from camelid.store import PROVENANCE
 
@@ -40,9 +41,10 @@ def desk_score(path: Path, template: Template, data: DeskRecords, machine: Machi
 
 
 def score_line(
-    work: Work, made: Sequence[Made]
+    work: Work, made: Sequence[Made], beside: Sequence[Made] = (), carried: Path | None = None
 ) -> tuple[tuple[tuple[str, tuple[Score, ...]], ...], tuple[Sample, ...]]:
-    """Scores of the base and of the member on the same held-out instructions, in the member's template; () elsewhere."""
+    """Scores of the base, of the member, of those grown beside it and of the file it was carried into, on the same
+    held-out instructions; the line in the member's template, the others in their own; () elsewhere."""
     last = work.recipe.trained
     if not isinstance(last, Finetune) or isinstance(last.start, Folder):
         return (), ()
@@ -51,23 +53,25 @@ def score_line(
         return (), ()
     models = [each for each in made if _is_model(each)]
     titles = [each.title for each in models]
+    examined = [
+        (f"{each.title} {each.stage.name}" if titles.count(each.title) > 1 else each.title, each.path, last.prompt)
+        for each in models
+    ]
+    examined += [(each.title, each.path, each.stage.prompt) for each in beside if isinstance(each.stage, Finetune)]
+    if carried is not None:
+        form = carried.stem.rpartition("-")[2]
+        examined.append((f"{made[-1].title}, {form} file", carried, last.prompt))
     found: list[tuple[str, Scores]] = []
-    with work.narrator.progress("scoring", len(models), "models") as report:
-        for done, each in enumerate(models):
-            title = f"{each.title} {each.stage.name}" if titles.count(each.title) > 1 else each.title
-            found.append((title, desk_score(each.path, last.prompt, asked, work.machine)))
+    with work.narrator.progress("scoring", len(examined), "models") as report:
+        for done, (title, path, prompt) in enumerate(examined):
+            found.append((title, desk_score(path, prompt, asked, work.machine)))
             report(done + 1)
     for title, scores in found:
         if scores.unread:
             told = f"{scores.unread:,} of {scores.overall.count:,} questions are longer than its context: not answered"
             work.narrator.warn(f"{title}: {told}")
-    rows = tuple((title, tuple(_scores(scores))) for title, scores in found)
+    rows = tuple((title, (*scores.families, scores.overall)) for title, scores in found)
     return rows, tuple(_samples(found))
-
-
-def _scores(scores: Scores) -> Iterator[Score]:
-    for score in (*scores.families, scores.overall):
-        yield Score(score.family, score.correct, score.count, score.low, score.high)
 
 
 def _samples(found: Sequence[tuple[str, Scores]]) -> Iterator[Sample]:
@@ -78,7 +82,9 @@ def _samples(found: Sequence[tuple[str, Scores]]) -> Iterator[Sample]:
         yield Sample(asked, answers[0].wanted, tuple(said))
 
 
-def commands(work: Work, made: Sequence[Made]) -> tuple[tuple[str, str], ...]:
+def commands(
+    work: Work, made: Sequence[Made], beside: Sequence[Made] = (), carried: Path | None = None
+) -> tuple[tuple[str, str], ...]:
     """What to do next, as commands to copy."""
     member = work.request.member
     where = "" if work.store.is_default else f" --store {work.store.root}"
@@ -86,7 +92,11 @@ def commands(work: Work, made: Sequence[Made]) -> tuple[tuple[str, str], ...]:
     told = [("talk with it", f"camelid chat {name}{where}")]
     if isinstance(work.recipe.trained, Finetune):
         told.append(("the same, your own data", f"camelid grow {member} --start FOLDER --data FILE{where}"))
-    if member == "alpaca":
+    if carried is not None:
+        told.append(("with its file", f"camelid chat {carried}"))
+    for other in dict.fromkeys(_told(each)["member"] for each in beside):
+        told.append((f"how {other} differs", f"camelid diff {member} {other}"))
+    if member == "alpaca" and not beside:
         told.append(("adapters only", f"camelid grow alpaca-lora{where}"))
     return tuple(told)
 
@@ -94,13 +104,14 @@ def commands(work: Work, made: Sequence[Made]) -> tuple[tuple[str, str], ...]:
 def write_page(
     work: Work,
     made: Sequence[Made],
+    beside: Sequence[Made],
     scores: Sequence[tuple[str, Sequence[Score]]],
     samples: Sequence[Sample],
     told: Sequence[tuple[str, str]],
     seconds: float,
 ) -> tuple[Path, int]:
     """The report's path, and the tokens seen by the stages that this call made."""
-    trained = [m for m in made if isinstance(m.stage, Pretrain | Finetune)]
+    trained = [m for m in (*made, *beside) if isinstance(m.stage, Pretrain | Finetune)]
     curves = [curve for each in trained if (curve := _curve(each))]
     facts = (
         ("machine", describe()),
@@ -113,6 +124,7 @@ def write_page(
         title=work.recipe.title,
         summary=summary,
         ancestry=(*_outside(trained[0]), *(_ancestor(each) for each in made if _is_model(each))),
+        beside=tuple(_ancestor(each) for each in beside if _is_model(each)),
         curves=tuple(curves),
         mixtures=tuple((f"{each.title} {each.stage.name}", drawn) for each in trained if (drawn := _drawn(each))),
         scores=tuple((title, tuple(rows)) for title, rows in scores),

@@ -4,6 +4,7 @@
     STORE/runs/tuned-0123456789abcdef/      the same stage while it is made: checkpoints, journal
     STORE/cache/                            tokenised data, keyed by content
     STORE/reports/  STORE/claims/           pages and claim cards
+    STORE/exports/                          models in files of others
 
 STORE is the environment variable CAMELID_STORE, or else ~/.camelid.
 """

@@ -1,4 +1,4 @@
-"""One command for each reliability goal of training, at any size.
+"""One command for each reliability goal of training, decoding, model files and numbers, at any size.
 
     python -m tests.goals                    what there is, and how much of it runs at every commit
     python -m tests.goals R1 --n 10000       so many cases (kills, crash states, injections ...), or a little more
@@ -35,6 +35,15 @@ class Goal:
 
 DURABLE, LOOP, TEAM = "tests/test_durable.py", "tests/train/test_loop.py", "tests/train/test_team.py"
 PARALLEL, BATCH, SPIKES = "tests/train/test_parallel.py", "tests/data/test_batch.py", "tests/train/test_spikes.py"
+
+LLAMA, ENGINE, NATIVE = "tests/models/test_llama.py", "tests/generate/test_engine.py", "tests/native/test_llama.py"
+GGUF, DIRECTORY, META = (f"tests/checkpoints/test_{name}.py" for name in ("gguf", "directory", "meta"))
+SAFETENSORS, FUZZ = "tests/checkpoints/test_safetensors_io.py", "tests/checkpoints/test_fuzz.py"
+TEMPLATE, BPE, PIECES = (
+    "tests/dialogue/test_template.py",
+    "tests/tokenizers/test_byte_bpe.py",
+    "tests/tokenizers/test_sentencepiece.py",
+)
 
 GOALS: dict[str, Goal] = {
     "R1": Goal("runs killed at random moments end in the bits of one left alone", 50, harness=("--signal", "KILL")),
@@ -108,6 +117,127 @@ GOALS: dict[str, Goal] = {
             f"{BATCH}::test_sample_one_thousand_million_is_found_as_fast_as_the_first",
             f"{BATCH}::test_an_epoch_holds_every_sequence_exactly_once_however_it_is_split",
             "tests/data/test_scale.py::test_a_cold_start_at_sample_a_thousand_million_takes_no_twenty_milliseconds",
+        ),
+    ),
+    "D1": Goal(
+        "texts that never become control ids and come back exactly, in every template and field",
+        20_000,
+        (f"{TEMPLATE}::test_hostile_texts_never_become_control_ids_and_come_back_exactly",),
+    ),
+    "D4": Goal(
+        "strings that decode to themselves, with the reference library's ids",
+        40_000,
+        (
+            f"{BPE}::test_ids_are_tiktokens_and_decode_to_the_text",
+            f"{BPE}::test_a_megabyte_of_anything_takes_under_two_seconds",
+            f"{PIECES}::test_ids_are_the_reference_librarys_and_decode_to_the_text",
+            f"{PIECES}::test_a_megabyte_of_anything_takes_under_two_seconds",
+        ),
+    ),
+    "D5": Goal(
+        "packs of documents that are the same as separate ones and change nothing in each other",
+        160,
+        (
+            f"{LLAMA}::test_packed_documents_are_the_same_as_separate_ones",
+            f"{LLAMA}::test_a_change_in_one_document_changes_exactly_nothing_elsewhere",
+        ),
+    ),
+    "D6": Goal(
+        "chats whose supervised text is exactly the assistant's with its end token",
+        2_000,
+        (f"{TEMPLATE}::test_masks_are_exact_on_random_chats",),
+    ),
+    "D7": Goal(
+        "generations whose streamed text is the whole text, cut at the same stops",
+        2_500,
+        ("tests/generate/test_answer.py", "tests/generate/test_stop.py"),
+    ),
+    "F1": Goal(
+        "mutants of model files of every kind, each read or refused in time and memory",
+        50_000,
+        (f"{FUZZ}::test_every_mutant_is_read_or_refused_in_time_and_memory",),
+    ),
+    "F2": Goal(
+        "malicious files that run, open, connect and write nothing",
+        2_000,
+        (
+            f"{META}::test_hostile_files_run_nothing_by_two_witnesses",
+            f"{META}::test_hostile_files_are_refused_through_the_child_as_well",
+            f"{META}::test_the_child_opens_connects_and_starts_nothing",
+        ),
+    ),
+    "F3": Goal(
+        "archives that escape or unfold to many times their size, refused",
+        1,  # .pth is the only archive that is read; those of F2 hold the rest
+        (f"{META}::test_a_file_that_unfolds_to_many_times_its_size_is_refused",),
+    ),
+    "F4": Goal(
+        "hostile names that open nothing outside the model's folder",
+        400,
+        (
+            f"{DIRECTORY}::test_names_in_an_index_are_never_paths",
+            f"{DIRECTORY}::test_hostile_shard_names_open_nothing_outside_the_folder",
+        ),
+    ),
+    "F5": Goal(
+        "mutants of templates, which are data and never executed, each read or refused in time and memory",
+        2_440,
+        (f"{FUZZ}::test_every_mutant_is_read_or_refused_in_time_and_memory[template-2440]",),
+    ),
+    "F6": Goal("the package runs no text as code, unpickles, fetches and shells out nowhere", 1, ("tests/test_gate.py",)),
+    "F7": Goal(
+        "files that the reference library reads with the same bytes",
+        150,
+        (f"{SAFETENSORS}::test_every_file_written_here_is_the_librarys_and_the_other_way_round",),
+    ),
+    "F8": Goal(
+        "saves over the file that is being read, bits equal",
+        100,
+        (f"{SAFETENSORS}::test_saving_over_the_file_being_read_is_safe",),
+    ),
+    "N1": Goal(
+        "random shapes with the logits of the NumPy reference, or with logits and gradients of transformers",
+        330,
+        (
+            f"{LLAMA}::test_logits_are_those_of_the_numpy_reference",
+            f"{LLAMA}::test_logits_and_gradients_are_those_of_transformers",
+        ),
+    ),
+    "N2": Goal(
+        "gradients of every operation and of a whole model are those of differences",
+        1,  # every operation there is, at any size
+        (f"{LLAMA}::test_a_whole_model_passes_gradcheck", "tests/nn"),
+    ),
+    "N3": Goal(
+        "schedules of chunks, rollbacks, kept and evicted pages with the logits of one full reading",
+        130,
+        (
+            f"{LLAMA}::test_a_cache_filled_in_any_order_gives_the_same_logits",
+            "tests/generate/test_decode.py::test_any_schedule_of_chunks_rollbacks_and_kept_rows_gives_the_logits_of_a_full_forward",
+            "tests/nn/test_paged.py::test_any_schedule_over_pages_gives_the_logits_of_one_reading",
+            f"{NATIVE}::test_any_schedule_of_chunks_and_rollbacks_gives_the_bits_of_a_full_forward",
+            f"{ENGINE}::test_what_a_request_notes_is_the_full_forward_to_the_bit",
+        ),
+    ),
+    "N4": Goal(
+        "requests with the same bits alone and in any company, whatever came when, was preempted or aborted",
+        940,
+        (
+            f"{ENGINE}::test_any_schedule_gives_every_request_the_bits_it_has_alone",
+            f"{NATIVE}::test_a_request_gets_the_same_bits_alone_and_in_any_company",
+        ),
+    ),
+    "N5": Goal(
+        "tensors whose error is within the format's bound, with the bytes of the reference encoders",
+        150,
+        ("tests/quantize",),
+    ),
+    "N6": Goal(
+        "every cycle of up to four conversions ends in the bits that it began with",
+        1,  # every cycle there is, at any size
+        (
+            f"{GGUF}::test_every_cycle_of_formats_keeps_every_bit",
+            f"{GGUF}::test_cycles_from_the_other_formats_keep_every_byte_of_the_tensors",
         ),
     ),
 }  # fmt: skip

@@ -47,3 +47,19 @@ def test_rows_are_timed_in_tokens_and_in_the_share_of_a_known_peak():
     flops = gpu.training_flops(gpu.TINY, seen=32.5)
     assert known["MFU"] == pytest.approx(flops * 4 * 64 / 0.5 / 989e12)
     assert gpu.peak_of("NVIDIA GeForce GTX 1080") is None
+
+
+def test_a_side_that_runs_out_of_memory_is_timed_on_fewer_rows_and_says_so(monkeypatch):
+    (row,) = [row for row in gpu.ROWS if row.name == "1B full"]
+
+    def child(row, name, place, limit):
+        if row.rows > 1:
+            return {"missing": "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"}
+        return {"steps": [0.5, 0.25, 1.0]}
+
+    monkeypatch.setattr(gpu, "child", child)
+    found = gpu.timed(row, "peer", CPU, 9.0)
+    assert found["rows"] == 1 and found["tokens/s"] == [128.0, 64.0, 256.0]
+    line = {"row": row.name, "work": "train", "check": {"difference": 0.0}, "peer": found, "ratio": None}
+    assert "1 rows at once" in gpu.shown(line)
+    assert gpu.small(row).tied and not gpu.small(gpu.ROWS[1]).tied, "what is checked is tied where the row's model is"

@@ -384,6 +384,19 @@ def test_prune_deletes_only_what_is_older_than_enough_good_commits(tmp_path):
     assert durable.prune(tmp_path, "step-", 1) == [], "nothing good is left to stay"
 
 
+def test_what_a_commit_that_stays_needs_beside_it_stays_too(tmp_path):
+    for step in range(9):
+        durable.commit(tmp_path / f"step-{step}", fill_with(OLD))
+    mark = lambda name: f"step-{int(name.removeprefix('step-')) // 4 * 4}"
+    durable.prune(tmp_path, "step-", 2, beside=mark)
+    assert [path.name for path in durable.commits(tmp_path, "step-")] == ["step-4", "step-7", "step-8"]
+
+
+def test_a_commit_deleted_by_name_leaves_nothing(tmp_path):
+    durable.delete(durable.commit(tmp_path / "step-1", fill_with(OLD)))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_living_writer_is_never_swept(tmp_path):
     def fill(draft):
         assert durable.sweep(tmp_path) == []

@@ -107,6 +107,24 @@ def test_memory_is_what_the_cgroup_allows(tmp_path: Path, monkeypatch: pytest.Mo
     assert machine.memory_of_cpu() == 256 * MIB == machine.detect("cpu").memory_bytes
 
 
+@pytest.mark.parametrize(("limit", "used", "stat", "idle"), [
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
+])  # fmt: skip
+def test_what_a_cgroup_keeps_of_files_counts_as_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: str, used: str, stat: str, idle: str
+) -> None:
+    from camelid import machine
+
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    (tmp_path / "memory").mkdir()
+    (tmp_path / limit).write_text(f"{64 * MIB}\n")
+    (tmp_path / used).write_text(f"{60 * MIB}\n")
+    assert machine.available() == 4 * MIB
+    (tmp_path / stat).write_text(f"anon 7\n{idle} {50 * MIB}\n")
+    assert machine.available() == 54 * MIB
+
+
 def test_ranks_are_measured_by_what_each_of_them_holds(tmp_path: Path) -> None:
     recipe = MEMBERS["llama"].make("7B")
     stages = [(recipe, stage) for stage in recipe.stages if isinstance(stage, Pretrain)]

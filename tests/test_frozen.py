@@ -93,6 +93,51 @@ def test_settings_are_read_as_the_type_of_their_field() -> None:
     assert override(changed, {"maybe": "none"}, problems).maybe is None
 
 
+@dataclass(frozen=True)
+class Wider(Inner):
+    scale: float = 0.25
+
+
+@dataclass(frozen=True)
+class Chosen:
+    kind: Inner | Wider
+    other: Wider | None = None
+
+
+@given(inners)
+def test_what_is_shown_of_a_value_can_be_set(value: Inner) -> None:
+    wanted, problems = Wider(value.rate, value.word, value.many, 2.0), ProblemList()
+    changed = override(Chosen(Inner(3.0)), {"kind": text(wanted), "other": text(wanted)}, problems)
+    assert not problems.problems and changed == Chosen(wanted, wanted)
+
+
+def test_what_is_not_said_of_a_value_stays_as_it_was() -> None:
+    before, problems = Chosen(Inner(3.0, "drop", (1, 2))), ProblemList()
+    assert override(before, {"kind": "Wider"}, problems).kind == Wider(3.0, "drop", (1, 2))
+    assert override(before, {"kind": "Wider(scale=1M, many=(7,))"}, problems).kind == Wider(3.0, "drop", (7,), 1e6)
+    assert not problems.problems
+
+
+@pytest.mark.parametrize(
+    ("path", "written", "said"),
+    [
+        ("other", "Wider", "'Wider' leaves out what cannot be guessed; write Wider(rate=...)"),
+        ("other.scale", "1", "'other' is None and has no settings of its own; begin with --set other=Wider(rate=...)"),
+        ("kind", "Wide", "cannot read 'Wide'; did you mean 'Wider'?"),
+        ("kind", "Wider(scale=1", "close its bracket"),
+        ("kind", "Wider(sale=1)", "Wider has no setting 'sale'; did you mean 'scale'?"),
+        ("kind", "Wider(1)", "Wider has no setting '1'"),
+        ("kind", "Wider(word=cat)", "--set kind.word: cannot read 'cat'; did you mean 'cut'?"),
+    ],
+)
+def test_a_value_that_cannot_be_is_told_with_its_remedy(path: str, written: str, said: str) -> None:
+    value, problems = Chosen(Inner(3.0)), ProblemList()
+    assert override(value, {path: written}, problems) == value
+    with pytest.raises(UsageError) as caught:
+        problems.raise_usage()
+    assert said in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("path", "written", "said"),
     [

@@ -11,8 +11,15 @@ from camelid.cli import main, told
 from camelid.cli.asked import Asked
 from camelid.cli.growing import asked_recipe
 from camelid.errors import Problem
+from camelid.grow import grow
+from camelid.journal import Narrator
+from camelid.machine import Machine
 from camelid.recipe import Finetune, Trees
+from camelid.recipes import MEMBERS
 from camelid.request import Request
+from camelid.run import Outcome
+from camelid.store import Store
+from camelid.summary import tell
 from camelid.supply import supplied
 
 
@@ -58,3 +65,33 @@ def test_trees_are_known_by_their_first_row_and_read_as_trees(tmp_path: Path) ->
     assert len(supplied(recipe.last.data, recipe.last.prompt, "tuned", [])) == 2
     recipe = asked_recipe(asked, Request("openassistant", "tiny", data=str(path), settings=("tuned.data.best=1",)))
     assert recipe is not None and isinstance(recipe.last, Finetune) and recipe.last.data == Trees(str(path), best=1)
+
+
+def test_a_member_beside_shares_the_base_and_all_are_shown_and_carried(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = Store(tmp_path)
+
+    def grown(settings: str = "q8_0") -> Outcome:
+        lines = [(Request(name, "tiny"), MEMBERS[name].make("tiny")) for name in ("alpaca", "alpaca-lora")]
+        machine, narrator = Machine(threads=1), Narrator(quiet=True)
+        found = grow(*lines[0], store=store, machine=machine, narrator=narrator, beside=lines[1:], carry=settings)
+        assert found is not None
+        return found
+
+    first = grown()
+    assert [(made.title, made.fresh) for made in first.beside] == [("Alpaca-LoRA tiny", True)], "its base is the line's"
+    titles = ["LLaMA tiny", "Alpaca tiny", "Alpaca-LoRA tiny", "Alpaca tiny, q8_0 file"]
+    assert [title for title, _ in first.scores] == titles
+    shown = first.page.read_text()
+    assert all(f"<th>{title}</th>" in shown for title in titles) and shown.count("<b>Alpaca-LoRA tiny</b>") == 1
+    assert first.model == first.made[-1].path and first.model.name.startswith("tuned-")
+    assert first.carried is not None and first.carried.is_file()
+    assert ("with its file", f"camelid chat {first.carried}") in first.commands
+    again = grown()
+    assert not any(made.fresh for made in (*again.made, *again.beside)) and again.tokens == 0
+    assert again.scores == first.scores and again.carried == first.carried
+    tell(again, store)
+    told = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in told.splitlines() if "%" in line), "the table fits the narrowest terminal"
+    assert main(["verify", str(first.carried)]) == 0, "the file carries its model's certificate"

@@ -23,8 +23,9 @@ def grown(ranks, path, member, **words):
     machine = replace(MACHINE, **words)
     work = Work(Request(member, "tiny"), MEMBERS[member].make("tiny"), Store(path), machine, narrator, 60.0, ranks)
     made = [work.make(owner, stage) for owner, stage in work.stages()]
-    files = sorted(path.glob("stages/*/model.safetensors"))
-    return {f.parent.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in files}, [each.fresh for each in made]
+    files = sorted([*path.glob("stages/*/model.safetensors"), *path.glob("runs/*/adapter/adapter_model.safetensors")])
+    sums = {f"{f.parent}".removeprefix(f"{path}"): hashlib.sha256(f.read_bytes()).hexdigest() for f in files}
+    return sums, [each.fresh for each in made]
 
 
 @pytest.mark.parametrize("words", [{"data": 2}, {"shard": 2}], ids=["replicas", "shards"])
@@ -34,6 +35,16 @@ def test_ranks_grow_a_member_and_its_base_with_the_bits_of_one_process(words, tm
     work = lambda ranks: grown(ranks, tmp_path / "ranks", "alpaca", **words)
     assert group.values(group.together(2, work)) == [[alone, fresh]] * 2
     assert group.values(group.together(2, work)) == [[alone, [False] * 3]] * 2
+
+
+@pytest.mark.parametrize("member", ["platypus", "chinese-llama2"])
+def test_shards_grow_adapters_and_merge_them_with_the_bits_of_one_process(member, tmp_path):
+    """Beside a base in int8, whose codes are divided too, and in plain reading with rows that are trained whole."""
+    stages = MEMBERS[member].make("tiny").stages
+    assert any(getattr(stage, "adapter", None) for stage in stages)
+    alone, _ = grown(ALONE, tmp_path / "alone", member)
+    work = lambda ranks: grown(ranks, tmp_path / "ranks", member, shard=2)[0]
+    assert group.values(group.together(2, work)) == [alone] * 2
 
 
 def test_what_rank_0_finds_wrong_ends_all(tmp_path):

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 
-from camelid.report import Ancestor, Curve, Drawn, Page, Sample, Score, page
+from hypothesis import given
+from hypothesis import strategies as st
+
+from camelid.evaluate.score import Score
+from camelid.report import Ancestor, Curve, Drawn, Page, Sample, _smooth, _ticks, page
 
 
 def told(**words: object) -> Page:
@@ -35,9 +40,29 @@ def test_loss_rate_and_norm_are_drawn_and_the_mixture_is_told() -> None:
     text = page(told())
     for part in ("last loss 3.000", "learning rate", "gradient norm", "Wikipedia", "63,000", "2.45", "95.5%"):
         assert part in text, part
-    assert text.count("<svg") == 3 and text.count("<polyline") == 6
+    assert text.count("<svg") == 3 and text.count("<polyline") == 5
     marks = re.findall(r'text-anchor="end" font-size="12" fill="var\(--soft\)">([^<]*)<', text)
     assert "0.0001" in marks and "0.0003" in marks, "a rate of 1e-5 to 4e-4 has an axis of its own scale"
+
+
+@given(st.floats(-1e6, 1e6), st.floats(0, 1e9))
+def test_an_axis_has_a_few_round_numbers_around_all_values(least: float, span: float) -> None:
+    marks = _ticks(least, least + span)
+    step = marks[1] - marks[0]
+    room = max(span, 1e-3 * abs(least + span), 1e-12)
+    assert 2 <= len(marks) <= 6
+    assert marks[0] <= least + 1e-6 * step and marks[-1] >= least + span - 1e-6 * step
+    if room > 1e-9 * abs(least):  # else floats have no room for the steps
+        lead = step / 10 ** math.floor(math.log10(step * (1 + 1e-9)))
+        assert min(abs(lead - each) for each in (1, 2, 2.5, 5)) < 1e-3, step
+
+
+def test_the_line_through_a_curve_begins_and_ends_where_it_does() -> None:
+    straight = [0.5 * n for n in range(200)]
+    assert max(abs(a - b) for a, b in zip(_smooth(straight), straight, strict=True)) < 1e-9
+    jagged = [7.0, *(2.0 + n % 2 for n in range(100)), 9.0]
+    smooth = _smooth(jagged)
+    assert (smooth[0], smooth[-1]) == (7.0, 9.0) and all(2.3 < each < 2.7 for each in smooth[20:80])
 
 
 def test_what_is_not_there_takes_no_room() -> None:

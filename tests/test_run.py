@@ -7,15 +7,19 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from camelid import desk
 from camelid.journal import Narrator
 from camelid.machine import Machine
+from camelid.models.shape import LlamaShape
 from camelid.recipe import DeskInstructions, Finetune, Pretrain, Recipe
 from camelid.recipes import MEMBERS
 from camelid.request import Request
 from camelid.run import DESK, Work
 from camelid.store import Store
 
+SHAPE = LlamaShape(layers=1, width=16, heads=2, kv_heads=1, head_width=8, hidden=24, vocab=37, context=32)
 GOLDEN = Path(__file__).resolve().parent / "golden" / "desk.txt"
 
 
@@ -69,3 +73,21 @@ def test_a_change_of_the_parent_changes_the_mark_of_every_descendant(tmp_path: P
 def test_alpaca_and_alpaca_lora_share_their_base(tmp_path: Path) -> None:
     one, two = (marks(MEMBERS[name].make("desk"), tmp_path) for name in ("alpaca", "alpaca-lora"))
     assert one["pretrained"] == two["pretrained"] and one["tuned"] != two["adapted"]
+
+
+def test_the_machines_share_is_that_of_what_an_adapter_trains_in_every_kind_of_stage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("camelid.models.count.training_flops", lambda *_, lora, **__: asked.append(lora) or 1.0)
+    monkeypatch.setattr("camelid.train.products.rate", lambda machine: 1.0)
+    kinds = set()
+    for member in ("chinese-llama2", "alpaca-lora", "alpaca"):
+        recipe = MEMBERS[member].make("desk")
+        work = Work(Request(member, "desk"), recipe, Store(tmp_path), Machine(threads=1), Narrator(quiet=True), 60.0)
+        for _, stage in work.stages():
+            if isinstance(stage, Pretrain | Finetune):
+                with work.training(recipe, stage, SHAPE, 1.0):
+                    kinds.add((type(stage), stage.adapter is None))
+                assert asked.pop() == stage.adapter, stage.name
+    assert kinds >= {(Pretrain, False), (Finetune, False), (Finetune, True)}

@@ -94,6 +94,22 @@ def test_two_runs_are_compared_in_settings_and_losses(store: Store, capsys: pyte
     )
 
 
+def test_a_run_tells_what_its_own_stage_was_asked_for(tmp_path: Path) -> None:
+    settings = ("tuned.optim.ratio=4", "pretrained.length=8")
+    texts = ("pretrained=70%:/far/wiki.jsonl", "pretrained=30%:/far/books.jsonl", "2x:/far/records.json")
+    request = Request("alpaca", "tiny", texts=texts, settings=settings)
+    store = Store(tmp_path)
+    for name in ("tuned", "pretrained"):
+        path = store.run(name, "0" * 16)
+        path.mkdir(parents=True)
+        request.write(path)
+    asked = {run.name.partition("-")[0]: run.asked for run in runs(store)}
+    assert asked["tuned"] == ("optim.ratio=4", "2x:records.json")
+    assert asked["pretrained"] == ("length=8", "70%:wiki.jsonl", "30%:books.jsonl")
+    (_, more) = told(next(run for run in runs(store) if run.asked == asked["tuned"]), 120)
+    assert more.strip() == "with optim.ratio=4, 2x:records.json"
+
+
 def test_a_narrow_window_gets_short_lines(store: Store) -> None:
     for run in runs(store):
         assert max(map(len, told(run, 40))) <= 60 and len(told(run, 40)) == 3

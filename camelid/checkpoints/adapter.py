@@ -72,11 +72,21 @@ class Adapter:
     told: Mapping[str, Any]  # camelid.json; empty for foreign adapters
     file: TensorFile
     rows: int  # of embedding and head beside it: the base's own, or more
+    base_rows: int
 
     @property
     def provenance(self) -> Mapping[str, Any]:
         provenance: Mapping[str, Any] = self.told.get("provenance", {})
         return provenance
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer that it was tuned with, where that is another than its base's."""
+        if self.rows == self.base_rows and "tokenizer" not in self.told:
+            return None
+        from camelid import tokenizers
+
+        return tokenizers.load(self.path)
 
     @property
     def template(self) -> Template | None:
@@ -123,6 +133,7 @@ def save(
     base: str,
     base_name: str = "",
     base_rows: int | None = None,
+    base_tokenizer: str | None = None,
     tokenizer: Tokenizer | None = None,
     template: Template | None = None,
     provenance: Mapping[str, Any] | None = None,
@@ -136,6 +147,8 @@ def save(
     base_name  a folder or name by which people find them
     base_rows  rows of their vocabulary, where the model had more: then embedding and head must be among what was
                trained whole, and `tokenizer` is that of all rows
+    base_tokenizer  digest of the tokenizer beside those weights: another `tokenizer` goes into the folder, as one does
+               that fills padding of the base's rows
     template   in which it was tuned
 
     Raises UsageError naming every missing, superfluous and misshapen tensor, NonFinite, StoreError.
@@ -169,7 +182,10 @@ def save(
         told |= {"rows": shape.vocab, "base rows": base_rows}
     if template is not None:
         told["template"] = to_data(template)
-    texts = tokenizer.files() if grew and tokenizer is not None else {}
+    other = tokenizer is not None and base_tokenizer is not None and tokenizer.digest() != base_tokenizer
+    texts = tokenizer.files() if tokenizer is not None and (grew or other) else {}
+    if texts and tokenizer is not None:
+        told["tokenizer"] = tokenizer.digest()
     ordered: dict[str, torch.Tensor | Deferred] = {name: state[name] for name in wanted}
 
     def fill(draft: Draft) -> None:
@@ -239,7 +255,7 @@ def load(path: Path, base: Checkpoint, *, check: Literal["contents", "lengths"] 
         raise BadFile(
             path, "", "; ".join(wrong[:8]) + more, "it belongs to another base, or its settings are not these"
         )
-    return Adapter(path, lora, told.get("base"), told, TensorFile(header), rows)
+    return Adapter(path, lora, told.get("base"), told, TensorFile(header), rows, base.shape.vocab)
 
 
 def _rows(header: Header, shape: LlamaShape, lora: LoRA) -> int:

@@ -46,6 +46,7 @@ class Source:
     origin: Mapping[str, Any] = field(default_factory=dict)  # how the weights lay, for the provenance
     tokenizer: Tokenizer | None = None
     template: Template | None = None
+    chat_template: str | None = None  # of a foreign model, as it stands; nothing where there is a template
     generation: Generation | None = None
     digest: str | None = None
     certificate: Mapping[str, Any] | None = None
@@ -131,10 +132,11 @@ def _opened(source: Path, target: Path, context: int | None, files: Files) -> It
         format="hf" if source.is_dir() else "gguf",
         shape=checkpoint.shape,
         tensors=checkpoint.tensors(),
-        told=checkpoint.told,
+        told=_told(checkpoint.told, checkpoint.certificate, checkpoint.stored_as),
         origin=origin,
         tokenizer=checkpoint.tokenizer if checkpoint.has_tokenizer else None,
         template=checkpoint.template,
+        chat_template=checkpoint.chat_template if checkpoint.template is None else None,
         generation=checkpoint.generation,
         digest=checkpoint.digest,
         certificate=checkpoint.certificate,
@@ -149,17 +151,27 @@ def _from_meta(source: Path, room: Path, context: int | None) -> Source:
     note = _read_note(source)
     model = read_meta(source, room, context=context or note.get("context"))
     generation = note.get("generation")
+    narrowest = min((tensor.dtype for tensor in model.tensors.values()), key=lambda dtype: dtype.itemsize)
     return Source(
         format="meta",
         shape=model.shape,
         tensors=model.tensors,
-        told=note.get("told", {}),
+        told=_told(note.get("told", {}), note.get("certificate"), str(narrowest).removeprefix("torch.")),
         origin={"shards": model.shards, "embedding": model.embedding, "left_out": list(model.dropped)},
         tokenizer=_tokenizer(source),
         template=_template(note),
+        chat_template=note.get("chat_template"),
         generation=None if generation is None else generation_from(generation, source / NOTE),
         certificate=note.get("certificate"),
     )
+
+
+def _told(told: Mapping[str, Any], certificate: Mapping[str, Any] | None, stored_as: str) -> Mapping[str, Any]:
+    """What camelid.json says, with how narrow the weights once were if they are no longer those of the certificate."""
+    provenance = told.get("provenance", {})
+    if certificate is None or stored_as == certificate.get("weights") or "rounded_to" in provenance:
+        return told
+    return {**told, "provenance": {**provenance, "rounded_to": stored_as}}
 
 
 def _read_note(source: Path) -> dict[str, Any]:
@@ -172,6 +184,8 @@ def _read_note(source: Path) -> dict[str, Any]:
         raise BadFile(source / NOTE, "", f"is not in the format {NOTE_FORMAT!r}", "read it with what wrote it")
     if not isinstance(note.get("certificate", {}), dict):
         raise BadFile(source / NOTE, "certificate", "is no table", "read it with what wrote it")
+    if not isinstance(note.get("chat_template", ""), str):
+        raise BadFile(source / NOTE, "chat_template", "is no text", "read it with what wrote it")
     if not isinstance(note.get("told"), dict) or not isinstance(note["told"].get("provenance", {}), dict):
         raise BadFile(source / NOTE, "told", "is no table", "read it with what wrote it")
     return note
@@ -234,7 +248,7 @@ def _to_huggingface(model: Source, target: Path, *, type: str | None, files: Fil
         template=model.template,
         generation=model.generation,
         provenance=model.provenance,
-        extra=None if model.certificate is None else {directory.CERTIFICATE: json_bytes(dict(model.certificate))},
+        extra=directory.extras(model.certificate, model.chat_template),
         files=files,
     )
 
@@ -255,6 +269,7 @@ def _to_meta(
         "told": dict(model.told),
         "generation": dict(generation_to(model.generation or Generation())),
         **({} if model.certificate is None else {"certificate": dict(model.certificate)}),
+        **({} if model.chat_template is None else {"chat_template": model.chat_template}),
     }
 
     def fill(draft: Draft) -> None:
@@ -291,6 +306,7 @@ def _to_gguf(model: Source, target: Path, *, type: str | None, files: Files, **_
         form=type,
         tokenizer=model.tokenizer,
         template=model.template,
+        chat_template=model.chat_template,
         generation=model.generation,
         told=model.told,
         source=model.digest,

@@ -42,7 +42,19 @@ from camelid.checkpoints.safetensors_io import (
     read_header,
     serialise,
 )
-from camelid.durable import FILES, MANIFEST, NAME, Draft, Files, Manifest, commit, json_bytes, read_json, verify
+from camelid.durable import (
+    FILES,
+    MANIFEST,
+    NAME,
+    Draft,
+    Files,
+    Manifest,
+    commit,
+    json_bytes,
+    read_bytes,
+    read_json,
+    verify,
+)
 from camelid.errors import BadFile, NonFinite, ProblemList
 from camelid.frozen import from_data, to_data
 from camelid.models.shape import LlamaShape
@@ -51,6 +63,7 @@ from camelid.tokenizers.protocol import Tokenizer
 if TYPE_CHECKING:
     import torch
 
+    from camelid.dialogue.foreign import Recognised
     from camelid.dialogue.template import Template
     from camelid.models.llama import Llama
 
@@ -64,6 +77,8 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 MIXED = "config.json and the weights are of different models: get all files of one, whole"
 CHAT_TEMPLATE = "chat_template.jinja"
+TOKENIZER_CONFIG = "tokenizer_config.json"
+MAX_CHAT_TEMPLATE_BYTES = 1 << 20
 MAX_SHARD_BYTES = 5_000_000_000  # as in Hugging Face's published folders
 MAX_INDEX_BYTES = 8 << 20
 FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -194,6 +209,12 @@ def _finite(name: str, tensor: Deferred) -> Deferred:
     return Deferred(tensor.dtype, tensor.shape, read)
 
 
+def extras(certificate: Mapping[str, Any] | None, chat_template: str | None) -> dict[str, bytes]:
+    """What goes with a model beside what `save` writes, as its `extra`: its certificate, a foreign chat template."""
+    found = {} if certificate is None else {CERTIFICATE: json_bytes(dict(certificate))}
+    return found | ({} if chat_template is None else {CHAT_TEMPLATE: chat_template.encode("utf-8")})
+
+
 def _generation_of(tokenizer: Tokenizer | None, template: Template | None) -> Generation:
     """The tokenizer's ids; with a template, the ids that end its replies."""
     if tokenizer is None:
@@ -293,6 +314,14 @@ class Checkpoint:
         widest = max((place.dtype for header in self.headers for place in header.places.values()), key=_width)
         return TORCH[widest]
 
+    @property
+    def stored_as(self) -> str:
+        """How the matrices are stored, in the words of certificates: "bfloat16", the narrowest dtype if of several; or the
+        forms of quantised ones, "q4_0, f32"."""
+        if self.quantised:
+            return ", ".join(self.forms)
+        return TORCH[min((place.dtype for header in self.headers for place in header.places.values()), key=_width)]
+
     @cached_property
     def certificate(self) -> Mapping[str, Any] | None:
         """What the model said when it was trained (see generate/certificate.py), as JSON; None where nobody noted it."""
@@ -327,6 +356,34 @@ class Checkpoint:
         from camelid.dialogue.template import Template
 
         return from_data(Template, self.told["template"], f"{self.path / PROVENANCE}: template")
+
+    @cached_property
+    def chat_template(self) -> str | None:
+        """The text, in Jinja, by which other programs write conversations; it is never run here. None where there is none."""
+        if _has(self.path, self.manifest, CHAT_TEMPLATE):
+            try:
+                return read_bytes(self.path / CHAT_TEMPLATE, max_bytes=MAX_CHAT_TEMPLATE_BYTES).decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise BadFile(
+                    self.path / CHAT_TEMPLATE, f"byte {error.start}", "is not UTF-8", "get it again"
+                ) from None
+        if not _has(self.path, self.manifest, TOKENIZER_CONFIG):
+            return None
+        told = read_json(self.path / TOKENIZER_CONFIG)
+        text = told.get("chat_template") if isinstance(told, dict) else None
+        if isinstance(text, list):  # several by name, as transformers allows
+            named = {str(one.get("name")): one.get("template") for one in text if isinstance(one, dict)}
+            text = named.get("default")
+        return text if isinstance(text, str) else None
+
+    @cached_property
+    def recognised(self) -> Recognised | None:
+        """In which template a foreign model talks by its chat template; None for ours, and where there is none."""
+        if self.template is not None or self.chat_template is None:
+            return None
+        from camelid.dialogue.foreign import recognised
+
+        return recognised(self.chat_template, self.tokenizer)
 
     @cached_property
     def digest(self) -> str:
@@ -409,7 +466,7 @@ def _open_folder(path: Path, check: Literal["contents", "lengths"]) -> Manifest 
     if (path / MANIFEST).is_file():
         manifest = verify(path, contents=check == "contents")
         if CONFIG not in manifest.files or PROVENANCE not in manifest.files:
-            raise BadFile(path / MANIFEST, "", "is that of something else than a model", "name a model folder")
+            raise BadFile(path / MANIFEST, "", "is that of something else than a model", _what_instead(path))
         for added in sorted(path.iterdir()):
             if added.suffix in READ_SUFFIXES and added.name not in {MANIFEST, *manifest.files}:
                 raise BadFile(added, "", "was put into a finished folder: the manifest does not know it", "remove it")
@@ -425,7 +482,7 @@ def _what_instead(path: Path) -> str:
     if (path / "params.json").exists():
         return f"this is Meta's format: camelid convert {path} NEW_FOLDER --to hf"
     if (path / "adapter_config.json").exists():
-        return "this is an adapter: load its base and put it on"
+        return f"this is an adapter: camelid merge BASE NEW_FOLDER --adapter {path}"
     return "name the folder that holds the model"
 
 

@@ -67,6 +67,7 @@ def save_gguf(
     form: str | None = None,
     tokenizer: Tokenizer | None = None,
     template: Template | None = None,
+    chat_template: str | None = None,
     generation: Generation | None = None,
     told: Mapping[str, Any] | None = None,
     source: str | None = None,
@@ -77,6 +78,7 @@ def save_gguf(
 
     state       the weights under Hugging Face's names; those of a tied head may be there or not
     form        of the matrices: f32, f16, bf16, q8_0 or q4_0; each in its own dtype by default
+    chat_template  of a foreign model, kept as it stands; with a template it is written from that
     told        what camelid.json says of the model, `source`, its digest, and its certificate; kept in the file
 
     Raises UsageError naming everything that the form or the format cannot hold, NonFinite for values that are infinite,
@@ -113,7 +115,9 @@ def save_gguf(
     if tokenizer is not None and template is not None:
         from camelid.dialogue.jinja import jinja
 
-        keys[CHAT_TEMPLATE] = jinja(template, tokenizer)
+        chat_template = jinja(template, tokenizer)
+    if chat_template is not None:
+        keys[CHAT_TEMPLATE] = chat_template
     return replace_file(path, serialise(keys, tensors), files=files)
 
 
@@ -205,10 +209,18 @@ class GgufCheckpoint(Checkpoint):
     @property
     def dtype(self) -> str:
         """float32 where weights are quantised, for they are decoded to it; else the widest stored dtype."""
-        if self.quantised:
-            return "float32"
+        return "float32" if self.quantised else self._dtypes[-1]
+
+    @property
+    def stored_as(self) -> str:
+        return ", ".join(self.forms) if self.quantised else self._dtypes[0]
+
+    @property
+    def _dtypes(self) -> list[str]:
+        """Those of the weights, the narrowest first."""
         dtypes = {tensor.dtype for tensor in self._deferred.values()}
-        return str(max(dtypes, key=lambda dtype: (dtype.itemsize, dtype == torch.float16))).removeprefix("torch.")
+        ordered = sorted(dtypes, key=lambda dtype: (dtype.itemsize, dtype == torch.float16))
+        return [str(dtype).removeprefix("torch.") for dtype in ordered]
 
     @property
     def forms(self) -> Mapping[str, int]:
@@ -237,6 +249,11 @@ class GgufCheckpoint(Checkpoint):
         """SHA-256 of the file."""
         with open(self.path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+
+    @property
+    def chat_template(self) -> str | None:
+        text = self.header.metadata.get(CHAT_TEMPLATE)
+        return text if isinstance(text, str) else None
 
     def tensors(self) -> Mapping[str, torch.Tensor]:
         """The weights under Hugging Face's names, in its order of rows; quantised ones decoded to float32."""

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 import camelid
-from camelid import tokenizers
 from camelid.checkpoints import adapter as adapters
 from camelid.checkpoints import directory
 from camelid.checkpoints.adapter import Adapter
@@ -131,7 +130,7 @@ def with_adapters(
         (only,) = found
         model = adapters.put_on(directory.build(ground, torch.float32), only)
         shape, sizes = model.shape, expected(model.shape)
-        tokenizer = tokenizers.load(only.path) if only.rows > ground.shape.vocab else ground.tokenizer
+        tokenizer = only.tokenizer or ground.tokenizer
         state = {
             name: Deferred(dtype, sizes[name], partial(_cast, make, dtype)) for name, make in merged(model).items()
         }

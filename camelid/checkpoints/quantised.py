@@ -20,7 +20,7 @@ from camelid.checkpoints.directory import Checkpoint
 from camelid.checkpoints.gguf import forms_of
 from camelid.checkpoints.layouts import Layout
 from camelid.checkpoints.safetensors_io import deferred
-from camelid.durable import FILES, Files, json_bytes
+from camelid.durable import FILES, Files
 from camelid.errors import CamelidError, NonFinite, Problem, UsageError
 from camelid.quantize import blocks, int4, int8, nf4
 
@@ -122,7 +122,6 @@ def save(
     Plain tensors keep their dtype. The coded ones of the whole model are in memory together, about four or eight bits a
     weight. Raises StoreError.
     """
-    note = checkpoint.certificate  # of the weights before they were rounded, which it says
     before = checkpoint.tensors()
     state: dict[str, torch.Tensor] = {}
     for each in coded:
@@ -140,7 +139,9 @@ def save(
         template=checkpoint.template,
         generation=checkpoint.generation,
         provenance={**checkpoint.provenance, **(provenance or {}), "quantised_from": checkpoint.digest},
-        extra={} if note is None else {directory.CERTIFICATE: json_bytes(dict(note))},
+        extra=directory.extras(  # the certificate is of the weights before they were rounded, which it says
+            checkpoint.certificate, checkpoint.chat_template if checkpoint.template is None else None
+        ),
         layout=layout,
         files=files,
     )

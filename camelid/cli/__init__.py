@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -21,7 +22,10 @@ from camelid.errors import CamelidError, Problem, Problems, UsageError, did_you_
 
 # Where each command lives; a command's module is imported when the command is used.
 COMMANDS = {
-    "demo": ("growing", "Grow a base model and an Alpaca from nothing, offline, and show what came of it."),
+    "demo": (
+        "growing",
+        "Grow a base model, an Alpaca and an Alpaca-LoRA from nothing, offline, and show what came of it.",
+    ),
     "grow": ("growing", "Grow a member of the family from its parent."),
     "resume": ("growing", "Continue a run that was stopped or killed."),
     "runs": ("running", "What ran in the store, how far it came, and two runs side by side."),
@@ -45,6 +49,7 @@ COMMANDS = {
     "doctor": ("keeping", "What this machine, this installation and the store are like."),
 }
 
+HEARD = 5.0  # ours: seconds in which rank 0 has told what it refuses, and torchrun has ended the other ranks
 NUMBERS = 6  # of rows of which the same is said
 
 
@@ -107,9 +112,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def complain(error: CamelidError) -> None:
-    """The error as a person reads it: one line a problem. What all ranks of torchrun refuse alike, the first one tells."""
-    if isinstance(error, UsageError) and os.environ.get("RANK", "0") != "0":
-        return
+    """The error as a person reads it: one line a problem. What all ranks of torchrun refuse alike, the first one tells.
+
+    The others give it time for that, because torchrun ends all as soon as one of them has ended; one that is still there
+    then has found what rank 0 did not, such as a file that its host lacks, and tells it.
+    """
+    rank = os.environ.get("RANK", "0")
+    if isinstance(error, UsageError) and rank != "0":
+        time.sleep(HEARD)
+        print(f"rank {rank}:", end=" ", file=sys.stderr)
     if isinstance(error, Problems):
         count = len(error.problems)
         counted = f"wrong usage, {count} problem{'s' * (count != 1)}"

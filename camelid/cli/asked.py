@@ -14,13 +14,16 @@ from camelid.frozen import read_setting
 from camelid.machine import DTYPES, SUMS, Machine, Sums, detect, no_compiler
 from camelid.ranks import launched
 from camelid.recipe import Recipe
-from camelid.recipes import Member, find
+from camelid.recipes import Member, find, template_of
 from camelid.store import Store, find_model, open_store
 
 if TYPE_CHECKING:
+    from camelid.dialogue.template import Template
     from camelid.train.scalars import Log
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+SETTING = "Change one setting: tuned.length=1024, tuned.optim=AdamW8bit, 'tuned.adapter=LoRA(rank=8, alpha=16)'."
 
 
 class Command(click.Command):
@@ -117,6 +120,12 @@ class Asked:
                 option, f"{text} does not end in .gguf, by which such a file is known", f"say {text}.gguf"
             )
 
+    def no_gguf(self, option: str, text: str) -> None:
+        """A folder to write, which nobody is to take for a GGUF file."""
+        if Path(text).suffix == ".gguf":
+            found = f"{text} would be a folder, and is named like a file"
+            self.problems.add(option, found, f"say {text.removesuffix('.gguf')}")
+
     def records(self, option: str, text: str | None) -> Path | None:
         """A file of records or texts, or a folder that Hugging Face's datasets saved, one split of it."""
         from camelid.data import saved
@@ -149,6 +158,10 @@ class Asked:
     def model(self, name: str | None, store: Store) -> Path:
         """The folder of a model, by path or by the name of a grown member."""
         return (find_model(name, store, self.problems) if name else None) or Path()
+
+    def template(self, name: str | None) -> Template | None:
+        """A published template or a member's, by name."""
+        return None if name is None else template_of(name, "--template", self.problems)
 
     def settings(self, pairs: tuple[str, ...]) -> dict[str, str]:
         """PATH=VALUE pairs."""

@@ -1,9 +1,11 @@
-"""`camelid data dedup` and `camelid data decontaminate`: a file without its repetitions, or without what is tested on."""
+"""`camelid data dedup`, `decontaminate` and `filter`: a file without its repetitions, without what is tested on, or
+without what breaks a rule."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,19 +34,15 @@ def dedup(asked: Asked, /, file: str | None, out: str | None, as_json: bool, **o
     run = asked.whole("--run", options["run"], 5)
     if options["only_exact"] and (options["similarity"] or options["run"]):
         asked.problems.add("--exact", "compares bytes", "leave out --similarity and --run")
-    script = options["datatrove"]
+    script = new_script(asked, options["datatrove"], path)
     if script and options["only_exact"]:
         asked.problems.add("--datatrove", "is written for near repetitions", "leave out --exact")
-    if script and Path(script).expanduser().exists():
-        asked.problems.add("--datatrove", f"{script} exists", "name another, or remove it first")
-    if script and not Path(script).expanduser().absolute().parent.is_dir():
-        asked.problems.add("--datatrove", f"there is no folder {Path(script).expanduser().absolute().parent}")
-    if script and path and path.is_dir():
-        asked.problems.add("--datatrove", f"{path} is a folder", "name a file of JSON lines or Parquet")
     asked.settle()
     assert path and target and similarity and run
     if script:
-        hand_over(path, target, Path(script).expanduser(), similarity, run)
+        from camelid.data.handover import dedup_script
+
+        hand_over(path, target, script, partial(dedup_script, similarity=similarity, run=run))
         return
     from camelid.data import duplicates
 
@@ -60,10 +58,23 @@ def dedup(asked: Asked, /, file: str | None, out: str | None, as_json: bool, **o
     written(path, target, found.kept, removed, found.lines(), as_json)
 
 
-def hand_over(path: Path, target: Path, script: Path, similarity: float, run: int) -> None:
+def new_script(asked: Asked, /, name: str | None, path: Path | None) -> Path | None:
+    """A script to be written for datatrove, which reads `path`."""
+    if name is None:
+        return None
+    script = Path(name).expanduser()
+    if script.exists():
+        asked.problems.add("--datatrove", f"{script} exists", "name another, or remove it first")
+    if not script.absolute().parent.is_dir():
+        asked.problems.add("--datatrove", f"there is no folder {script.absolute().parent}")
+    if path and path.is_dir():
+        asked.problems.add("--datatrove", f"{path} is a folder", "name a file of JSON lines or Parquet")
+    return script
+
+
+def hand_over(path: Path, target: Path, script: Path, write: Callable[..., str]) -> None:
     """Write the script. Raises BadData for records that are no texts, which datatrove does not read."""
     from camelid.data import source
-    from camelid.data.handover import dedup_script
     from camelid.durable import replace_file
     from camelid.errors import BadData, Problem
 
@@ -76,9 +87,47 @@ def hand_over(path: Path, target: Path, script: Path, similarity: float, run: in
             [Problem(str(path), "is not JSON lines or Parquet with a field 'text', which datatrove reads", remedy)]
         )
     folder, parquet = str(path.absolute().parent), head == b"PAR1"
-    told = dedup_script(folder, path.name, str(target.absolute()), parquet=parquet, similarity=similarity, run=run)
+    told = write(folder, path.name, str(target.absolute()), parquet=parquet)
     replace_file(script, told.encode("utf-8", "surrogateescape"))
-    click.echo(f"script  {script}\nstart   pip install 'datatrove[processing]' && python {script}")
+    click.echo(f"script  {script}\nstart   pip install 'camelid[datatrove]' && python {script}")
+
+
+@click.command("filter", cls=Command)
+@click.argument("file", metavar="FILE", required=False)
+@click.option("--out", metavar="FILE", help="Where to write what is kept, as JSON lines.")
+@click.option(
+    "--rules", metavar="KIND", help="prose: Gopher's rules of running text; code: RedPajama's of source files."
+)
+@click.option(
+    "--datatrove",
+    metavar="SCRIPT",
+    help="Do nothing but write a datatrove script that does the same on a cluster (prose); OUT is then its folder.",
+)
+@json_option
+@click.pass_obj
+def filter_(
+    asked: Asked, /, file: str | None, out: str | None, rules: str | None, datatrove: str | None, as_json: bool
+) -> None:
+    """Remove texts that break one of the published rules of their kind. OUT.removed.jsonl names what went, and why."""
+    path, target = asked.records("FILE", file), new_file(asked, out)
+    if rules is None:
+        asked.problems.add("--rules", "is missing", "say prose or code")
+    kind = asked.choice("--rules", rules, ("prose", "code"), "prose")
+    script = new_script(asked, datatrove, path)
+    if script and kind != "prose":
+        asked.problems.add("--datatrove", "is written for prose, whose rules datatrove has", "leave it out")
+    asked.settle()
+    assert path and target
+    if script:
+        from camelid.data.handover import filter_script
+
+        hand_over(path, target, script, filter_script)
+        return
+    from camelid.data import quality
+
+    found = quality.filtered(texts_of(path), "code" if kind == "code" else "prose")
+    removed = [{"row": broken.text + 1, "rule": broken.rule} for broken in found.removed]
+    written(path, target, found.kept, removed, found.lines(), as_json)
 
 
 @click.command(cls=Command)

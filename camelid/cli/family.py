@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from camelid.cli.asked import Asked, Command, json_option
+from camelid.cli.asked import SETTING, Asked, Command, json_option
 from camelid.cli.distance import ABSENT, distance
 from camelid.errors import ProblemList, did_you_mean
 from camelid.frozen import is_frozen, stated, text, to_data
@@ -15,6 +15,7 @@ from camelid.recipe import Recipe, Stage, check, reference
 from camelid.recipes import MEMBERS, Member
 from camelid.recipes.sources import Source, sources
 
+INPUTS = ("start", "data", "tokenizer", "teacher", "partner", "parent")  # of a stage
 DIM, BOLD, RESET = "\x1b[2m", "\x1b[1m", "\x1b[0m"
 
 
@@ -54,7 +55,7 @@ def _branch(name: str, before: str, below: str) -> None:
 @click.command(cls=Command)
 @click.argument("member", metavar="MEMBER", required=False)
 @click.option("--size", metavar="SIZE", help="A published size, or desk (default: the published one).")
-@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change one setting: tuned.length=1024.")
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help=SETTING)
 @json_option
 @click.pass_obj
 def show(asked: Asked, /, member: str | None, size: str | None, settings: tuple[str, ...], as_json: bool) -> None:
@@ -158,6 +159,10 @@ def override_recipe(recipe: Recipe, changes: dict[str, str], asked: Asked) -> Re
         stage = path.split(".")[0]
         if stage not in names:
             asked.problems.add(f"--set {path}", f"there is no stage {stage!r}", did_you_mean(stage, sorted(names)))
+        elif path.partition(".")[2] in INPUTS and written.lower() != "none":
+            asked.problems.add(
+                f"--set {path}", "is what the stage is given", "use --start FOLDER and --data [STAGE=]FILE"
+            )
         else:
             recipe = _override_in(recipe, stage, path, written, asked)
     for ancestor in recipe.lineage() if changes else ():
@@ -254,7 +259,7 @@ def diff(asked: Asked, /, first: str | None, second: str | None, size: str | Non
     help="Tokens on a device at once (default: one row; on this CPU as a run takes them).",
 )
 @click.option("--utilisation", metavar="SHARE", help="Share of the peak rate to assume (default: 0.4).")
-@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change one setting: tuned.length=1024.")
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help=SETTING)
 @json_option
 @click.pass_obj
 def plan(asked: Asked, /, member: str | None, size: str | None, as_json: bool, **options: Any) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import click
 
-from camelid.cli.asked import Asked, Command, json_option, machine_options, store_option, training_options
+from camelid.cli.asked import SETTING, Asked, Command, json_option, machine_options, store_option, training_options
 from camelid.cli.family import override_recipe, relinked
 from camelid.errors import did_you_mean
 from camelid.journal import Narrator
@@ -16,16 +17,20 @@ from camelid.plan.plan import shape_of
 from camelid.recipe import (
     FIRST_SEED,
     AnyStage,
+    Blend,
     ExtendTokenizer,
     Finetune,
     Folder,
     LlamaShape,
     Merge,
     Mixture,
+    Portion,
     Pretrain,
     Recipe,
     Released,
     SelfInstruct,
+    Share,
+    Shares,
     Table,
     TrainTokenizer,
     Trees,
@@ -33,8 +38,9 @@ from camelid.recipe import (
     replace,
 )
 from camelid.recipes import MEMBERS, Member
-from camelid.request import Request, read_request
+from camelid.request import Given, Request, read_given, read_request
 from camelid.runs import find_run
+from camelid.stage import WHOLE
 
 WIDER = ("vocab", "context", "theta", "scaling")  # what a stage of plain text may change of its parent's shape
 
@@ -50,9 +56,10 @@ WIDER = ("vocab", "context", "theta", "scaling")  # what a stage of plain text m
     multiple=True,
     metavar="[STAGE=]FILE",
     help="Your records (alpaca, sharegpt, messages or APIBench's format, or Open Assistant's trees) or texts, or a folder saved by "
-    "Hugging Face's datasets, in place of the last stage's or the one named.",
+    "Hugging Face's datasets, in place of the last stage's or the one named. Several: texts by shares, 70%:FILE; records so "
+    "many times over, 2x:FILE.",
 )
-@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help="Change one setting: tuned.length=1024.")
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE", help=SETTING)
 @click.option("--bad-rows", metavar="stop|skip", help="What to do with rows that cannot be used (default: stop).")
 @click.option("--other-size", is_flag=True, help="Take the settings of --size for a --start of another published size.")
 @click.option("--save-every", metavar="SECONDS", help="Seconds between checkpoints of a run (default: 60).")
@@ -68,12 +75,13 @@ def grow(asked: Asked, /, as_json: bool, **options: Any) -> None:
     recipe runs on a real model and real records. A stage that the store already holds is not made again; a run that was
     stopped goes on where it stood.
     """
+    plain = [word for word in options["data"] if read_given(word) == Given("", word)]
     request = Request(
         member=options["member"] or "",
         size=options["size"] or ("desk" if options["start"] is None and not options["data"] else ""),
         start=options["start"],
-        data=next((word for word in reversed(options["data"]) if not _of_stage(word)), None),
-        texts=tuple(word for word in options["data"] if _of_stage(word)),
+        data=plain[0] if len(plain) == 1 else None,
+        texts=tuple(word for word in options["data"] if len(plain) != 1 or word != plain[0]),
         settings=options["settings"],
         bad_rows=options["bad_rows"],
         other_size=options["other_size"],
@@ -81,14 +89,18 @@ def grow(asked: Asked, /, as_json: bool, **options: Any) -> None:
     run_request(asked, request, options, as_json)
 
 
-def _of_stage(word: str) -> bool:
-    """Whether a --data names the stage that it is for; a file whose own name has an = is taken for a file."""
-    return "=" in word and not Path(word).expanduser().exists()
-
-
-def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_json: bool) -> None:
-    """Check everything that was asked for, then grow it and say what came of it."""
+def run_request(
+    asked: Asked,
+    /,
+    request: Request,
+    options: dict[str, Any],
+    as_json: bool,
+    beside: Sequence[Request] = (),
+    carry: str | None = None,
+) -> None:
+    """Check everything that was asked for, then grow it, and others beside it, and say what came of it."""
     recipe = asked_recipe(asked, request)
+    others = [(other, asked_recipe(asked, other)) for other in beside]
     store = asked.store(options["store"])
     found = asked.machine(
         options["device"],
@@ -123,6 +135,8 @@ def run_request(asked: Asked, /, request: Request, options: dict[str, Any], as_j
         anyway=options["anyway"],
         spikes=spikes,
         log=log,
+        beside=[(other.settled(found), found) for other, found in others if found],
+        carry=carry,
     )
     if outcome is None:
         return  # rank 0 tells
@@ -142,29 +156,19 @@ def asked_recipe(asked: Asked, /, request: Request) -> Recipe | None:
             f"{request.start} holds no config.json",
             "name a Hugging Face model folder, or first: camelid convert",
         )
-    data = asked.records("--data", request.data)
     changes = asked.settings(request.settings)
     bad_rows = asked.choice("--bad-rows", request.bad_rows, ("stop", "skip"), "stop")
     if found is not None and start is not None and (start / "config.json").is_file():
         found = sized(found, request, start, asked)
     if found is None:
         return None
-    recipe, files = found[1], {}
-    names = [stage.name for stage in recipe.stages if hasattr(stage, "data")]
-    for text in request.texts:
-        stage, _, file = text.partition("=")
-        if stage not in names:
-            asked.problems.add(f"--data {text}", f"there is no stage {stage!r}", did_you_mean(stage, names))
-        elif (path := asked.records("--data", file)) is not None:
-            files[stage] = path
-    if data is not None:
-        files[recipe.fed.name] = data
+    recipe = found[1]
+    skips: Literal["skip", "stop"] = "skip" if bad_rows == "skip" else "stop"
+    files = asked_files(recipe, request, skips, asked)
     if start is not None and (start / "config.json").is_file():
         check_parent(recipe, start, asked)
         recipe = started(recipe, Folder(str(start.resolve())))
-    skips: Literal["skip", "stop"] = "skip" if bad_rows == "skip" else "stop"
-    tables = {name: Table(path=str(path.resolve()), bad_rows=skips) for name, path in files.items()}
-    changed = tuple(_told(stage, tables[stage.name]) if stage.name in tables else stage for stage in recipe.stages)
+    changed = tuple(_told(stage, files[stage.name], asked) if stage.name in files else stage for stage in recipe.stages)
     recipe = replace(recipe, stages=relinked(recipe.stages, changed))
     recipe = override_recipe(recipe, changes, asked)
     check_room(recipe, asked)
@@ -172,16 +176,61 @@ def asked_recipe(asked: Asked, /, request: Request) -> Recipe | None:
     return recipe
 
 
-def _told(stage: AnyStage, table: Table) -> AnyStage:
-    """The stage with a person's own records, trees or texts."""
+def asked_files(
+    recipe: Recipe, request: Request, bad_rows: Literal["stop", "skip"], asked: Asked
+) -> dict[str, list[tuple[Given, Table]]]:
+    """What a person names for each stage that learns from data."""
+    names, files = (
+        [stage.name for stage in recipe.stages if hasattr(stage, "data")],
+        dict[str, list[tuple[Given, Table]]](),
+    )
+    for word in (*([request.data] if request.data else []), *request.texts):
+        given = read_given(word)
+        stage = given.stage or recipe.fed.name
+        if stage not in names:
+            asked.problems.add(f"--data {word}", f"there is no stage {stage!r}", did_you_mean(stage, names))
+        elif (path := asked.records("--data", given.file)) is not None:
+            files.setdefault(stage, []).append((given, Table(path=str(path.resolve()), bad_rows=bad_rows)))
+    return files
+
+
+def _told(stage: AnyStage, files: list[tuple[Given, Table]], asked: Asked) -> AnyStage:
+    """The stage with a person's own records, trees or texts: of several files texts by their shares of the tokens drawn,
+    records so many times over."""
     if isinstance(stage, SelfInstruct | Merge):
         return stage
     if isinstance(stage, Finetune):
         from camelid.data.trees import is_trees
 
-        if is_trees(table.path):
-            return replace(stage, data=Trees(path=table.path))
-    return replace(stage, data=table)
+        for given, _ in files:
+            if given.unit == "%":
+                found, remedy = f"{given.text()}: dialogues are not drawn by shares", f"say how often: 2x:{given.file}"
+                asked.problems.add("--data", found, remedy)
+        own = [Trees(path=table.path) if is_trees(table.path) else table for _, table in files]
+        if len(own) == 1 and files[0][0].amount is None:
+            return replace(stage, data=own[0])
+        times = [1.0 if given.amount is None else given.amount for given, _ in files]
+        return replace(stage, data=Blend(tuple(Portion(data, epochs=n) for data, n in zip(own, times, strict=True))))
+    tables = [table for _, table in files]
+    if len(tables) == 1 and files[0][0].amount is None:
+        return replace(stage, data=tables[0])
+    shares = [given.amount or 0.0 for given, _ in files]
+    wrong = [given.text() for given, _ in files if given.unit != "%" or not given.amount]
+    typed = " ".join(f"--data {100 // len(files)}%:{given.file}" for given, _ in files)
+    if wrong or abs(sum(shares) - 100) > WHOLE:
+        found = f"of {len(files)} files for {stage.name}, " + (
+            f"{', '.join(wrong)} has no share in percent" if wrong else f"the shares add up to {sum(shares):g}%"
+        )
+        asked.problems.add("--data", found, f"say how much of the tokens each gives, 100 in all, such as {typed}")
+    bases = [Path(table.path).name for table in tables]
+    for name in sorted({name for name in bases if bases.count(name) > 1}):
+        asked.problems.add(
+            "--data", f"{bases.count(name)} files are called {name}", "rename one: names tell sources apart"
+        )
+    if isinstance(stage, Pretrain | TrainTokenizer | ExtendTokenizer):
+        parts = zip(tables, shares, strict=True)
+        return replace(stage, data=Shares(tuple(Share(table, percent) for table, percent in parts)))
+    return stage
 
 
 def check_parent(recipe: Recipe, folder: Path, asked: Asked) -> None:
@@ -304,11 +353,13 @@ def missing(recipe: Recipe, asked: Asked, *, named: bool = False) -> None:
     if isinstance(parent, Recipe) and not named and not grows_here(parent):  # a start that is none was told
         found = f"{recipe.title} starts from {parent.title}, which cannot be grown here"
         asked.problems.add("--start", found, "name its folder with --start")
-    if not based and not grows_here(recipe):
+    lacking = [stage.name for stage in recipe.stages if isinstance(getattr(stage, "data", None), Mixture)]
+    if not based and lacking:
+        given = " ".join("--data FILE" if name == recipe.fed.name else f"--data {name}=FILE" for name in lacking)
         asked.problems.add(
             "--data",
             f"the texts of {recipe.title} are not published as assembled",
-            "grow --size desk, or name texts with --data and a model with --start",
+            f"grow --size desk, or name yours for each stage: {given}; with --start FOLDER, --data FILE alone",
         )
 
 
@@ -348,8 +399,9 @@ def resume(asked: Asked, /, run: str | None, as_json: bool, **options: Any) -> N
 @store_option
 @click.pass_obj
 def demo(asked: Asked, /, **options: Any) -> None:
-    """Grow a base model and an Alpaca from nothing, offline, and show what came of it."""
-    run_request(asked, Request(member="alpaca", size="desk"), options, False)
+    """Grow a base model, an Alpaca and an Alpaca-LoRA from nothing, offline, and show what came of it."""
+    alpaca, adapters = Request(member="alpaca", size="desk"), Request(member="alpaca-lora", size="desk")
+    run_request(asked, alpaca, options, False, beside=[adapters], carry="q8_0")
 
 
 @click.command(cls=Command)

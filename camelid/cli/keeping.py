@@ -15,7 +15,7 @@ import click
 
 import camelid
 from camelid.cli.asked import Asked, Command, json_option, store_option
-from camelid.cli.cleaning import decontaminate, dedup
+from camelid.cli.cleaning import decontaminate, dedup, filter_
 from camelid.durable import verify
 from camelid.errors import BadFile, UsageError
 from camelid.machine import GIB, SMALL, Machine, describe, detect, divided, hands
@@ -49,8 +49,8 @@ def convert(asked: Asked, /, source: str | None, target: str | None, store: str 
     folder = asked.model(source, asked.store(store))
     if target is not None and Path(target).expanduser().exists():
         asked.problems.add("DST", f"{target} exists", "name something that does not exist yet")
-    if target is not None and options["form"] == "gguf":
-        asked.gguf("DST", target)
+    if target is not None and options["form"] is not None:
+        (asked.gguf if wanted == "gguf" else asked.no_gguf)("DST", target)
     asked.settle()
     assert target is not None
     from camelid.checkpoints import directory
@@ -83,6 +83,7 @@ def data() -> None:
 
 data.add_command(dedup)
 data.add_command(decontaminate)
+data.add_command(filter_)
 
 
 @data.command(cls=Command)

@@ -67,8 +67,8 @@ def quantize(asked: Asked, /, as_json: bool, **options: Any) -> None:
     damping = asked.number("--damping", options["damping"], 0.01, least=1e-6, most=10.0)
     if out is not None and Path(out).expanduser().exists():
         asked.problems.add("--out", f"{out} exists", "name something that does not exist yet")
-    if out is not None and form in IN_GGUF:
-        asked.gguf("--out", out)
+    if out is not None:
+        (asked.gguf if form in IN_GGUF else asked.no_gguf)("--out", out)
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
     asked.settle()
     assert group is not None and damping is not None
@@ -350,7 +350,7 @@ def recheck(path: Path, machine: Machine, tolerance: float | None = None) -> Che
     from camelid.checkpoints import directory
     from camelid.cli.memory import rechecking_bytes
     from camelid.evaluate.parity import held
-    from camelid.generate.certificate import stored, weights_of
+    from camelid.generate.certificate import rounded_to, stored
     from camelid.generate.loaded import load
 
     torch.set_num_threads(machine.threads)
@@ -366,15 +366,18 @@ def recheck(path: Path, machine: Machine, tolerance: float | None = None) -> Che
         )
         said = f"{found} GiB of memory where {available(machine.device) / GIB:.1f} are free; its files are whole"
         return Checked(True, [said], {"model": str(path), "certificate": "not checked: memory"})
-    rounded = weights_of(checkpoint) != certificate.weights
+    rounded = rounded_to(checkpoint, certificate)
     dtype = getattr(torch, certificate.dtype, torch.float32)
     loaded = load(path, dtype=dtype, device=machine.device, engine="pytorch")
     parity = held(certificate, loaded, tolerance=ANY if rounded and tolerance is None else tolerance)
     verdict = "NOT what its certificate says"
-    if parity.holds:
-        now = f"; weights rounded since, from {certificate.weights} to {weights_of(checkpoint)}" if rounded else ""
-        verdict = f"what its certificate says{' to the bit' if parity.exact else ''}{now}"
-    data = {"model": str(path), "rounded": rounded, **parity.data()}
+    if parity.holds and rounded:
+        verdict = (
+            f"ids and chats as its certificate says; weights rounded since, from {certificate.weights} to {rounded}"
+        )
+    elif parity.holds:
+        verdict = f"what its certificate says{' to the bit' if parity.exact else ''}"
+    data = {"model": str(path), "rounded": bool(rounded), **parity.data()}
     if parity.tolerance == ANY:
         data["tolerance"] = None
     return Checked(parity.holds, [*differences(parity), verdict], data)

@@ -7,6 +7,7 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from camelid.errors import Problem, UsageError
+from camelid.generate.widening import widened
 from camelid.machine import GIB, Machine, available
 from camelid.quantize.forms import FORMS
 
@@ -18,6 +19,7 @@ BYTES = {"float32": 4.0, "bf16": 2.0, "q8_0": FORMS["q8_0"].bits / 8, "q4_0": FO
 OWN = {"float32": "float32", "bfloat16": "bf16"}
 # Ours: Python, PyTorch and what one call works with; 0.24 GiB were resident after an answer of a model of 1M weights.
 BESIDE = 0.3 * GIB
+CACHE = 1.0 * GIB  # generate/engine.py, CACHE_BYTES (which imports PyTorch)
 
 
 def check_room(
@@ -46,12 +48,17 @@ def check_loading(
     engine: str | None = None,
     cache: str = "float",
     tokens: int = 0,
+    rows: int = 1,
     anyway: bool = False,
 ) -> None:
-    """The same for a model that is to answer, with a cache of so many tokens."""
+    """The same for a model that is to answer, with a cache of so many tokens for each of `rows` texts.
+
+    Texts that do not fit an engine's cache together wait for each other, so it is never larger than one of them needs.
+    """
     shape = checkpoint.shape
     most = min(tokens, shape.context)
-    held = cache_bytes(shape, most, cache)
+    one = cache_bytes(shape, most, cache)
+    held = max(one, min(rows * one, CACHE))
     kept = held_bytes(checkpoint, dtype=dtype, weights=weights, engine=engine, device=machine.device)
     free = available(machine.device)
     smaller = [
@@ -60,7 +67,11 @@ def check_loading(
         if machine.device == "cpu" and engine not in ("pytorch", "compiled")
     ]
     ways = [f"--weights {kind} ({size / GIB:.1f} GiB)" for kind, size in smaller if size <= free and size < kept + held]
-    rounded = cache_bytes(shape, most, "int8")
+    as_stored = held_bytes(checkpoint, dtype=dtype, weights=None, engine="pytorch", device=machine.device)
+    if weights is None and as_stored < kept and checkpoint.dtype == "float16" and as_stored + held + BESIDE <= free:
+        ways.append(f"--engine pytorch ({(as_stored + held + BESIDE) / GIB:.1f} GiB, in float16 as stored: slow)")
+    least = cache_bytes(shape, most, "int8")
+    rounded = max(least, min(rows * least, CACHE))
     if cache == "float" and kept + rounded + BESIDE <= free:
         ways.append(f"--cache int8 ({(kept + rounded + BESIDE) / GIB:.1f} GiB)")
     if held > BESIDE and kept + BESIDE <= free:
@@ -80,6 +91,8 @@ def held_bytes(
         return float(checkpoint.path.stat().st_size)
     if checkpoint.quantised and native and "gptq" in checkpoint.forms:
         return matrix_bytes(shape, "q4_0") + 2.0 * shape.vocab * shape.width
+    if widened(checkpoint.dtype, device=device, dtype=dtype, engine=engine):
+        return matrix_bytes(shape, "float32")
     stored = OWN.get(dtype or checkpoint.dtype)
     return matrix_bytes(shape, stored) if stored else 2.0 * shape.parameters()
 

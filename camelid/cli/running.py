@@ -70,9 +70,10 @@ def told(run: Run, width: int) -> list[str]:
         far = "no steps" if run.state != "done" else "nothing to train"
     when = time.strftime("%Y-%m-%d %H:%M", time.localtime(run.last)) if run.last else ""
     if width >= NARROW:
-        return [f"{run.state:<8} {who:<16} {run.name:<30}  {far}  {when}".rstrip()]
+        asked = [f"{'':<8} {'':<16} with {', '.join(run.asked)}"] if run.asked else []
+        return [f"{run.state:<8} {who:<16} {run.name:<30}  {far}  {when}".rstrip(), *asked]
     short = far.replace(" tokens", " tok").replace(" steps", "").replace(" of ", "/").replace("  ", " ")
-    return [f"{run.state} {who}", f"  {run.name}", f"  {short}"]
+    return [f"{run.state} {who}", f"  {run.name}", f"  {short}", *(f"  with {word}" for word in run.asked)]
 
 
 def _compared(one: str, two: str, found: Comparison) -> None:

@@ -24,15 +24,9 @@ LARGEST = 4 << 20  # bytes of a schema, grammar or list of tools
 CONSTRAINTS = {"json_schema": "--json-schema", "regex": "--regex", "grammar": "--grammar"}
 
 
-def drawing_options(function: Any) -> Any:
-    """Filters, penalties, several answers, log-probabilities."""
+def shaping_options(function: Any) -> Any:
+    """Filters and penalties: what they leave of the distribution is drawn from."""
     for option in (
-        click.option("--ignore-eos", is_flag=True, help="Go on past the tokens that end an answer."),
-        click.option("--top-logprobs", metavar="K", help="With --json: the K likeliest tokens at each place."),
-        click.option("--length-penalty", metavar="X", help="Beams: scores over length ** X (default: 1)."),
-        click.option("--beams", metavar="N", help="Search with N beams instead of drawing."),
-        click.option("--best-of", metavar="N", help="Draw N answers, give the best by mean log-probability."),
-        click.option("--n", "n", metavar="N", help="So many answers."),
         click.option("--logit-bias", multiple=True, metavar="ID=B", help="Add B to the logit of token ID; repeatable."),
         click.option("--frequency-penalty", metavar="X", help="Minus X per time that a token was said."),
         click.option("--presence-penalty", metavar="X", help="Minus X for tokens that were said."),
@@ -46,8 +40,22 @@ def drawing_options(function: Any) -> Any:
     return function
 
 
-def drawing(asked: Asked, options: dict[str, Any]) -> dict[str, Any]:
-    """Those settings as values; problems are collected."""
+def drawing_options(function: Any) -> Any:
+    """Filters, penalties, several answers, log-probabilities."""
+    for option in (
+        click.option("--ignore-eos", is_flag=True, help="Go on past the tokens that end an answer."),
+        click.option("--top-logprobs", metavar="K", help="With --json: the K likeliest tokens at each place."),
+        click.option("--length-penalty", metavar="X", help="Beams: scores over length ** X (default: 1)."),
+        click.option("--beams", metavar="N", help="Search with N beams instead of drawing."),
+        click.option("--best-of", metavar="N", help="Draw N answers, give the best by mean log-probability."),
+        click.option("--n", "n", metavar="N", help="So many answers."),
+    ):
+        function = option(function)
+    return shaping_options(function)
+
+
+def shaping(asked: Asked, options: dict[str, Any]) -> dict[str, Any]:
+    """The filters and penalties as values; problems are collected."""
     any_number = {"least": float("-inf")}
     return {
         "min_p": asked.number("--min-p", options["min_p"], 0.0, most=1.0),
@@ -56,10 +64,17 @@ def drawing(asked: Asked, options: dict[str, Any]) -> dict[str, Any]:
         "presence_penalty": asked.number("--presence-penalty", options["presence_penalty"], 0.0, **any_number),
         "frequency_penalty": asked.number("--frequency-penalty", options["frequency_penalty"], 0.0, **any_number),
         "logit_bias": tuple(_biases(asked, options["logit_bias"])),
+    }
+
+
+def drawing(asked: Asked, options: dict[str, Any]) -> dict[str, Any]:
+    """All of those settings as values; problems are collected."""
+    return {
+        **shaping(asked, options),
         "n": asked.whole("--n", options["n"], 1),
         "best_of": asked.whole("--best-of", options["best_of"], 0),
         "beams": asked.whole("--beams", options["beams"], 1),
-        "length_penalty": asked.number("--length-penalty", options["length_penalty"], 1.0, **any_number),
+        "length_penalty": asked.number("--length-penalty", options["length_penalty"], 1.0, least=float("-inf")),
         "top_logprobs": asked.whole("--top-logprobs", options["top_logprobs"], 0, least=0),
         "ignore_eos": options["ignore_eos"],
     }
@@ -222,6 +237,8 @@ __all__ = [
     "guess_options",
     "guessed",
     "settled",
+    "shaping",
+    "shaping_options",
     "tools",
     "with_tools",
 ]

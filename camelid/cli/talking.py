@@ -20,6 +20,8 @@ from camelid.cli.sampling import (
     guess_options,
     guessed,
     settled,
+    shaping,
+    shaping_options,
     tools,
     with_tools,
 )
@@ -27,14 +29,16 @@ from camelid.errors import BadFile, Problem, UsageError
 from camelid.machine import GIB, Machine
 
 if TYPE_CHECKING:
+    from camelid.dialogue.template import Template
     from camelid.generate.loaded import Loaded
     from camelid.generate.settings import Settings
+    from camelid.models.shape import LlamaShape
     from camelid.tokenizers.protocol import Tokenizer
 
 ROLES = ("system", "tools", "user", "assistant", "call", "ipython")
 TASKS = ("desk",)
 WEIGHTS = ("float32", "bf16", "q8_0", "q4_0")
-HELD = "rounded when loaded (CPU). All but float32 round what weights are multiplied with as well."
+HELD = "rounded when loaded (CPU; float16 becomes float32 by default). All but float32 round what weights are multiplied with as well."
 CACHES = ("float", "int8")
 
 
@@ -74,6 +78,12 @@ def engine_options(function: Any) -> Any:
     return function
 
 
+def template_option(function: Any) -> Any:
+    """--template: in which a model talks that has none, or is to talk otherwise."""
+    told = "Talk as this member does, or as llama-2-chat, llama-3-instruct, llama-3.1-instruct ... (default: as it was tuned)."
+    return click.option("--template", metavar="NAME", help=told)(function)
+
+
 def engine(asked: Asked, options: dict[str, Any]) -> dict[str, Any]:
     """The engine and the type of the weights, None where left open, and that of the cache; problems are collected."""
     return {
@@ -98,33 +108,57 @@ def opened(
     wished: dict[str, Any] | None = None,
     *,
     tokens: int = 0,
+    rows: int = 1,
     anyway: bool = False,
+    template: Template | None = None,
 ) -> Loaded:
     """The model of a folder or GGUF file on a machine, in its stored precision unless another was asked for.
 
     Quantised weights of a file are decoded, which is told on standard error; so is the reason where PyTorch
     computes although the kernels would serve. Raises UsageError before anything is loaded where memory does not suffice
-    for the weights and a cache of so many tokens.
+    for the weights and a cache of `rows` texts of so many tokens.
     """
     from camelid.checkpoints import directory
     from camelid.cli.memory import check_loading
+    from camelid.generate.widening import widened
 
     plan = directory.load(folder, check="lengths")
-    check_loading(plan, machine, dtype=dtype, tokens=tokens, anyway=anyway, **(wished or {}))
+    check_loading(plan, machine, dtype=dtype, tokens=tokens, rows=rows, anyway=anyway, **(wished or {}))
     import torch
 
     from camelid.generate.loaded import load
 
     torch.set_num_threads(machine.threads)
     found = None if dtype is None else getattr(torch, dtype)
-    loaded = load(folder, dtype=found, device=machine.device, **(wished or {}))
+    loaded = load(folder, dtype=found, device=machine.device, template=template, **(wished or {}))
     if loaded.cache == "int8":
         tell_of_cache(loaded)
     if "(" in loaded.engine:
         click.echo(f"engine: {loaded.engine}", err=True)
+    chosen = (wished or {}).get("engine")
+    if "float32" in loaded.engine and widened(plan.dtype, device=machine.device, dtype=dtype, engine=chosen):
+        tell_of_widening(folder, plan.shape)
     if "as stored" not in loaded.engine:
         tell_of_decoding(folder)
     return loaded
+
+
+def tell_of_template(loaded: Loaded) -> None:
+    """Say on standard error in which template a foreign model talks, and where there is none."""
+    other, found = "--template NAME chooses", loaded.foreign
+    if found is None:
+        if loaded.template is None:
+            told = f"this model has no template: it continues your text instead of answering ({other} one)"
+            click.echo(told, err=True)
+    elif found.how == "unknown":
+        told = "the model's chat template cannot be read, and it continues your text instead of answering"
+        click.echo(f"{told} ({other} one): {found.problem}", err=True)
+    elif found.how == "marks":
+        told = f"template: {found.name}, by the marks of the model's own, which cannot be read ({other} another)"
+        click.echo(f"{told}: {found.problem}", err=True)
+    else:
+        name = f"{found.name}, which says what the model's own says" if found.name else "read from the model's own"
+        click.echo(f"template: {name} ({other} another)", err=True)
 
 
 def tell_of_cache(loaded: Loaded) -> None:
@@ -137,6 +171,21 @@ def tell_of_cache(loaded: Loaded) -> None:
     click.echo(f"cache: keys and values in int8, {told}; answers may differ by rounding", err=True)
 
 
+def tell_of_widening(path: Path, shape: LlamaShape) -> None:
+    """Say on standard error that weights stored in float16 take twice their file's size, and what takes less."""
+    from camelid.cli.memory import matrix_bytes
+
+    sizes = {kind: told_size(matrix_bytes(shape, kind)) for kind in WEIGHTS}
+    told = f"{path.name}: stored in float16, computed with in float32, which holds the same values"
+    less = ", ".join(f"{kind} {size}" for kind, size in sizes.items() if kind != "float32")
+    click.echo(f"{told}, {sizes['float32']} of memory (--weights, which rounds, takes less: {less})", err=True)
+
+
+def told_size(size: float) -> str:
+    """Bytes, for people."""
+    return f"{size / GIB:.1f} GiB" if size >= GIB / 10 else f"{size / 2**20:.1f} MiB"
+
+
 def tell_of_decoding(path: Path) -> None:
     """Say on standard error that quantised weights are decoded, and to what; nothing of others."""
     from camelid.checkpoints import directory
@@ -144,9 +193,8 @@ def tell_of_decoding(path: Path) -> None:
     checkpoint = directory.load(path, check="lengths")
     if checkpoint.quantised:
         forms = ", ".join(f"{count} in {form}" for form, count in checkpoint.forms.items())
-        more = 4 * checkpoint.shape.parameters() / GIB
-        told = f"{path.name}: {forms} (tensors); decoded to {checkpoint.dtype}, which takes {more:.2f} GiB of memory"
-        click.echo(told, err=True)
+        more = told_size(4 * checkpoint.shape.parameters())
+        click.echo(f"{path.name}: {forms} (tensors); decoded to {checkpoint.dtype}, {more} of memory", err=True)
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
@@ -174,6 +222,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
 @click.option(
     "--tools", metavar="FILE", help="Functions that may be called, as JSON; with --json: calls, and wrong ones."
 )
+@template_option
 @sampling_options
 @drawing_options
 @constraint_options
@@ -209,8 +258,9 @@ def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
     check_batch(asked, options, as_json)
     if any(not text for text in options["stop"]):
         asked.problems.add("--stop", "is empty", "leave it out")
-    if options["raw"] and (options["system"] or options["context"]):
-        asked.problems.add("--raw", "goes without a template", "leave out --system and --input")
+    if options["raw"] and (options["system"] or options["context"] or options["template"]):
+        asked.problems.add("--raw", "goes without a template", "leave out --template, --system and --input")
+    template = asked.template(options["template"])
     if options["tools"] and options["raw"]:
         asked.problems.add("--tools", "goes with a template", "leave out --raw")
     for name in ("prompt_logprobs", "top_logprobs"):
@@ -225,11 +275,19 @@ def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
     asked.settle()
     assert own is not None
     if source is not None:
-        batch(opened(folder, machine, options["dtype"], wished), source, own, options, together)
+        asked_of = {"tokens": own.max_tokens, "rows": together or 1, "anyway": options["anyway"]}
+        loaded = opened(folder, machine, options["dtype"], wished, template=template, **asked_of)
+        if loaded.foreign:
+            tell_of_template(loaded)
+        batch(loaded, source, own, options, together)
         return
     text = read_input("--prompt") if options["prompt"] == "-" else options["prompt"]
     tokens = len(text) + (settings["max_tokens"] or 0)
-    loaded = opened(folder, machine, options["dtype"], wished, tokens=tokens, anyway=options["anyway"])
+    loaded = opened(
+        folder, machine, options["dtype"], wished, tokens=tokens, anyway=options["anyway"], template=template
+    )
+    if loaded.foreign and not options["raw"]:
+        tell_of_template(loaded)
     from camelid.dialogue.message import Message
     from camelid.generate.decode import End, Token
 
@@ -237,13 +295,17 @@ def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
     asking = with_tools(loaded, [*system, Message("user", text, options["context"] or "")], functions)
     prompt = loaded.prompt(text if options["raw"] else asking, raw=options["raw"])
     if own.several > 1:
-        show_choices(loaded, prompt, own, as_json)
+        show_choices(loaded, prompt, own, functions, as_json)
         return
     if smaller or options["lookup"]:
         from camelid.generate.speculate import Tally
 
         tally = Tally()
-        small = opened(smaller, machine, options["dtype"], wished) if smaller else None
+        small = (
+            opened(smaller, machine, options["dtype"], wished, tokens=tokens, anyway=options["anyway"])
+            if smaller
+            else None
+        )
         events = guessed(loaded, prompt, own, small, tally)
     else:
         tally, events = None, loaded.generate(prompt, own)
@@ -263,17 +325,20 @@ def generate(asked: Asked, /, as_json: bool, **options: Any) -> None:
         click.echo(f"{tally.given} tokens in {tally.passes} passes; {told}", err=True)
 
 
-def show_choices(loaded: Loaded, prompt: Any, own: Any, as_json: bool) -> None:
-    """Several answers to one prompt, the best or first first."""
+def show_choices(loaded: Loaded, prompt: Any, own: Any, functions: Any, as_json: bool) -> None:
+    """Several answers to one prompt, the best or first first, with their calls where functions were offered."""
     from camelid.generate.choices import complete_choices
 
     own = prompt.within(own)
     found = complete_choices(loaded.model, prompt.ids, own, loaded.tokenizer, starts=prompt.starts, cache=loaded.cache)
+    heard = [calls_of(one.token_ids, loaded, functions) if functions else {} for one in found]
     if as_json:
-        click.echo(json.dumps({"choices": [one.data() for one in found]}))
+        click.echo(json.dumps({"choices": [{**one.data(), **calls} for one, calls in zip(found, heard, strict=True)]}))
         return
-    for number, one in enumerate(found, 1):
+    for number, (one, calls) in enumerate(zip(found, heard, strict=True), 1):
         click.echo(f"[{number}] {one.text}")
+        if calls.get("wrong"):
+            click.echo(f"answer {number} {calls['wrong']}", err=True)
 
 
 def calls_of(ids: Any, loaded: Loaded, functions: Any) -> dict[str, Any]:
@@ -294,8 +359,13 @@ def check_batch(asked: Asked, options: dict[str, Any], as_json: bool) -> None:
             if value:
                 asked.problems.add(name, "goes with --file", "name a file of prompts, or leave it out")
         return
-    if options["out"] is None:
+    out, source = options["out"], Path(options["source"]).expanduser()
+    if out is None:
         asked.problems.add("--out", "is missing", "name the file for the answers")
+    elif Path(out).is_dir():
+        asked.problems.add("--out", f"{out} is a folder", f"name a file: {Path(out) / 'answers.jsonl'}")
+    elif Path(out).exists() and source.exists() and source.samefile(out):
+        asked.problems.add("--out", f"{out} holds the prompts", "name another file for the answers")
     alone = {"--prompt": options["prompt"], "--input": options["context"], "--system": options["system"]}
     alone |= {name: options[name[2:]] for name in ("--raw", "--tools", "--draft", "--lookup")}
     for name, value in alone.items():
@@ -348,7 +418,9 @@ def batch(loaded: Loaded, source: Path, own: Settings, options: dict[str, Any], 
 @click.option(
     "--forget", metavar="never|oldest", help="When the context is full: stop (default), or drop oldest turns."
 )
+@template_option
 @sampling_options
+@shaping_options
 @engine_options
 @machine_options
 @store_option
@@ -356,68 +428,31 @@ def batch(loaded: Loaded, source: Path, own: Settings, options: dict[str, Any], 
 def chat(asked: Asked, /, **options: Any) -> None:
     """Talk with MODEL, a folder, a GGUF file or a grown member, in its own template.
 
-    /clear begins anew, /exit or the end of input leaves; an interrupt stops the answer.
+    /help says what else can be said there, /exit or the end of input leaves; an interrupt stops the answer.
     """
     folder = asked.model(options["model"], asked.store(options["store"]))
-    settings = sampling(asked, options)
+    own = settled(asked, {**sampling(asked, options), **shaping(asked, options)})
     forget = asked.choice("--forget", options["forget"], ("never", "oldest"), "never")
+    template = asked.template(options["template"])
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
     wished = engine(asked, options)
     asked.settle()
+    from camelid.cli.chatting import converse
     from camelid.generate.chat import Chat
-    from camelid.generate.settings import Settings
 
-    tokens = 8 * (settings["max_tokens"] or 0)  # ours: a conversation of some turns
-    loaded = opened(folder, machine, options["dtype"], wished, tokens=tokens, anyway=options["anyway"])
-    if loaded.template is None:
-        click.echo("this model has no template: it continues your text instead of answering", err=True)
+    assert own is not None
+    tokens = 8 * own.max_tokens  # ours: a conversation of some turns
+    loaded = opened(
+        folder, machine, options["dtype"], wished, tokens=tokens, anyway=options["anyway"], template=template
+    )
+    tell_of_template(loaded)
     talk = Chat(
         loaded,
-        Settings(**settings),
+        own,
         system=options["system"] or "",
         forget="oldest" if forget == "oldest" else "never",
     )
     converse(talk, interactive=sys.stdin.isatty())
-
-
-def converse(talk: Any, *, interactive: bool) -> None:
-    """Read turns from standard input until it ends, and stream the answers."""
-    if interactive:
-        click.echo("/clear begins anew, /exit leaves", err=True)
-    while True:
-        if interactive:
-            click.echo("\n> ", nl=False, err=True)
-        try:
-            line = sys.stdin.readline()
-        except KeyboardInterrupt:
-            return
-        said = line.rstrip("\n")
-        if not line or said.strip() == "/exit":
-            return
-        if said.strip() == "/clear":
-            talk.clear()
-        elif said.strip():
-            answer(talk, said)
-
-
-def answer(talk: Any, said: str) -> None:
-    """One turn; what cannot be said is told, and the conversation goes on."""
-    from camelid.errors import BadData
-    from camelid.generate.chat import Forgot
-    from camelid.generate.decode import Token
-
-    try:
-        for event in talk.say(said):
-            if isinstance(event, Forgot):
-                click.echo(f"(forgot the {event.exchanges} oldest exchanges)", err=True)
-            if isinstance(event, Token):
-                click.echo(event.text, nl=False)
-                sys.stdout.flush()
-    except KeyboardInterrupt:
-        click.echo(" ...", nl=False)
-    except (UsageError, BadData) as error:
-        click.echo(str(error), err=True, nl=False)
-    click.echo()
 
 
 @click.command(cls=Command)
@@ -495,7 +530,8 @@ def render(
 
     messages = read_messages(read_input("standard input"))
     checkpoint = directory.load(folder)
-    template, tokenizer = checkpoint.template or PLAIN, checkpoint.tokenizer
+    foreign, tokenizer = checkpoint.recognised, checkpoint.tokenizer
+    template = checkpoint.template or (foreign.template if foreign else None) or PLAIN
     generating = generating or messages[-1].role != "assistant"
     found = rendered(template, messages, tokenizer, learn=word, generate=generating)  # type: ignore[arg-type]
     if as_json:

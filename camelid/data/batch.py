@@ -20,6 +20,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import pairwise
 from typing import Literal, overload
 
@@ -244,7 +245,7 @@ class SequenceBatches:
         self.corpus, self.per_step, self.epochs = corpus, per_step, epochs
         self.micro_tokens, self.seed, self.shares, self.sequence = micro_tokens, seed, shares, sequence
         self.steps_per_epoch = -(-len(corpus) // per_step)
-        self.steps = math.ceil(epochs * self.steps_per_epoch)
+        self.steps = math.ceil(Fraction(str(epochs)) * self.steps_per_epoch)  # 1.1 as it is written
 
     @property
     def digest(self) -> str:

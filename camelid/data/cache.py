@@ -49,6 +49,7 @@ from camelid.frozen import text as frozen_text
 from camelid.tokenizers.protocol import Tokenizer
 
 WAIT = 600.0  # seconds to wait for another process that is making the same corpus
+READING = 2  # raised whenever the same dialogues are read otherwise: since 2, a reply's weight is heeded
 
 
 def save(corpus: Corpus, path: Path) -> Corpus:
@@ -114,6 +115,7 @@ def from_dialogues(
         return rendered_pairs(read, template, tokenizer, learn, length, over_length, bad_rows, tally)
 
     made_from = {
+        "reading": READING,
         "template": frozen_text(template),
         "learn": learn,
         "length": length,

@@ -3,10 +3,12 @@
     text       {"text"}
     alpaca     {"instruction", "input" (may be empty or absent), "output"}, "system" if there is one
     sharegpt   {"conversations": [{"from": "human" | "gpt" | ..., "value"}]}, "system" if there is one
-    messages   {"messages": [{"role": "user" | "assistant" | "system", "content"}]}; a reply may have a "mark"
+    messages   {"messages": [{"role": "user" | "assistant" | "system", "content"}]}; a reply may have a "mark", and in both
+               forms of turns a "weight": 0 shows it without learning it (OpenAI's fine-tuning format), 1 learns it
     apibench   {"code", "api_call", "api_data"}: request and answer stand in "code" as one text, see `_apibench`
 
-Other fields of a record are left aside, except those that would change what it means (`REFUSED`). A field that is null
+Other fields of a record or a turn are left aside, except those that would change what it means (`REFUSED`,
+`REFUSED_BESIDE_TURNS`, `REFUSED_IN_TURNS`). A field that is null
 counts as absent.
 """
 
@@ -34,6 +36,15 @@ REFUSED = {  # a field that changes what the record means: what the record is
     "chosen": "a preference, not a dialogue to imitate",
     "rejected": "a preference, not a dialogue to imitate",
     "history": "an Alpaca record with earlier turns; write it as messages",
+}
+REFUSED_BESIDE_TURNS = {
+    "tools": "one in which functions may be called, which are not shown to the model here",
+    "functions": "one in which functions may be called, which are not shown to the model here",
+}
+REFUSED_IN_TURNS = {  # what such a turn is
+    "tool_calls": "a call of functions, which this format's reader cannot show",
+    "function_call": "a call of a function, which this format's reader cannot show",
+    "tool_call_id": "what a function answered, which this format's reader cannot show",
 }
 SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 MESSAGE_ROLES = {"user": "user", "assistant": "assistant", "system": "system"}
@@ -105,6 +116,8 @@ class OneFormat:
                 raise Unfit(f"turn {number + 1} is the system's, which only the first may be")
         if not any(message.role == "assistant" for message in messages):
             raise Unfit("no turn is the assistant's: there is nothing to learn")
+        if not any(message.learned for message in messages if message.role == "assistant"):
+            raise Unfit("every turn of the assistant has the weight 0: there is nothing to learn")
         return messages
 
     def _settle(self, data: Mapping[str, object]) -> Format:
@@ -153,6 +166,10 @@ def formats(
     for name, meaning in REFUSED.items():
         if data.get(name):
             raise Unfit(f"{_shown(data)}: {name!r} makes it {meaning}")
+    if data.get("messages") or data.get("conversations"):
+        for name, meaning in REFUSED_BESIDE_TURNS.items():
+            if data.get(name) and data[name] != "[]":  # some write the list as text
+                raise Unfit(f"{_shown(data)}: {name!r} makes it {meaning}; leave such rows out")
     if isinstance(data.get("label"), bool) and "text" not in data:
         raise Unfit(f"{_shown(data)}: a true or false 'label' makes it a verdict, not a dialogue to imitate")
     there = {name for name, value in data.items() if value is not None}
@@ -286,13 +303,31 @@ def _turns(turns: object, name: str, role: str, content: str, roles: Mapping[str
         if not isinstance(turn, dict):
             raise Unfit(f"turn {number} is {kind(turn)}, not an object")
         speaker = _string(turn, role, f"turn {number}: ")
+        for refused, meaning in REFUSED_IN_TURNS.items():
+            if turn.get(refused):
+                raise Unfit(f"turn {number}: {refused!r} makes it {meaning}; leave such rows out")
         if speaker not in roles:
             raise Unfit(f"turn {number}: {role!r} is {speaker[:40]!r}, not one of {', '.join(roles)}")
         said = _message(roles[speaker], _string(turn, content, f"turn {number}: "))
         if said.role == "user" and not said.content.strip():
             raise Unfit(f"turn {number}: {content!r} of the {speaker} is empty: nothing is asked")
-        messages.append(replace(said, mark=_optional(turn, "mark")))
+        messages.append(replace(said, mark=_optional(turn, "mark"), learned=_weighed(turn, said.role, number)))
     return messages
+
+
+def _weighed(turn: Mapping[str, object], role: str, number: int) -> bool:
+    """Whether a turn's own fields let it be learned. Raises Unfit for what they cannot say."""
+    if turn.get("train", True) not in (None, True):
+        told = 'write "weight": 0 where a reply is to be shown and not learned'
+        raise Unfit(f"turn {number}: 'train' is {turn['train']!r:.40}; {told}")
+    weight = turn.get("weight")
+    if weight is None or (role != "assistant" and weight == 0):
+        return True
+    if weight not in (0, 1) or isinstance(weight, bool):
+        raise Unfit(f"turn {number}: 'weight' is {str(weight)[:40]}, not 0 or 1: a reply is learned, or it is not")
+    if role != "assistant":
+        raise Unfit(f"turn {number}: 'weight' asks that a turn of the {role} is learned; only the assistant's are")
+    return bool(weight)
 
 
 def _message(role: str, content: str) -> Message:

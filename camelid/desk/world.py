@@ -146,11 +146,6 @@ class World:
         """Name -> its pronoun as it starts a sentence."""
         return dict.fromkeys(self.kind_of, "It") | {person.name: person.pronoun.capitalize() for person in self.people}
 
-    @cached_property
-    def residents(self) -> Mapping[str, tuple[str, ...]]:
-        """Place -> the people who live there."""
-        return {place.name: tuple(p.name for p in self.people if p.home == place.name) for place in self.places}
-
     def words(self, of: str) -> tuple[str, ...]:
         """The closed words of one class ("animal", "colour", ...) that this world uses."""
         return lexicon.CLASSES[of][: self.size.words]

@@ -57,7 +57,9 @@ def _beginning(template: Template, names: Mapping[str, str]) -> list[str]:
         _said(template.opening, names),
     ]
     if template.system:
-        lines += ["{%- if system is not none -%}", _said(template.system, names), "{%- endif -%}"]
+        lines += ["{%- if system is not none -%}", _said(template.system, names)]
+        lines += ["{%- else -%}", _said(template.without_system, names)] if template.without_system else []
+        lines += ["{%- endif -%}"]
     return lines
 
 

@@ -17,9 +17,12 @@ class Message:
 
     `mark` says of what kind an assistant's reply is, for templates that announce kinds in words of their own
     (`Template.marks`): Koala's "poor" replies follow "An Unhelpful Answer:".
+
+    `learned` is False for a reply that is shown and not imitated, whatever else of its dialogue is learned.
     """
 
     role: Role
     content: str
     input: str = ""
     mark: str = ""
+    learned: bool = True

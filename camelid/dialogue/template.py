@@ -41,6 +41,7 @@ LEARN: tuple[Learn, ...] = ("response", "assistant", "last", "everything")
 PATTERNS: Mapping[str, tuple[str, ...]] = {
     "opening": (),
     "system": ("system",),
+    "without_system": (),
     "user": ("instruction",),
     "user_with_input": ("instruction", "input"),
     "user_with_system": ("instruction", "system"),
@@ -77,6 +78,7 @@ class Template:
     user_with_system: str = ""  # the first user turn with the system message folded in, instead of a turn of its own
     system: str = ""  # a system turn of its own; with both empty, system messages are refused
     default_system: str = ""  # the system message of dialogues that bring none
+    without_system: str = ""  # what stands in place of the system turn in dialogues that bring no message for it
     opening: str = "{bos}"
     cue: str = ""  # what announces a reply
     marks: tuple[tuple[str, str], ...] = ()  # (mark, what announces a reply of that kind in place of `cue`)
@@ -109,6 +111,8 @@ class Template:
             problems.add("template.user_with_system", "is set beside template.system", "keep one of the two")
         if self.default_system and not self.takes_system:
             problems.add("template.default_system", "has no place to stand", "set template.system or user_with_system")
+        if self.without_system and (self.default_system or not self.system):
+            problems.add("template.without_system", "stands for a system turn without default", "set template.system")
         if "" in (*self.markers, *self.stop_texts):
             problems.add("template.markers" if "" in self.markers else "template.stop_texts", "has an empty text")
         problems.raise_data()
@@ -179,6 +183,8 @@ def _parts(template: Template, messages: Sequence[Message], generate: bool) -> I
     yield from _filled(template.opening, {}, -1)
     if template.system and (given or system):
         yield from _filled(template.system, {"system": system}, 0 if given else -1)
+    elif not given:
+        yield from _filled(template.without_system, {}, -1)
     for index in range(1 if given else 0, len(messages)):
         message = messages[index]
         if message.role == "assistant":
@@ -297,8 +303,9 @@ def render(
 
     `learn` names what is supervised: "response" and "assistant" every assistant turn with its end token (one word for
     single exchanges, one for chats), "last" only the last assistant turn, "everything" all ids but the very first,
-    which nothing predicts. The ids do not depend on it: a run of text never crosses the border between a prompt and its
-    reply, so the ids of a prompt are exactly the first ids of the same dialogue with its reply.
+    which nothing predicts; of these, never a reply whose message is not `learned`. The ids do not depend on it: a run of
+    text never crosses the border between a prompt and its reply, so the ids of a prompt are exactly the first ids of the
+    same dialogue with its reply.
 
     Raises BadData for messages that the template cannot express, UsageError where the tokenizer lacks a control token.
     """
@@ -325,6 +332,9 @@ def render(
             start = replies.pop().start if joined else start
             replies.append(Reply(first.message, start, len(ids)))
     supervised = _supervised(len(ids), replies, learn)
+    for reply in replies:
+        if not messages[reply.message].learned:
+            supervised[reply.start : reply.end] = [False] * (reply.end - reply.start)
     return Rendered(ids, supervised, _stops(template, controls), template.stop_texts, tuple(replies), starts)
 
 

@@ -13,6 +13,7 @@ from camelid.dialogue.published import PLAIN
 from camelid.dialogue.template import Template
 from camelid.errors import Problem, UsageError
 from camelid.evaluate.interval import wilson
+from camelid.evaluate.score import Score
 from camelid.generate.answer import Completion
 from camelid.generate.decode import ROWS
 from camelid.generate.limits import reach
@@ -22,21 +23,6 @@ from camelid.generate.settings import Settings
 ALL = "all"
 TOO_LONG = "context"  # the finish reason of a question that was not put
 BEYOND = 8  # ours: ids that an answer may be longer than the longest right one, so that none is right by being cut off
-
-
-@dataclass(frozen=True)
-class Score:
-    """Right answers of one family, or of all, with Wilson's 95 % interval of the share."""
-
-    family: str
-    correct: int
-    count: int
-    low: float
-    high: float
-
-    @property
-    def share(self) -> float:
-        return self.correct / self.count
 
 
 @dataclass(frozen=True)

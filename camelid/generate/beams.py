@@ -18,7 +18,7 @@ from torch import Tensor
 from camelid.generate.answer import Answer, Completion
 from camelid.generate.decode import CHUNK, Model, check_prompts, reach
 from camelid.generate.forward import read, tile
-from camelid.generate.sample import largest, log_total, row_of
+from camelid.generate.sample import Ranked, largest, log_total, ranked, row_of
 from camelid.generate.settings import Settings
 from camelid.generate.stop import cut
 from camelid.models.llama import paged_cache
@@ -36,12 +36,13 @@ class Beam:
 
 @dataclass(frozen=True)
 class _Path:
-    """Ids with their log-probabilities, and the row whose pages hold all but the last."""
+    """Ids with their log-probabilities and the likeliest at their places, and the row whose pages hold all but the last."""
 
     row: int
     ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     total: float = 0.0
+    tops: tuple[Ranked, ...] = ()
 
     def score(self, penalty: float) -> float:
         return self.total / math.pow(len(self.ids), penalty)
@@ -67,7 +68,7 @@ def search(
     wide = max(2, 1 + len(ends)) * settings.beams  # so many cannot all end, unless room does
     running, finished = [_Path(0)], list[_Path]()
     while running:
-        found = _continued(running, steps.logits(running), wide, len(prompt_ids))
+        found = _continued(running, steps.logits(running), wide, len(prompt_ids), settings.top_logprobs)
         done = [_ends(path, ends, settings.stop_texts, room, tokenizer, starts) for path in found]
         finished += [path for path, over in zip(found[: settings.beams], done, strict=False) if over]
         finished = sorted(finished, key=lambda path: -path.score(settings.length_penalty))[: settings.beams]
@@ -150,17 +151,19 @@ class _Steps:
         return page
 
 
-def _continued(paths: Sequence[_Path], logits: Tensor, count: int, start: int) -> list[_Path]:
-    """The `count` likeliest continuations by one id, the likeliest first."""
+def _continued(paths: Sequence[_Path], logits: Tensor, count: int, start: int, tops: int) -> list[_Path]:
+    """The `count` likeliest continuations by one id, the likeliest first; each notes the `tops` likeliest at its place."""
     rows = [row_of(row, start + len(paths[0].ids)) for row in logits]
     logs = np.stack([row - log_total(row) for row in rows])
+    likeliest = [(ranked(row, tops),) if tops else () for row in logs]
     totals = (logs + np.array([path.total for path in paths])[:, None]).reshape(-1)
     places = largest(totals, count)
     found = []
     for place in places[np.argsort(-totals[places], kind="stable")].tolist():
         row, id = divmod(place, logs.shape[1])
         path = paths[row]
-        found.append(_Path(row, (*path.ids, id), (*path.logprobs, float(logs[row, id])), float(totals[place])))
+        logprobs, noted = (*path.logprobs, float(logs[row, id])), (*path.tops, *likeliest[row])
+        found.append(_Path(row, (*path.ids, id), logprobs, float(totals[place]), noted))
     return found
 
 
@@ -184,7 +187,8 @@ def _beam(
     path: _Path, prompt_ids: Sequence[int], settings: Settings, tokenizer: Tokenizer | None, room: int, starts: bool
 ) -> Beam:
     answer = Answer(prompt_ids, settings, tokenizer, room=room, starts=starts)
-    for id, logprob in zip(path.ids, path.logprobs, strict=True):
+    tops = path.tops or [()] * len(path.ids)
+    for id, logprob, top in zip(path.ids, path.logprobs, tops, strict=True):
         if answer.finish_reason is None:
-            answer.add(id, logprob)
+            answer.add(id, logprob, top)
     return Beam(answer.completion(), path.score(settings.length_penalty) if path.ids else 0.0)

@@ -143,9 +143,10 @@ def stored(checkpoint: Checkpoint) -> Certificate | None:
     return None if told is None else _read(told, checkpoint.path)
 
 
-def weights_of(checkpoint: Checkpoint) -> str:
-    """How a model's weights are stored, as certificates name it."""
-    return ", ".join(checkpoint.forms) if checkpoint.quantised else checkpoint.dtype
+def rounded_to(checkpoint: Checkpoint, certificate: Certificate) -> str:
+    """What the weights were rounded to since the certificate was made, by this file or one on the way; "" if nothing."""
+    before = str(checkpoint.told.get("provenance", {}).get("rounded_to", ""))
+    return before or (checkpoint.stored_as if checkpoint.stored_as != certificate.weights else "")
 
 
 def prompt(number: int, vocab: int, length: int) -> list[int]:

@@ -65,6 +65,19 @@ class Chat:
         self._hush()
         self.messages = [message for message in self.messages if message.role == "system"]
 
+    def begin(self, system: str = "") -> None:
+        """Begins anew with this system message, or with none."""
+        self._hush()
+        self.messages = [Message("system", system)] if system else []
+
+    def undo(self) -> Message | None:
+        """Takes the last exchange back; the user's message of it, None where there is none."""
+        self._hush()
+        if len(self.messages) < 2 or self.messages[-1].role != "assistant":
+            return None
+        *self.messages, asked, _ = self.messages
+        return asked
+
     def _reply(self, prompt: Prompt, messages: list[Message], dropped: int) -> Generator[Event | Forgot, None, None]:
         if dropped:
             yield Forgot(dropped)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from camelid.generate.answer import Completion
 from camelid.generate.beams import search
-from camelid.generate.decode import GREEDY, Model, complete_all
+from camelid.generate.decode import GREEDY, Model, complete, complete_all
 from camelid.generate.settings import Settings
 from camelid.nn.paged import CacheKind
 from camelid.randomness import key
@@ -55,7 +56,12 @@ def complete_choices(
     """The `n` answers that the settings ask for; arguments and faults are those of decode.generate."""
     if settings.beams > 1:
         found = search(model, prompt_ids, settings, tokenizer, starts=starts, cache=cache)
-        return tuple(beam.completion for beam in found)
+        notes = dict[str, Any]()
+        if settings.prompt_logprobs:
+            asked = Settings(max_tokens=0, prompt_logprobs=True, top_logprobs=settings.top_logprobs)
+            noted = complete(model, prompt_ids, asked, cache=cache)
+            notes = {name: getattr(noted, name) for name in ("prompt_logprobs", "prompt_top_logprobs")}
+        return tuple(replace(beam.completion, **notes) for beam in found)
     wanted = branches(settings)
     return best(
         settings, complete_all(model, [prompt_ids] * len(wanted), wanted, tokenizer, starts=starts, cache=cache)

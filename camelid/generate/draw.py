@@ -55,9 +55,10 @@ def _largest(model: Model, logits: Tensor) -> tuple[list[int], list[float], int]
         return ids.tolist(), logprobs.tolist(), wrong
     finite = torch.isfinite(logits).all(dim=-1)
     ids = logits.argmax(dim=-1)
-    chosen = [
-        float(log_probability(row.clone(), id)) for row, id in zip(logits, ids, strict=True)
-    ]  # each in its own shape
+    if logits.is_cpu:  # each in its own shape, so that its bits do not depend on the others
+        chosen = [float(log_probability(row.clone(), id)) for row, id in zip(logits, ids, strict=True)]
+    else:
+        chosen = log_probability(logits, ids).tolist()
     return ids.tolist(), chosen, -1 if finite.all() else int(finite.int().argmin())
 
 

@@ -15,8 +15,9 @@ before are not read again. Neither changes an answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any, Literal
 import torch
 
 from camelid.dialogue.message import Message
+from camelid.dialogue.template import Template
 from camelid.errors import BadData, Problem, ProblemList, UsageError, did_you_mean
 from camelid.frozen import from_data, to_data
 from camelid.generate.answer import Completion
@@ -34,9 +36,11 @@ from camelid.generate.events import Token
 from camelid.generate.loaded import Loaded, Prompt, load
 from camelid.generate.request import Request
 from camelid.generate.settings import Settings
+from camelid.native.matrix import KINDS
 from camelid.nn.paged import CACHES, CacheKind
 
 Said = str | Sequence[Message | Mapping[str, str]]
+ENGINES = ("native", "pytorch", "compiled")
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 
 
@@ -95,8 +99,7 @@ class LanguageModel:
         `raw` leaves the template out: the begin token and the text, to be continued as a base model was trained.
         """
         own = _changed(settings, changes)
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        return self._answers([self.loaded.prompt(text, raw=raw) for text in texts], own)
+        return self._answers([self.loaded.prompt(text, raw=raw) for text in _texts("prompts", prompts)], own)
 
     def stream(
         self, said: Said, settings: Settings = GREEDY, *, raw: bool = False, **changes: Any
@@ -111,7 +114,7 @@ class LanguageModel:
 
     def score(self, texts: str | Sequence[str]) -> list[Scored]:
         """How likely each text is: the begin token and its ids, as a document. Those of one full reading, to the bit."""
-        prompts = [self.loaded.prompt(text, raw=True) for text in ([texts] if isinstance(texts, str) else texts)]
+        prompts = [self.loaded.prompt(text, raw=True) for text in _texts("texts", texts)]
         found = self._answers(prompts, Settings(max_tokens=0, prompt_logprobs=True))
         return [Scored(one.prompt_ids, one.prompt_logprobs or ()) for one in found]
 
@@ -149,16 +152,33 @@ def load_model(
     threads: int | None = None,
     rows: int = ROWS,
     cache: CacheKind = "float",
+    template: Template | None = None,
 ) -> LanguageModel:
     """See `camelid.load`."""
-    if cache not in CACHES:
-        raise UsageError([Problem("cache", f"found {cache!r}", did_you_mean(cache, tuple(CACHES)))])
-    if dtype is not None and dtype not in DTYPES:
-        raise UsageError([Problem("dtype", f"found {dtype!r}", did_you_mean(dtype, DTYPES))])
+    problems = ProblemList()
+    words: tuple[tuple[str, str | None, Collection[str]], ...] = (
+        ("engine", engine, ENGINES),
+        ("weights", weights, KINDS),
+        ("dtype", dtype, DTYPES),
+        ("cache", cache, CACHES),
+    )
+    for name, value, known in words:
+        if value is not None and value not in known:
+            problems.add(name, f"found {value!r}", did_you_mean(str(value), tuple(known)))
+    for name, count in (("threads", threads), ("rows", rows)):
+        if count is not None and (type(count) is not int or count < 1):
+            problems.add(name, f"found {count!r}", "give a whole number, 1 or more")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(device)):
+        problems.add("device", f"found {str(device)!r}", 'give "cpu", "cuda" or "cuda:1"')
+    elif str(device) != "cpu" and not torch.cuda.is_available():
+        problems.add("device", f"{device} where PyTorch finds no GPU", 'give "cpu"')
+    problems.raise_usage()
     if threads is not None:
         torch.set_num_threads(threads)
     found = None if dtype is None else getattr(torch, dtype)
-    loaded = load(Path(path), dtype=found, device=device, weights=weights, engine=engine, cache=cache)
+    loaded = load(
+        Path(path), dtype=found, device=device, weights=weights, engine=engine, cache=cache, template=template
+    )
     return LanguageModel(loaded, rows=rows)
 
 
@@ -170,27 +190,47 @@ def _tokens(request: Request) -> Generator[Token, None, Completion]:
 
 
 def _changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
-    """The settings with some changed by name; lists serve as tuples. Raises UsageError for unknown names and types."""
+    """The settings with some changed by name; lists serve as tuples, and a dict as the pairs of `logit_bias`. Raises
+    UsageError for unknown names and types."""
     known = [field.name for field in fields_of(Settings)]
     problems = ProblemList()
     for name in changes:
         if name not in known:
             problems.add(name, "is no setting", did_you_mean(name, known))
     problems.raise_usage()
+    if isinstance(biases := changes.get("logit_bias"), Mapping):
+        changes = {**changes, "logit_bias": tuple(biases.items())}
     plain = {name: to_data(tuple(value) if isinstance(value, list) else value) for name, value in changes.items()}
     try:
         return from_data(Settings, {**_fields(settings), **plain}, "settings")
     except BadData as error:
-        raise UsageError(error.problems) from None
+        raise UsageError(
+            [replace(problem, where=problem.where.removeprefix("settings.")) for problem in error.problems]
+        ) from None
 
 
 def _fields(settings: Settings) -> dict[str, Any]:
     return {field.name: to_data(getattr(settings, field.name)) for field in fields_of(Settings)}
 
 
+def _texts(name: str, given: str | Sequence[str]) -> list[str]:
+    """One text or several. Raises UsageError naming all that are none."""
+    problems = ProblemList()
+    texts = [given] if isinstance(given, str) or not isinstance(given, Iterable) else list(given)
+    for index, text in enumerate(texts):
+        if not isinstance(text, str):
+            where = name if text is given else f"{name}[{index}]"
+            problems.add(where, f"found {type(text).__name__}", "give a text, or a list of texts")
+    problems.raise_usage()
+    return texts
+
+
 def _messages(said: Said) -> list[Message]:
     if isinstance(said, str):
         return [Message("user", said)]
+    wanted = 'give {"role": "user", "content": "..."}'
+    if isinstance(said, Mapping) or not isinstance(said, Iterable):
+        raise UsageError([Problem("messages", f"found {type(said).__name__}", f"{wanted}, in a list")])
     found, problems = [], ProblemList()
     for index, one in enumerate(said):
         where = f"messages[{index}]"
@@ -202,6 +242,6 @@ def _messages(said: Said) -> list[Message]:
             except BadData as error:
                 problems.problems += error.problems
         else:
-            problems.add(where, f"found {type(one).__name__}", 'give {"role": "user", "content": "..."}')
+            problems.add(where, f"found {type(one).__name__}", wanted)
     problems.raise_usage()
     return found

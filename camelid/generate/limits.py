@@ -41,7 +41,7 @@ def check_single(settings: Sequence[Settings]) -> None:
         for name in ("n", "best_of", "beams"):
             if getattr(own, name) > 1:
                 found = f"{getattr(own, name)} answers where one is given"
-                problems.add(name, found, "ask choices.complete_choices for several")
+                problems.add(name, found, "ask LanguageModel.generate or choices.complete_choices for several")
     problems.raise_usage()
 
 

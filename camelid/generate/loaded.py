@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from camelid.checkpoints import delta, directory
+from camelid.dialogue.foreign import Recognised
 from camelid.dialogue.message import Message
 from camelid.dialogue.published import PLAIN
 from camelid.dialogue.template import Rendered, Template, render
@@ -20,10 +21,11 @@ from camelid.generate.decode import GREEDY, ROWS, Event, Model, complete_all, en
 from camelid.generate.engine import Engine as Runs
 from camelid.generate.gguf import as_stored
 from camelid.generate.settings import Settings
+from camelid.generate.widening import widened
 from camelid.machine import no_compiler
 from camelid.models.shape import LlamaShape
-from camelid.native.build import built, switched_off
-from camelid.native.library import library, state
+from camelid.native.build import Absent, built, switched_off
+from camelid.native.library import state
 from camelid.native.llama import NativeLlama
 from camelid.native.matrix import Kind
 from camelid.nn.paged import CacheKind
@@ -54,8 +56,10 @@ class Prompt:
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A model, its tokenizer and its template; `template` is None for a base model and for foreign folders.
+    """A model, its tokenizer and its template; `template` is None for a base model.
 
+    `foreign` says how the template of a foreign model is known (dialogue/foreign.py); None where nothing was to be
+    recognised.
     `ends` are the ids by which the folder says that a text ends; they stop every answer. `engine` says what computes:
     "native float32, AVX-512 VNNI", or "PyTorch float32" with the reason where the kernels could not be had. `cache` says
     how keys and values are kept (see Engine).
@@ -69,6 +73,7 @@ class Loaded:
     ends: tuple[int, ...] = ()
     engine: str = "PyTorch"
     cache: CacheKind = "float"
+    foreign: Recognised | None = None
 
     def prompt(self, said: Said, *, raw: bool = False, template: Template | None = None) -> Prompt:
         """What the model is given for a text (one user message) or for messages.
@@ -169,11 +174,13 @@ def load(
     weights: Kind | None = None,
     engine: Engine | None = None,
     cache: CacheKind = "float",
+    template: Template | None = None,
 ) -> Loaded:
     """The model in a folder, ours or Hugging Face's, or in a GGUF file, ready to answer.
 
-    `dtype` is that of the stored weights by default. Quantised weights are read by the native kernels as they are where
-    these can (GGUF's Q8_0 and Q4_0, symmetric GPTQ without act-order), and otherwise decoded to float32.
+    `dtype` is that of the stored weights by default; float16 becomes float32 on a CPU (see widening.py). Quantised
+    weights are read by the native kernels as they are where these can (GGUF's Q8_0 and Q4_0, symmetric GPTQ without
+    act-order), and otherwise decoded to float32.
 
     engine   "native" (the kernels of camelid/native: CPU, float32 activations), "pytorch", or "compiled": PyTorch with its
              passes compiled, whose last bits may depend on what is decoded beside a request; by default native where
@@ -182,6 +189,7 @@ def load(
              bf16 rounds what products take in to bf16 as well, as PyTorch does; float32 computes with the same stored
              weights and rounds nothing, in twice the memory
     cache    how keys and values are kept: "float", or "int8", which takes 3.6 times less memory and rounds
+    template in which it talks, instead of its own
 
     Raises BadFile naming everything that is wrong with the folder, before any weight is read, and UsageError where
     native kernels were asked for, by `engine` or `weights`, and cannot be had.
@@ -189,9 +197,14 @@ def load(
     checkpoint = directory.load(path, check=check)
     if (wrong := delta.problem(checkpoint)) is not None:
         raise UsageError([wrong])
-    tokenizer, template = checkpoint.tokenizer, checkpoint.template
-    asked = dtype or getattr(torch, checkpoint.dtype)
-    why = _no_native(asked, torch.device(device), engine, weights)
+    tokenizer, foreign = checkpoint.tokenizer, checkpoint.recognised if template is None else None
+    template = template or checkpoint.template or (foreign.template if foreign else None)
+    device = torch.device(device)
+    if widened(checkpoint.dtype, device=device.type, dtype=dtype, engine=engine):
+        asked = torch.float32
+    else:
+        asked = dtype or getattr(torch, checkpoint.dtype)
+    why = _no_native(asked, device, engine, weights)
     model: Model
     stored = None
     if why is None and dtype is None and weights is None:
@@ -203,13 +216,14 @@ def load(
         model = NativeLlama.load(checkpoint.shape, checkpoint.tensors(), kind)
         told = f"native {kind}, {state().split(',')[0]}"
     else:
-        model = plain = directory.build(checkpoint, dtype, device).eval().requires_grad_(False)
+        model = plain = directory.build(checkpoint, asked, device).eval().requires_grad_(False)
         plain.compiled = engine == "compiled"
         told = f"{'compiled ' * plain.compiled}PyTorch {str(asked).removeprefix('torch.')}" + (
             f" ({why})" if why else ""
         )
     told += "" if cache == "float" else f", keys and values in {cache}"
-    return Loaded(model, tokenizer, template, checkpoint.shape, checkpoint.path, checkpoint.generation.eos, told, cache)
+    ends = checkpoint.generation.eos
+    return Loaded(model, tokenizer, template, checkpoint.shape, checkpoint.path, ends, told, cache, foreign)
 
 
 def _no_native(dtype: torch.dtype, device: torch.device, engine: Engine | None, weights: Kind | None) -> str | None:
@@ -227,7 +241,8 @@ def _no_native(dtype: torch.dtype, device: torch.device, engine: Engine | None, 
             problems.add("weights", f"{weights} for PyTorch", "leave out weights, or use the native engine")
         problems.raise_usage()
         return ""
-    missing = state() if not unfit and library() is None else ""
+    absent = built()
+    missing = absent.reason if not unfit and isinstance(absent, Absent) else ""
     if not unfit and not missing:
         return None
     if engine == "native" or weights is not None:
@@ -235,7 +250,7 @@ def _no_native(dtype: torch.dtype, device: torch.device, engine: Engine | None, 
         remedy = "see camelid doctor, or use the engine pytorch and the stored weights"
         problems.add(setting, f"{weights or engine} needs the native kernels: {unfit or missing}", remedy)
         problems.raise_usage()
-    return "" if switched_off() else f"no native kernels: {getattr(built(), 'reason', unfit)}"
+    return "" if switched_off() else f"no native kernels: {missing or unfit}"
 
 
 def _only_text(messages: Sequence[Message]) -> str:

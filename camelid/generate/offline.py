@@ -97,27 +97,23 @@ def answer_file(
     truncate  cuts the beginning of prompts that are too long, and says in the answer how many ids were cut
     skip_bad  answers rows that cannot be answered with their error; otherwise nothing is begun
 
-    Raises BadData naming the rows that cannot be answered, BadFile for a file that is no JSON lines, UsageError for
-    answers of another job, StoreError where they cannot be written.
+    Raises BadData naming the rows that cannot be answered, BadFile for a file that is no JSON lines, UsageError where
+    `out` holds anything but answers to these rows (it is left as it is), StoreError where they cannot be written.
     """
-    told = {"model": directory.load(loaded.path, check="lengths").digest, "engine": loaded.engine, "cut": truncate}
+    digest = directory.load(loaded.path, check="lengths").digest
+    told = {"model": digest, "engine": loaded.engine, "cut": truncate, "template": to_data(loaded.template)}
     outcome = Outcome()
     with locked(out):
-        cut_torn(out, max_line=LONGEST)
-        written = [value for _, value in read_lines(out, max_line=LONGEST)] if out.exists() else []
-        problems = _Wrong(source)
+        problems, written = _Wrong(source), _Written(out)
         for row in read(source, settings, told):
             outcome.rows += 1
-            if outcome.rows <= len(written):
-                _check_written(out, row, written[outcome.rows - 1])
-                outcome.failed += "error" in _object(written[outcome.rows - 1])
+            if (answer := written.answer(row)) is not None:
+                outcome.before += 1
+                outcome.failed += "error" in answer
             elif not skip_bad and (wrong := row.wrong or _asked(loaded, row, truncate).error):
                 problems.add(row.line, wrong)
         problems.settle(outcome.rows)
-        if len(written) > outcome.rows:
-            found = f"holds {len(written)} answers for {outcome.rows} rows"
-            raise UsageError([Problem(str(out), found, "name another file for the answers")])
-        outcome.before = len(written)
+        written.settle(outcome.rows)
         engine = loaded.runs(rows)
         outcome.tally = engine.tally
         waiting = islice(read(source, settings, told), outcome.before, None)
@@ -192,7 +188,7 @@ def _asked(loaded: Loaded, row: Row, truncate: bool) -> _Going:
         check_prompts(loaded.shape, [ids], [own])
         check_constraints([own])
     except Problems as error:
-        return _Going(row, None, 0, [], error=str(error))
+        return _Going(row, None, 0, [], error="; ".join(map(str, error.problems)))
     return _Going(row, replace(prompt, ids=ids), cut, [])
 
 
@@ -313,11 +309,54 @@ def _object(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _check_written(out: Path, row: Row, value: object) -> None:
-    """Raises UsageError where an answer that is there is not this row's."""
-    if _object(value).get("key") != row.key or _object(value).get("line") != row.line:
-        found = f"line {row.line} holds the answer of another prompt, setting or model"
-        raise UsageError([Problem(str(out), found, "name another file for the answers, or remove this one")])
+class _Written:
+    """The answers that are there already, one after the other beside the rows that they answer.
+
+    What a kill left behind the last whole line is cut off once all rows have been seen, and only if it is the beginning
+    of the next answer: any other file is somebody's, and stays as it is.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out, self._end, self._count = out, 0, 0
+        self._lines = read_lines(out, max_line=LONGEST) if out.exists() else iter(())
+        self._torn = False
+
+    def answer(self, row: Row) -> dict[str, Any] | None:
+        """The answer to this row, the next one; None where there is none. Raises UsageError where there is another."""
+        try:
+            line = None if self._torn else next(self._lines, None)
+        except BadFile:
+            self._check_torn(row.line)
+            self._torn, line = True, None
+        if line is None:
+            return None
+        self._end, value = line
+        answer = _object(value)
+        if answer.get("key") != row.key or answer.get("line") != row.line:
+            raise self._refused(f"line {row.line} holds the answer of another prompt, setting or model")
+        self._count += 1
+        return answer
+
+    def settle(self, rows: int) -> None:
+        """Cuts off what was torn. Raises UsageError where there are more answers than rows."""
+        if not self._torn and (more := sum(1 for _ in self._lines)):
+            raise self._refused(f"holds {self._count + more} answers for {rows} rows")
+        if self._torn:
+            cut_torn(self._out, max_line=LONGEST)
+
+    def _check_torn(self, line: int) -> None:
+        """Raises UsageError unless all that is left of the file is one line, cut short, that begins as this answer does."""
+        begins = b'{"line":%d,' % line
+        with open(self._out, "rb") as file:
+            file.seek(self._end)
+            left = file.readline(LONGEST + 1)
+            is_last = not left.endswith(b"\n") and len(left) <= LONGEST
+        left = left.rstrip(b"\0")  # a power cut may leave the length of what was never written
+        if not is_last or not (left.startswith(begins) or begins.startswith(left)):
+            raise self._refused(f"what it holds at offset {self._end} is no answer to line {line}")
+
+    def _refused(self, found: str) -> UsageError:
+        return UsageError([Problem(str(self._out), found, "name another file for the answers, or remove this one")])
 
 
 class _Wrong:

@@ -12,17 +12,20 @@ and the answer is equal bit for bit; through PyTorch up to rounding, as between 
 How much is guessed follows what guesses were worth of late and what passes cost here (`Odds`): none at all on text that
 cannot be guessed. And it is paid for: whatever guesses lost in time, against passes without any, is at most a small share
 of the time taken so far and of what other guesses have saved. Both are measured while the answer grows, so that guessing
-backs off as well where others are at work and passes of several rows take longer than they promised.
+backs off as well where others are at work and passes of several rows take longer than they promised. Where they hold up
+single passes, too, savings cannot be told from luck: a turn of guesses is held against the median of turns without, and
+a guess must be able to pay for their spread as well.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from statistics import mean, median
+from statistics import median
 from typing import Protocol
 
 import torch
@@ -62,6 +65,8 @@ WEIGHT = 0.15  # ours: of a new observation of how often guesses are right
 UNSEEN, HOPED = 0.1, 0.6  # ours: how often guesses are taken to be right before any was seen: those that can be watched
 # without being used, and those that cannot
 TURNS = 16  # ours: turns without guesses that are remembered
+WATCHED = 8  # ours: of these, so many come before a draft reads the prompt, which is paid whatever comes of it
+LASTING = 1 / 64  # ours: weight of a new turn in the spread of those without guesses: disturbances are rare and large
 KEPT = 5  # ours: passes of each size that are remembered
 MARGIN = 1.1  # ours: what guesses must promise over none, for passes are never measured exactly
 REST, LONGEST_REST = 128, 1024  # ours: ids until a draft that was given up is tried again; twice as many each time
@@ -247,6 +252,9 @@ class Odds:
     saved: float = 0.0  # seconds that guesses have saved; below zero, lost
     _passes: tuple[float, ...] = ()  # seconds of a pass for each of LENGTHS; () when they are to be worked out anew
     _turns: deque[float] = field(default_factory=lambda: deque(maxlen=TURNS))  # the last ones without guesses
+    _middle: float = 0.0  # seconds of these: mean and variance, the older the less they count
+    _variance: float = 0.0
+    _plain: float = 0.0  # seconds of a turn without guesses: the median of the last
     _taken: int = 0
     _best: dict[int, tuple[float, float, int]] = field(default_factory=dict)  # by kind: chance, cost, and the answer
 
@@ -276,26 +284,36 @@ class Odds:
     def settle(self, given: int, seconds: float, *, guessed: bool) -> None:
         """Books a turn that gave so many ids, all that belongs to it included, against the time of turns without guesses.
 
-        Means are compared, not medians: what disturbs a turn now and then is part of what it costs.
+        Of these it is the median, of guesses all that they took: what disturbs turns now and then must not look like a
+        saving, and where it is part of what guesses cost it is booked.
         """
         self.spent += seconds
         if guessed:
             plain = self._plain
             self.saved = min(self.saved + given * plain - seconds, SAVED * plain)
-        else:
-            self._turns.append(seconds)
+            return
+        self._turns.append(seconds)
+        self._plain = median(self._turns)
+        away = seconds - self._middle if len(self._turns) > 1 else 0.0
+        self._middle += LASTING * away if len(self._turns) > 1 else seconds
+        self._variance = (1 - LASTING) * (self._variance + LASTING * away * away)
 
     @property
-    def _plain(self) -> float:
-        """Seconds of a turn without guesses."""
-        return mean(self._turns) if self._turns else 0.0
+    def spread(self) -> float:
+        """Seconds by which turns without guesses differ: their standard deviation of late."""
+        return math.sqrt(self._variance)
+
+    @property
+    def calm(self) -> bool:
+        """Whether enough turns without guesses were seen, and they differ by less than one takes."""
+        return len(self._turns) >= WATCHED and self.spread < self._plain
 
     def affordable(self, kind: int, cost: float) -> int:
         """How many guesses to make: those that give most ids per second, fewer where the loss of all being wrong could
         not be paid from what was saved and what may be lost."""
         found = self.best(kind, cost)
         if found:
-            purse = LOST * self.spent + self.saved
+            purse = LOST * self.spent + self.saved - self.spread
             while found and self._passes_of(found) + found * cost - self._passes_of(0) > purse:
                 found = LENGTHS[LENGTHS.index(found) - 1]
         return found
@@ -397,7 +415,7 @@ def _stream(
         if guesses:
             cache.rollback(cache.lengths[0] - (len(guesses) - right))
         turn.saw(right, len(guesses), drawn[0].id)
-        if began is not None:
+        if began is not None and not turn.reads:
             turn.odds.settle(len(tokens), clock() - began, guessed=turn.tried)
         tally.passes, tally.given = tally.passes + 1, tally.given + len(tokens)
         tally.guessed, tally.right = tally.guessed + len(guesses), tally.right + right
@@ -436,18 +454,21 @@ class _Turn:
     idle: int = 0  # passes since a guess was last wanted
     rest: int = REST
     warm: bool = False  # whether a draft has guessed before
+    reads: bool = False  # whether it does so in the present turn for the first time, which is compared with nothing
     tried: bool = False  # whether the present turn is one of guesses, or of the cost of making them
     silent: list[int] = field(default_factory=list)  # a guess that was not read, to see whether it was right
 
     def guess(self, most: int) -> list[int]:
         """The guesses for the next pass."""
         free = self.guesser.free
-        self.tried = False
+        self.tried = self.reads = False
         if free:  # looking costs nothing, and shows what the guess rests on
             self.silent = self.guesser.guess(1)
             if not self.silent:
                 return []
         if self.odds.plain_is_unknown(PLAIN):
+            return []
+        if not free and not self.warm and not self.odds.calm:
             return []
         wanted = min(most, self.odds.affordable(self.guesser.kind, self.guesser.cost))
         if wanted <= 0:
@@ -459,7 +480,7 @@ class _Turn:
             self.rest = REST
         self.idle, self.silent, self.tried = 0, [], free or self.warm
         if not free and not self.warm:  # reads the prompt first, which is what a draft costs whatever comes of it
-            self.warm, wanted = True, 1
+            self.warm, self.reads, wanted = True, True, 1
         return self.guesser.guess(wanted)
 
     def saw(self, right: int, guessed: int, first: int) -> None:

@@ -8,7 +8,7 @@ portable(model)                                      the same as an adapter for 
 merge(model) / unmerge(model)                        into the weights and exactly out again
 fold(model)                                          for good: a plain model again
 merged(model)                                        the weights of that model, made one by one
-with without_adapter(model): ...                     the base, bit for bit (a reference model for free)
+with without_adapter(model): ...                     the base, bit for bit (a reference model for free; PiSSA's rounded)
 """
 
 from __future__ import annotations
@@ -202,7 +202,11 @@ def portable(model: Llama) -> tuple[LoRA, dict[str, Tensor]]:
     """An adapter for the base as it was before the adapter was put on, and its shape: what to save, and PEFT to read.
 
     It is `adapter_state`, but for PiSSA, whose base gave directions up: s (B A - B0 A0) is a plain adapter of twice the
-    rank. Raises UsageError when the model has no adapter.
+    rank. On that base it is the trained model but for how W - s B0 A0 was kept: to float32's rounding beside a base in
+    float32, to bfloat16's beside one in bfloat16, and in few bits by all that they lost. What that moves, for any
+    adapter over a base in few bits and for PiSSA over any, stands as "merged" in the provenance of a run.
+
+    Raises UsageError when the model has no adapter.
     """
     lora, state = _require(model), adapter_state(model)
     if lora.start != "pissa":
@@ -340,7 +344,12 @@ def _ending(maps: Maps) -> Callable[..., None]:
 
 @contextmanager
 def without_adapter(model: Llama) -> Iterator[Llama]:
-    """The base for as long as the block lasts, bit for bit, merged or not (with PiSSA to float32's rounding)."""
+    """The base for as long as the block lasts, bit for bit, merged or not; in few bits, the base as they keep it.
+
+    With PiSSA, whose W gave directions up, it is W - s B0 A0 as it is kept, and s B0 A0 added to it: the base to float32's
+    rounding where it is kept in float32, to bfloat16's where in bfloat16, and in few bits neither the base nor the base
+    in those bits, but as far from it as they keep what was left.
+    """
     _require(model)
     adapted = [part for part in model.modules() if isinstance(part, LoRALinear | TrainedEmbedding | TrainedLinear)]
     merged = [part for part in adapted if isinstance(part, LoRALinear) and part.merged]

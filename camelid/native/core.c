@@ -144,7 +144,7 @@ INLINE void many_tokens(const Matrix *m, int64_t from, int64_t to, const Given *
   const int64_t wanted = fit < token_tiles / SHARE ? fit : token_tiles / SHARE, height = (wanted < 1 ? 1 : wanted) * TILE_ROWS;
   for (int64_t first = from, last; first < to; first = last) {
     last = first + height < to ? first + height : to;
-    const int64_t next = last + height < to ? last + height : to;
+    const int64_t next = last + height < m->rows ? last + height : m->rows;  // whoever has these rows, most likely we
     const char *soon = (const char *)m->data + last * row, *end = (const char *)m->data + next * row;
     const int64_t tiles = token_tiles * ((last - first + TILE_ROWS - 1) / TILE_ROWS);
     const int64_t asked = ((end - soon) / 64 + tiles - 1) / tiles, each = (asked + lines - 1) / lines;
@@ -499,12 +499,15 @@ static void changed(atomic_int *word, int now) {
 
 // Nobody goes on before all are here. Each writes a line of its own and reads everyone's: one way between two cores and
 // no queue. Nobody can be more than one meeting ahead, so any other number than the last one means "here".
-static void meet(int own, int threads) {
-  if (threads == 1) return;
+static int come(int own, int threads) {  // how many meetings those had who are not here yet
   const int last = atomic_load_explicit(&pool.flag[own].here, memory_order_relaxed);
-  changed(&pool.flag[own].here, (int)(last + 1u));
+  if (threads > 1) changed(&pool.flag[own].here, (int)(last + 1u));
+  return last;
+}
+static void await_all(int last, int own, int threads) {
   for (int other = 0; other < threads; other++) if (other != own) awaited(&pool.flag[other].here, last, SHORT);
 }
+static void meet(int own, int threads) { await_all(come(own, threads), own, threads); }
 
 static void *worker(void *number) {
   int own = (int)((intptr_t)number & 0xffff), seen = (int)((intptr_t)number >> 16);
@@ -531,6 +534,42 @@ static void forked(void) {  // a child has no threads but its own
 
 static void once_only(void) { pthread_atfork(NULL, NULL, forked); }
 
+INLINE void share(int64_t items, int own, int threads, int64_t *from, int64_t *to) {
+  *from = items * own / threads;
+  *to = items * (own + 1) / threads;
+}
+
+// Work dealt out while it goes on, for threads get on unequally well. Everybody begins with a share of its own, the same
+// in every call, so that its cache holds it still; then it takes what others have not come to. `taken` counts what is gone
+// of a share. Two deals one after the other have a meeting between them, so that two counts by turns are enough.
+enum { CUTS = 4 };  // ours: of what is left of a share, one of so many parts is taken at a time
+static struct { _Alignas(64) atomic_llong taken[2]; int64_t deals; } dealt[MOST];
+typedef struct { int64_t items, least; int own, threads, passed, which; } Deal;  // `least` items at a time
+
+static Deal deal(int64_t items, int64_t least, int own, int threads) {
+  const int which = dealt[own].deals++ & 1;
+  atomic_store_explicit(&dealt[own].taken[!which], 0, memory_order_relaxed);
+  return (Deal){items, least, own, threads, 0, which};
+}
+
+// The next items for this thread; 0 where none are left
+static int take(Deal *d, int64_t *from, int64_t *to) {
+  for (; d->passed < d->threads; d->passed++) {
+    const int whose = (d->own + d->passed) % d->threads;
+    atomic_llong *taken = &dealt[whose].taken[d->which];
+    int64_t first, last;
+    share(d->items, whose, d->threads, &first, &last);
+    for (long long gone = atomic_load_explicit(taken, memory_order_relaxed); first + gone < last;) {
+      const int64_t left = last - first - gone, part = d->threads == 1 ? left : left / (CUTS * d->least) * d->least;
+      const int64_t count = part > d->least ? part : left < d->least ? left : d->least;
+      if (!atomic_compare_exchange_weak_explicit(taken, &gone, gone + count, memory_order_relaxed, memory_order_relaxed)) continue;
+      *from = first + gone, *to = *from + count;
+      return 1;
+    }
+  }
+  return 0;
+}
+
 static void run(void (*work)(void *, int, int), void *data, int64_t asked) {
   static pthread_once_t once = PTHREAD_ONCE_INIT;
   pthread_once(&once, once_only);
@@ -548,6 +587,10 @@ static void run(void (*work)(void *, int, int), void *data, int64_t asked) {
     if (failed) { threads = pool.count + 1; break; }  // fewer threads: slower, the same bits
     pool.count++;
   }
+  for (int i = 0; i < threads; i++) {
+    for (int which = 0; which < 2; which++) atomic_store_explicit(&dealt[i].taken[which], 0, memory_order_relaxed);
+    dealt[i].deals = 0;
+  }
   if (threads == 1) {
     work(data, 0, 1);
   } else {
@@ -559,11 +602,6 @@ static void run(void (*work)(void *, int, int), void *data, int64_t asked) {
     for (int left; (left = atomic_load_explicit(&pool.left, memory_order_acquire));) awaited(&pool.left, left, SHORT);
   }
   pthread_mutex_unlock(&pool.turn);
-}
-
-INLINE void share(int64_t items, int own, int threads, int64_t *from, int64_t *to) {
-  *from = items * own / threads;
-  *to = items * (own + 1) / threads;
 }
 
 // ------------------------------------------------------------------------------------------------ a whole step
@@ -616,38 +654,54 @@ static Given prepared(const Step *s, float *from, int64_t cols, const float *wei
 }
 
 static int64_t panels_of(const Matrix *w) { return (w->rows + PANEL - 1) / PANEL; }
-static void share_rows(const Matrix *w, int own, int threads, int64_t *from, int64_t *to) {  // in whole panels
-  share(panels_of(w), own, threads, from, to);
+
+// Panels of a product, dealt out: of float rows times many tokens as many as fill tiles, of others two at a time
+static Deal deal_panels(int64_t panels, int64_t kind, int64_t tokens, int own, int threads) {
+  return deal(panels, tokens == 1 ? 1 : kind >= Q8 ? 2 : 3, own, threads);
+}
+static int take_rows(Deal *d, const Matrix *w, int64_t *from, int64_t *to) {
+  if (!take(d, from, to)) return 0;
   *from *= PANEL;
   *to = *to * PANEL < w->rows ? *to * PANEL : w->rows;
-}
-
-// Asks memory for the beginning of a thread's rows of the next product, so that it works while threads meet, norm and
-// look at keys. One token only: with more, products do not wait for memory.
-static void soon(const Step *s, const Matrix *w, int own, int threads) {
-  enum { LINES = 512 };  // ours: about what memory gives in the meantime
-  int64_t from, to, row = row_bytes(w->cols, w->kind);
-  if (s->b->tokens > 1 || (w->kind >= Q8 && !w->scales)) return;
-  share_rows(w, own, threads, &from, &to);
-  if (w->kind >= Q8) row = (w->cols + GROUP - 1) / GROUP * (w->kind == Q8 ? 32 : 16);
-  const char *start = (const char *)w->data + from * row;
-  const int64_t lines = (to - from) * row / 64;
-  for (int64_t i = 0; i < LINES && i < lines; i++) PREFETCH(start + i * 64);
+  return 1;
 }
 
 typedef struct { const Matrix *w; float *y; } Product;
 
-// Several matrices times the same input, their rows shared out in panels
-static void products(const Product *each, int count, const Given *x, int64_t tokens, int own, int threads) {
-  int64_t panels = 0, from, to, start = 0;
+// Asks memory for the beginning of the thread's share of these products
+static void ask_for(const Product *each, int count, int own, int threads) {
+  enum { LINES = 512 };  // ours: about what memory gives while threads meet, norm and look at keys
+  int64_t panels = 0, from, to;
   for (int i = 0; i < count; i++) panels += panels_of(each[i].w);
   share(panels, own, threads, &from, &to);
-  for (int i = 0; i < count; i++) {
-    const Matrix *w = each[i].w;
-    int64_t mine = panels_of(w);
-    int64_t a = from > start ? from - start : 0, b = to - start < mine ? to - start : mine;
-    if (a < b) rows_of(w, a * PANEL, b * PANEL < w->rows ? b * PANEL : w->rows, x, tokens, each[i].y, w->rows);
-    start += mine;
+  for (; from >= panels_of(each->w) && count > 1; each++, count--) from -= panels_of(each->w), to -= panels_of(each->w);
+  const Matrix *w = each->w;
+  if (w->kind >= Q8 && !w->scales) return;
+  const int64_t groups = (w->cols + GROUP - 1) / GROUP, last = to < panels_of(w) ? to : panels_of(w);
+  const int64_t row = w->kind < Q8 ? row_bytes(w->cols, w->kind) : groups * (w->kind == Q8 ? 32 : 16);
+  const char *start = (const char *)w->data + from * PANEL * row;
+  const int64_t lines = (last - from) * PANEL * row / 64;
+  for (int64_t i = 0; i < LINES && i < lines; i++) PREFETCH(start + i * 64);
+}
+
+// Meets, while memory works for what comes next. One token only: with more, products do not wait for memory.
+static void meet_before(const Step *s, const Product *each, int count, int own, int threads) {
+  const int last = come(own, threads);
+  if (s->b->tokens == 1) ask_for(each, count, own, threads);
+  await_all(last, own, threads);
+}
+
+// Several matrices times the same input, their rows dealt out in panels
+static void products(const Product *each, int count, const Given *x, int64_t tokens, int own, int threads) {
+  int64_t panels = 0, from, to;
+  for (int i = 0; i < count; i++) panels += panels_of(each[i].w);
+  for (Deal d = deal_panels(panels, each[0].w->kind, tokens, own, threads); take(&d, &from, &to);) {
+    for (int64_t i = 0, start = 0, mine; i < count; start += mine, i++) {
+      const Matrix *w = each[i].w;
+      mine = panels_of(w);
+      const int64_t a = from > start ? from - start : 0, b = to - start < mine ? to - start : mine;
+      if (a < b) rows_of(w, a * PANEL, b * PANEL < w->rows ? b * PANEL : w->rows, x, tokens, each[i].y, w->rows);
+    }
   }
 }
 
@@ -738,20 +792,23 @@ static void look(const Step *s, int64_t l, int64_t t, int64_t count, int64_t hea
   }
 }
 
-// One token: every thread makes queries, keys and values of heads of its own, so that none waits for another. Returns
-// 0 where heads do not divide into panels or are too few.
-static int own_heads(const Step *s, int64_t l, const Given *x, int own, int threads) {
+// One token: whoever takes a head makes its queries, keys and values too, so that none waits for another in between;
+// but where a thread has few heads, one that is slow holds the others up for longer than a meeting takes.
+static int heads_apart(const Step *s, int threads) {
+  enum { FEW = 2 };  // ours: heads of a thread
+  return s->b->tokens == 1 && s->m->kv_heads >= FEW * threads && s->m->head_width % PANEL == 0;
+}
+static void own_heads(const Step *s, int64_t l, const Given *x, int own, int threads) {
   const Model *m = s->m;
   const Layer *layer = m->layer + l;
   const int64_t shared = m->heads / m->kv_heads, e = m->head_width;
   int64_t from, to;
-  if (s->b->tokens != 1 || m->kv_heads < threads || e % PANEL) return 0;
-  share(m->kv_heads, own, threads, &from, &to);
-  rows_of(&layer->query, from * shared * e, to * shared * e, x, 1, s->q, m->heads * e);
-  rows_of(&layer->key, from * e, to * e, x, 1, s->k, m->kv_heads * e);
-  rows_of(&layer->value, from * e, to * e, x, 1, s->v, m->kv_heads * e);
-  for (int64_t head = from; head < to; head++) remember(s, l, 0, head), look(s, l, 0, 1, head, own);
-  return 1;
+  for (Deal d = deal(m->kv_heads, 1, own, threads); take(&d, &from, &to);) {
+    rows_of(&layer->query, from * shared * e, to * shared * e, x, 1, s->q, m->heads * e);
+    rows_of(&layer->key, from * e, to * e, x, 1, s->k, m->kv_heads * e);
+    rows_of(&layer->value, from * e, to * e, x, 1, s->v, m->kv_heads * e);
+    for (int64_t head = from; head < to; head++) remember(s, l, 0, head), look(s, l, 0, 1, head, own);
+  }
 }
 
 static void attention(const Step *s, int64_t l, int own, int threads) {
@@ -768,29 +825,30 @@ static void attention(const Step *s, int64_t l, int own, int threads) {
 }
 
 static void remember_all(const Step *s, int64_t l, int own, int threads) {
-  const int64_t heads = s->m->kv_heads;
-  int64_t from, to;
-  share(s->b->tokens * heads, own, threads, &from, &to);
-  for (int64_t i = from; i < to; i++) remember(s, l, i / heads, i % heads);
+  const int64_t heads = s->m->kv_heads, tokens = s->b->tokens;
+  for (int64_t i = own; i < tokens * heads; i += threads) remember(s, l, i / heads, i % heads);
 }
 
-// x += w times `given`, every thread for rows of its own
+// x += w times `given`
 static void added(const Step *s, const Matrix *w, const Given *given, int own, int threads) {
   const int64_t tokens = s->b->tokens, width = w->rows;
   int64_t from, to;
-  share_rows(w, own, threads, &from, &to);
-  rows_of(w, from, to, given, tokens, s->g, width);
-  for (int64_t t = 0; t < tokens; t++) for (int64_t i = t * width + from; i < t * width + to; i++) s->x[i] += s->g[i];
+  for (Deal d = deal_panels(panels_of(w), w->kind, tokens, own, threads); take_rows(&d, w, &from, &to);) {
+    rows_of(w, from, to, given, tokens, s->g, width);
+    for (int64_t t = 0; t < tokens; t++) for (int64_t i = t * width + from; i < t * width + to; i++) s->x[i] += s->g[i];
+  }
 }
 
-// u = silu(gate) * up, every thread for rows of its own
+// u = silu(gate) * up
 static void gated(const Step *s, const Layer *layer, const Given *given, int own, int threads) {
   const int64_t tokens = s->b->tokens, hidden = s->m->hidden;
+  const Matrix *w = &layer->gate;
   int64_t from, to;
-  share_rows(&layer->gate, own, threads, &from, &to);
-  rows_of(&layer->gate, from, to, given, tokens, s->g, hidden);
-  rows_of(&layer->up, from, to, given, tokens, s->u, hidden);
-  for (int64_t t = 0; t < tokens; t++) gate(s->g + t * hidden + from, s->u + t * hidden + from, to - from);
+  for (Deal d = deal_panels(panels_of(w), w->kind, tokens, own, threads); take_rows(&d, w, &from, &to);) {
+    rows_of(w, from, to, given, tokens, s->g, hidden);
+    rows_of(&layer->up, from, to, given, tokens, s->u, hidden);
+    for (int64_t t = 0; t < tokens; t++) gate(s->g + t * hidden + from, s->u + t * hidden + from, to - from);
+  }
 }
 
 // The final norm, and the head for tokens that want it
@@ -845,6 +903,7 @@ static void step(void *given, int own, int threads) {
   for (int64_t l = 0; l < m->layers; l++) {
     const Layer *layer = m->layer + l;
     const Product each[] = {{&layer->key, s->k}, {&layer->value, s->v}, {&layer->query, s->q}};
+    const Product out = {&layer->out, NULL}, forward = {&layer->gate, NULL}, down = {&layer->down, NULL}, head = {&m->head, NULL};
     const int wanted_alone = l == m->layers - 1 && !s->b->states && s->b->wanted < s->b->tokens;
     Given x = prepared(s, s->x, width, layer->before, layer->query.kind, own, threads);
     if (wanted_alone) {
@@ -858,27 +917,28 @@ static void step(void *given, int own, int threads) {
       products(each + 2, 1, &x, s->b->tokens, own, threads);
       meet(own, threads);
       attention(s, l, own, threads);
-    } else if (!own_heads(s, l, &x, own, threads)) {
+    } else if (heads_apart(s, threads)) {
+      own_heads(s, l, &x, own, threads);
+    } else {
       products(each, 3, &x, s->b->tokens, own, threads);
       meet(own, threads);
       remember_all(s, l, own, threads);
-      meet(own, threads);
+      if (s->b->tokens > 1) meet(own, threads);  // one token's heads are seen by those who remembered them
       attention(s, l, own, threads);
     }
-    soon(s, &layer->out, own, threads);
-    meet(own, threads);
+    meet_before(s, &out, 1, own, threads);
     x = prepared(s, s->a, m->heads * m->head_width, NULL, layer->out.kind, own, threads);
     added(s, &layer->out, &x, own, threads);
-    soon(s, &layer->gate, own, threads);
-    meet(own, threads);
+    meet_before(s, &forward, 1, own, threads);
     x = prepared(s, s->x, width, layer->after, layer->gate.kind, own, threads);
     gated(s, layer, &x, own, threads);
-    soon(s, &layer->down, own, threads);
-    meet(own, threads);
+    meet_before(s, &down, 1, own, threads);
     x = prepared(s, s->u, m->hidden, NULL, layer->down.kind, own, threads);
     added(s, &layer->down, &x, own, threads);
-    soon(s, l + 1 < m->layers ? &m->layer[l + 1].query : &m->head, own, threads);
-    meet(own, threads);
+    const Layer *next = layer + (l + 1 < m->layers);
+    if (next == layer) meet_before(s, &head, 1, own, threads);
+    else if (heads_apart(s, threads)) meet_before(s, &(Product){&next->query, s->q}, 1, own, threads);
+    else meet_before(s, (Product[]){{&next->key, s->k}, {&next->value, s->v}, {&next->query, s->q}}, 3, own, threads);
   }
   finish(s, own, threads);
 }

@@ -366,11 +366,15 @@ class NativeLlama:
         most = torch.get_num_threads()
         if self.bytes * tokens > LONG:
             return Pace(most, tries=False)
+        single = self._paces.get(1)
+        if 1 < tokens <= FEW and single is not None and single.most == most and single.best < most:
+            return Pace(single.best, tries=False)  # others are at work: a few rows are too seldom read to find that out
         size = tokens.bit_length()
         if size not in self._paces or self._paces[size].most != most:
             fits = range(size if tokens <= FEW else 0)
             smaller = [own for own in fits if own in self._paces and self._paces[own].most == most]
-            self._paces[size] = Pace(most, known=self._paces[max(smaller)].best if smaller else None)
+            known = self._paces[max(smaller)].best if smaller else None
+            self._paces[size] = Pace(most, known=known, work=self.bytes * tokens)
         return self._paces[size]
 
     def _layer(self, index: int) -> LayerStruct:

@@ -2,11 +2,13 @@
 
 Threads meet many times in one step. One that has to wait for a core holds all others up, so that four threads on three
 free cores can be twenty times slower than two. Results do not depend on the number, so any call may try another.
-Where that was met of late, calls of other sizes and of other models begin with the number that served, too.
+Where that was met of late, other calls that are no longer follow the number that served until they have tried for
+themselves: a model that drafts is called too seldom to find out what the one that it drafts for knows.
 """
 
 from __future__ import annotations
 
+import math
 import time
 
 SOONEST, LATEST = 32, 512  # ours: calls between two trials; the pause doubles after each one that was in vain
@@ -18,17 +20,19 @@ CROWDED, AGO = 5.0, 30.0  # ours: `most` threads took so many times as long as t
 SHARE = 1 / 16  # ours: how much of a call's time goes into what is remembered
 
 
-_crowd: list[tuple[float, int]] = []  # when that was last met, and the number that served then
+_crowd: list[tuple[float, int, int]] = []  # when that was last met, the number that served, and the work of that call
 
 
 class Pace:
     """Numbers of threads from 1 to `most`, and how many seconds calls took with each."""
 
-    def __init__(self, most: int, *, tries: bool = True, known: int | None = None) -> None:
+    def __init__(self, most: int, *, tries: bool = True, known: int | None = None, work: int = 0) -> None:
         """`known` is what served calls of about this size; it is begun with, and the others are tried one by one, late.
-        Without trials the number is `most` whatever was met: such calls are long, and their threads meet seldom."""
-        if known is None and tries and _crowd and time.monotonic() - _crowd[0][0] < AGO and _crowd[0][1] < most:
-            known = _crowd[0][1]
+        `work` says how long calls are beside others', in any unit. Without trials the number is `most` whatever was met:
+        such calls are long, and their threads meet seldom."""
+        self._work, self._tried = work, -math.inf
+        if known is None and tries:
+            known = self._met(most)
         self.most, self._known = most, known
         numbers = range(1, most + 1) if most <= 8 else (*(1 << n for n in range(most.bit_length())), most)
         self._numbers = sorted(set(numbers), reverse=True) if tries else [most]
@@ -43,7 +47,8 @@ class Pace:
         """The number for the next call: at first each in turn, then the fastest, and now and then another for a while."""
         if self._trial is not None:
             return self._trial
-        return self.best
+        met = self._met(self.most) if len(self._numbers) > 1 else None
+        return self.best if met is None else min(self.best, met)
 
     def took(self, threads: int, seconds: float) -> None:
         """Remembers a call; the first of all warms caches up and does not count."""
@@ -81,6 +86,7 @@ class Pace:
         before = self.best if self._seconds else None
         counted = sorted(self._spent[1:] or self._spent)  # the first call fills other caches than the one before
         self._seconds[self._trial] = counted[len(counted) // 2]
+        self._tried = time.monotonic()
         self._meet_others()
         self._rest = sum(self._spent) / COST
         self._spent = []
@@ -94,4 +100,13 @@ class Pace:
         if self.most in self._seconds and len(self._seconds) > 1:
             best = self.best
             crowded = self._seconds[self.most] > CROWDED * self._seconds[best]
-            _crowd[:] = [(time.monotonic(), best)] if crowded else []
+            _crowd[:] = [(time.monotonic(), best, self._work)] if crowded else []
+
+    def _met(self, most: int) -> int | None:
+        """The number below `most` that served calls at least as long when others were met of late, after the last trial
+        here; None where that is not so."""
+        if not _crowd:
+            return None
+        when, number, work = _crowd[0]
+        follows = self._work <= work and self._tried < when and time.monotonic() - when < AGO
+        return number if follows and number < most else None

@@ -24,7 +24,8 @@ class FrozenLinear(nn.Module):
 
     def __init__(self, stored: int8.Int8 | nf4.NF4, dtype: torch.dtype) -> None:
         super().__init__()
-        self.stored, self.dtype = stored, dtype  # no buffer: a model moved to another dtype must not touch the scales
+        self._stored, self.dtype = stored, dtype  # no buffer: a model moved to another dtype must not touch the scales
+        self._cut: tuple[str, ...] = ()
         self.instead: Tensor | None = None  # a weight that stands in for W, as long as it is there
         self.out_features, self.in_features = stored.codes.shape if isinstance(stored, int8.Int8) else stored.shape
 
@@ -37,6 +38,19 @@ class FrozenLinear(nn.Module):
             name: part.to(weight.device) for name, part in vars(stored).items() if isinstance(part, Tensor)
         }
         return FrozenLinear(replace(stored, **here), dtype or weight.dtype)
+
+    @property
+    def stored(self) -> int8.Int8 | nf4.NF4:
+        """Codes and scales; of a map divided among ranks, whole while its layer works."""
+        return replace(self._stored, **{name: getattr(self, name) for name in self._cut}) if self._cut else self._stored
+
+    def divide(self) -> None:
+        """Makes parameters of codes and scales, which learn nothing, so that they can be cut among ranks (FSDP2)."""
+        parts = {name: part for name, part in vars(self._stored).items() if isinstance(part, Tensor) and part.dim()}
+        for name, part in parts.items():
+            self.register_parameter(name, nn.Parameter(part, requires_grad=False))
+        empty: dict[str, Any] = {name: part.new_empty(0) for name, part in parts.items()}
+        self._stored, self._cut = replace(self._stored, **empty), tuple(parts)
 
     @property
     def bytes(self) -> int:

@@ -34,7 +34,8 @@ class LoRALinear(nn.Linear):
     beside it.
 
     With a magnitude m [out] this is DoRA (Liu et al. 2024, section 4): m / |W + s B A| * (W x + s B A dropout(x)), the
-    norm that of each row, and no gradient through it; m begins as |W|.
+    norm that of each row, and no gradient through it; m begins as |W|. A row that is zero, as pruning leaves some, has no
+    direction to be scaled: it passes as it is until B moves it.
     """
 
     def __init__(
@@ -148,7 +149,7 @@ class LoRALinear(nn.Linear):
         low = self._low(self._dropped(x), self.a, self.b)
         if self.lora_magnitude_vector is None:
             return out + low.to(out.dtype)
-        scale = self.lora_magnitude_vector / self.lengths()
+        scale = _scale(self.lora_magnitude_vector, self.lengths())
         return (scale * (out + low)).to(out.dtype)
 
     def _low(self, x: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -210,11 +211,17 @@ class LoRALinear(nn.Linear):
             together -= self.factor * (b @ a)
         if self.lora_magnitude_vector is not None:
             lengths = self.lengths() if other is None else together.norm(dim=1)
-            together *= (self.lora_magnitude_vector / lengths)[:, None]
+            together *= _scale(self.lora_magnitude_vector, lengths)[:, None]
         return together.to(base.dtype)
 
     def extra_repr(self) -> str:
         return f"{self.in_features} -> {self.out_features}, rank={self.rank}, factor={self.factor}"
+
+
+def _scale(magnitude: Tensor, lengths: Tensor) -> Tensor:
+    """What makes rows of these lengths as long as m says; 1 for a row of zeros, and no gradient from it."""
+    there = lengths > 0
+    return torch.where(there, magnitude / torch.where(there, lengths, 1), 1)
 
 
 def _exact(base: nn.Linear | FrozenLinear) -> torch.dtype:

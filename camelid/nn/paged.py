@@ -8,7 +8,7 @@ Who owns which page is not known here (see generate/pages.py): only where the to
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
@@ -214,9 +214,20 @@ class PagedTokens:
             else:
                 out[first:last] = self._piece(q[first:last], *held, first)
         if together:
-            rows = torch.tensor(together, device=q.device)
+            rows = self._once("rows", 0, lambda: torch.tensor(together, device=q.device))
             out[rows] = self._abreast(layer, q[rows])
         return out
+
+    @cached_property
+    def _kept(self) -> dict[tuple[str, int], Tensor]:
+        return {}
+
+    def _once(self, what: str, token: int, make: Callable[[], Tensor]) -> Tensor:
+        """What follows from places alone: made for the first layer, kept for the others. On a GPU each would be a copy."""
+        found = self._kept.get((what, token))
+        if found is None:
+            found = self._kept[what, token] = make()
+        return found
 
     @cached_property
     def _written(self) -> tuple[Tensor, Tensor]:
@@ -246,15 +257,18 @@ class PagedTokens:
 
     def _held(self, layer: int, last: int) -> tuple[Tensor, Tensor]:
         """Keys and values [K, S, E] of a sequence, as many pages as its last token here sees."""
-        pages = torch.tensor(list(self._pages(last - 1)), device=self.cache.keys.device)
+        device = self.cache.keys.device
+        pages = self._once("pages", last, lambda: torch.tensor(list(self._pages(last - 1)), device=device))
         keys, values = self.cache.keys_of(layer, pages), self.cache.values_of(layer, pages)
         return keys.transpose(0, 1).flatten(1, 2), values.transpose(0, 1).flatten(1, 2)
 
     def _piece(self, q: Tensor, keys: Tensor, values: Tensor, first: int) -> Tensor:
         """A sequence's new tokens [T, H, E] together."""
-        places = torch.from_numpy(self.places[first : first + len(q)]).to(q.device)
+        places = self.places[first : first + len(q)]
         seen = int(places[-1]) + 1
-        visible = torch.arange(seen, device=q.device) <= places[:, None]
+        visible = self._once(
+            "visible", first, lambda: torch.from_numpy(np.arange(seen) <= places[:, None]).to(q.device)
+        )
         heads, kv_heads = q.shape[1], keys.shape[0]
         queries = q.transpose(0, 1)[None]
         out = F.scaled_dot_product_attention(
@@ -267,13 +281,9 @@ class PagedTokens:
         count, kv_heads, page = len(q), self.cache.keys.shape[2], self.cache.page
         places = self.places[list(self._single)]
         across = -(-int(places.max() + 1) // page)
-        table = np.zeros((count, across), np.int64)
-        for row, token in enumerate(self._single):
-            own = list(self._pages(token))
-            table[row, : len(own)] = own
-        chosen = torch.from_numpy(table.reshape(-1)).to(q.device)
-        seen = torch.from_numpy(places).to(q.device)
-        visible = (torch.arange(across * page, device=q.device) <= seen[:, None])[:, None, None]
+        chosen = self._once("chosen", 0, lambda: torch.from_numpy(self._side_by_side(across)).to(q.device))
+        seen = np.arange(across * page) <= places[:, None]
+        visible = self._once("seen", 0, lambda: torch.from_numpy(seen[:, None, None]).to(q.device))
         held = []
         for part in (self.cache.keys_of(layer, chosen), self.cache.values_of(layer, chosen)):
             rows = part.view(count, across, kv_heads, page, -1).transpose(1, 2).flatten(2, 3)
@@ -281,6 +291,14 @@ class PagedTokens:
         grouped = q.reshape(count, kv_heads, -1, q.shape[-1])
         out = F.scaled_dot_product_attention(grouped, held[0], held[1], attn_mask=visible)
         return out.reshape(count, -1, q.shape[-1])
+
+    def _side_by_side(self, across: int) -> NDArray[np.int64]:
+        """The pages of the sequences that have one token here, `across` of each, end to end."""
+        table = np.zeros((len(self._single), across), np.int64)
+        for row, token in enumerate(self._single):
+            own = list(self._pages(token))
+            table[row, : len(own)] = own
+        return table.reshape(-1)
 
 
 def _alone(q: Tensor, keys: Tensor, values: Tensor) -> Tensor:

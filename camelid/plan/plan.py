@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from camelid.errors import ProblemList
+from camelid.frozen import stated
 from camelid.machine import GIB, DType, detect, divided
 from camelid.models.count import BYTES, Dtype, cache_bytes, parameters, trainable
 from camelid.models.shape import LlamaShape, LoRA
@@ -29,9 +30,12 @@ from camelid.plan.training import (
     tokens_per_second,
 )
 from camelid.recipe import (
+    AdamW,
+    AdamW8bit,
     AnyStage,
     Epochs,
     Finetune,
+    GaLore,
     Mixture,
     Pretrain,
     Recipe,
@@ -317,39 +321,121 @@ def _is_file(path: str) -> bool:
     return found.is_file() or is_saved(found)
 
 
+@dataclass(frozen=True)
+class Change:
+    """One change of a run, in the words of the command line, and the recipe, devices and choices that come of it."""
+
+    words: str
+    recipe: Recipe
+    machines: Machines
+    choices: Choices
+
+    @property
+    def fits(self) -> bool:
+        return fits(self.recipe, self.machines, self.choices)
+
+
 def remedies(recipe: Recipe, machines: Machines, choices: Choices) -> list[str]:
-    """What would make every stage fit, each change tried alone and by calculation, the cheapest first."""
-    found = [words for words, other, chosen in _changes(machines, choices) if fits(recipe, other, chosen)]
-    stage = trained_stages(recipe)[-1]
-    if isinstance(stage, Finetune) and stage.adapter is None:
-        adapter = LoRA(rank=8, alpha=16.0, targets=("q_proj", "v_proj"))
-        small = replace(recipe, stages=(replace(stage, adapter=adapter),))
-        if fits(small, machines, choices):
-            found.append("low-rank adapters instead of every weight: the member alpaca-lora")
-    shape = shape_of(stage, choices.start)
-    return found or [f"nothing here: {shape.parameters() * 16 / GIB:,.0f} GiB for weights, gradients and moments alone"]
+    """What would make every stage fit, by calculation and the cheapest first: each change alone, and, where none of what
+    leaves the devices as they are is enough, the fewest and cheapest of these together.
+
+    Empty where nothing here does.
+    """
+    own = list(_changes(recipe, machines, choices))
+    found = [change.words for change in own if change.fits]
+    if not found:
+        found = _together(recipe, machines, choices)
+    return found + [change.words for change in _devices(recipe, machines, choices) if change.fits]
 
 
-def _changes(machines: Machines, choices: Choices) -> Iterator[tuple[str, Machines, Choices]]:
-    """Changes from the cheapest on: none to the mathematics first, then precision, then more or larger devices."""
+def _together(recipe: Recipe, machines: Machines, choices: Choices) -> list[str]:
+    """Changes taken one after the other, from the cheapest on, until they fit; those left out again without which they
+    still do. None where all together do not."""
+    taken: list[str] = []
+    now = Change("", recipe, machines, choices)
+    while not now.fits:
+        further = [change for change in _changes(now.recipe, now.machines, now.choices) if change.words not in taken]
+        if not further:
+            return []
+        smallest = [change for change in further if change.words.startswith("--micro-tokens")]
+        now = smallest[-1] if smallest else further[0]
+        taken.append(now.words)
+    for words in list(taken):
+        rest = [other for other in taken if other != words]
+        if (without := _applied(rest, recipe, machines, choices)) is not None and without.fits:
+            taken = rest
+    return [" ".join(words.partition(":")[0] for words in taken) + ": all of these together"]
+
+
+def _applied(words: list[str], recipe: Recipe, machines: Machines, choices: Choices) -> Change | None:
+    """What comes of these changes in their order; None where one of them needs another that is not among them."""
+    now = Change("", recipe, machines, choices)
+    for word in words:
+        fitting = [each for each in _changes(now.recipe, now.machines, now.choices) if each.words == word]
+        if not fitting:
+            return None
+        now = fitting[0]
+    return now
+
+
+def _changes(recipe: Recipe, machines: Machines, choices: Choices) -> Iterator[Change]:
+    """Changes that leave the devices as they are, from the cheapest on: none to the mathematics first, then precision,
+    then what is trained."""
     micro = choices.micro_tokens or 0
     while micro > 256:
         micro //= 2
-        yield f"--micro-tokens {micro}", machines, replace(choices, micro_tokens=micro)
-        if micro == 256:
-            break
+        yield Change(f"--micro-tokens {micro}", recipe, machines, replace(choices, micro_tokens=micro))
     if not choices.recompute:
-        yield "--recompute: about a third more time", machines, replace(choices, recompute=True)
-    half = replace(machines, dtype="bfloat16")
+        yield Change("--recompute: about a third more time", recipe, machines, replace(choices, recompute=True))
     if BYTES[cast(Dtype, machines.dtype)] > 2:
-        yield "--dtype bfloat16", half, choices
+        yield Change("--dtype bfloat16", recipe, replace(machines, dtype="bfloat16"), choices)
+    stage = trained_stages(recipe)[-1]
+    layout = choices.layout or Layout(shard=machines.count)
+    divided = layout.shard * layout.tensor > 1  # which takes plain AdamW
+    if type(stage.optim) is AdamW and not divided:
+        lean = AdamW8bit(**dict(stated(stage.optim)))
+        yield _changed(f"--set {stage.name}.optim=AdamW8bit", stage, "optim", lean, recipe, machines, choices)
+    if (
+        isinstance(stage, Finetune)
+        and stage.adapter is None
+        and layout.tensor == 1
+        and not isinstance(stage.optim, GaLore)
+    ):
+        words = f"--set '{stage.name}.adapter=LoRA(rank=8,alpha=16)'"
+        if stage.pad is not None:  # a row more, for which a frozen embedding has no place
+            words += f" --set {stage.name}.pad=none"
+        adapter = LoRA(rank=8, alpha=16.0)
+        words += ": low-rank adapters instead of every weight"
+        yield _changed(words, stage, "adapter", adapter, recipe, machines, choices)
+    if isinstance(stage, Finetune) and stage.adapter is not None and stage.base is None:
+        words = f"--set {stage.name}.base=nf4"
+        yield _changed(words, stage, "base", "nf4", recipe, machines, choices)
+
+
+def _changed(
+    words: str,
+    stage: Finetune | Pretrain,
+    name: str,
+    value: object,
+    recipe: Recipe,
+    machines: Machines,
+    choices: Choices,
+) -> Change:
+    """The change of one setting of a stage."""
+    other = replace(stage, **{name: value})  # type: ignore[arg-type]  # by the callers
+    stages = tuple(other if each is stage else each for each in recipe.stages)
+    return Change(words, replace(recipe, stages=stages), machines, choices)
+
+
+def _devices(recipe: Recipe, machines: Machines, choices: Choices) -> Iterator[Change]:
+    """More devices, or larger ones."""
     if choices.layout is None and machines.device.flops:
         for count in (count for count in COUNTS if count > machines.count):
-            yield f"--count {count}, fully sharded", replace(machines, count=count), choices
-    room = machines.device.memory_bytes
+            yield Change(f"--count {count}, fully sharded", recipe, replace(machines, count=count), choices)
+    room, half = machines.device.memory_bytes, replace(machines, dtype="bfloat16")
     for name, device in sorted(DEVICES.items(), key=lambda pair: pair[1].memory_bytes):
         if device.memory_bytes > room:
-            yield f"--device {name}", replace(half, device=device), choices
+            yield Change(f"--device {name}", recipe, replace(half, device=device), choices)
 
 
 def fits(recipe: Recipe, machines: Machines, choices: Choices) -> bool:

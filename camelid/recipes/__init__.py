@@ -11,6 +11,8 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
+from camelid.dialogue.foreign import NAMED
+from camelid.dialogue.template import Template
 from camelid.errors import ProblemList, did_you_mean
 from camelid.recipe import Recipe, Size
 from camelid.recipes.airoboros import airoboros
@@ -295,6 +297,23 @@ def _holding(word: str) -> str:
     """A remedy for a word that is a part of some members' names."""
     found = [name for name in MEMBERS if word and word.lower() in name]
     return f"there are {', '.join(found)};" if 0 < len(found) <= 12 else ""
+
+
+def template_of(name: str, where: str, problems: ProblemList) -> Template | None:
+    """The template of that name, a published one or that in which a member was tuned; None where `problems` says why not."""
+    if name in NAMED:
+        return NAMED[name]
+    member = MEMBERS.get(name)
+    if member is None:
+        problems.add(where, f"there is no template {name!r}", did_you_mean(name, (*NAMED, *MEMBERS)))
+        return None
+    found = getattr(member.make(member.published).trained, "prompt", None)
+    if not isinstance(found, Template):
+        problems.add(
+            where, f"{name} is a base, which has no template", f"choose from {', '.join(NAMED)}, or a tuned member"
+        )
+        return None
+    return found
 
 
 def find(name: str, size: str | None, problems: ProblemList) -> tuple[Member, Recipe] | None:

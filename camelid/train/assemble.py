@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,16 +81,10 @@ def optimizer_for(
     Raises UsageError for what cannot be divided.
     """
     machine, dtype = conduct.machine, None if adapted else dtype_of(conduct)
-    divided = machine.shard > 1 or machine.tensor > 1
-    if divided and adapted:
-        check_divided(model.shape, machine, adapted=True)
     problems = ProblemList()
-    if divided and type(optim) is not AdamW:
-        problems.add("optim", f"{type(optim).__name__} among shards of a model", "use AdamW, or replicas alone")
-    if optim.paged and conduct.ranks.world > 1:
-        problems.add("optim.paged", f"on {conduct.ranks.world} ranks, which would share one file", "leave it out")
+    check_divided(model.shape, machine, problems, adapted=adapted, optim=optim)
     problems.raise_usage()
-    placement = None if adapted else place(model, machine, conduct.ranks, dtype_of(conduct))
+    placement = place(model, machine, conduct.ranks, dtype_of(conduct))
     if placement is not None:
         shards = machine.shard > 1  # they are rounded as they are gathered
         return Optimizer(placement.locals(), optim, clip=clip, dtype=None if shards else dtype), placement
@@ -97,6 +92,21 @@ def optimizer_for(
     if dtype is not None:
         model.to(dtype)
     return optimizer, None
+
+
+def worn(model: Llama, placement: Placement | None, remade: Callable[[], Llama]) -> Llama:
+    """The model with its trained adapter, whole on rank 0: where it was divided, one `remade` as this one began, which
+    takes over what was learned. Other ranks keep their part."""
+    if placement is None:
+        return model
+    learned = placement.state(None, learned=True)
+    if not placement.seat.ranks.leads:
+        return model
+    whole = remade()
+    wanted = {name for name, weight in whole.named_parameters() if weight.requires_grad}
+    assert wanted == learned.keys(), "what learns is the same however the model is divided"
+    whole.load_state_dict(learned, strict=False)
+    return whole
 
 
 def weights_of(model: Llama, placement: Placement | None, conduct: Conduct) -> Mapping[str, Tensor]:
@@ -145,6 +155,7 @@ def save_adapter(
         base=parent.digest,
         base_name=parent.path.name,
         base_rows=parent.shape.vocab,
+        base_tokenizer=parent.tokenizer.digest(),
         tokenizer=tokenizer,
         template=template,
         provenance=history,
@@ -156,6 +167,11 @@ def dtype_of(conduct: Conduct) -> torch.dtype:
     """What the machine computes in."""
     dtype: torch.dtype = getattr(torch, conduct.machine.dtype)
     return dtype
+
+
+def on_cpu(conduct: Conduct) -> Conduct:
+    """The same conduct for work beside the run that no accelerator has room for."""
+    return replace(conduct, machine=replace(conduct.machine, device="cpu"))
 
 
 def told(

@@ -35,6 +35,7 @@ from camelid.train.assemble import (
     check_free,
     dtype_of,
     identity,
+    on_cpu,
     optimizer_for,
     read_as,
     save_adapter,
@@ -42,10 +43,11 @@ from camelid.train.assemble import (
     told,
     weights_of,
     why_no_adapter,
+    worn,
 )
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import NextToken
-from camelid.train.settings import AdamW, GaLore, Schedule
+from camelid.train.settings import AdamW, Schedule, check_together
 from camelid.train.vocabulary import NewRows, old_pieces, with_rows
 
 
@@ -93,7 +95,8 @@ def finetune(
     base      keep the frozen weights beside it in int8 or NF4 (QLoRA): what is merged are the weights so kept
 
     Beside an adapter the provenance tells "merged": how far the merged model's logits are from those of the model that
-    was trained, at most, over a few of its own tokens; and with `base` how far they would be on the start's own weights.
+    was trained, at most, over a few of its own tokens; and with `base` or PiSSA, whose adapter is meant for them, how far
+    they would be on the start's own weights.
 
     Raises what `train` raises, and UsageError or StoreError before any work where it could not be finished.
     """
@@ -106,12 +109,12 @@ def finetune(
     shape = replace(parent.shape, vocab=rows, context=context or parent.shape.context)
     shape = shape if scaling is None else replace(shape, scaling=scaling)
     frozen = adapter is not None and not {"embed_tokens", *(() if shape.tied else ("lm_head",))} <= set(adapter.trained)
-    if frozen and rows > parent.shape.vocab:
-        names = ", ".join(map(repr, [*controls, *([pad] if pad else [])]))
-        found = f"{names} adds a row to the weights that an adapter leaves as they are"
+    if frozen and tokenizer.size > parent.tokenizer.size:
+        names = ", ".join(map(repr, [*controls, *([pad] if pad else [])])) or "the larger vocabulary"
+        found = f"{names} needs a row of its own in the weights that an adapter leaves as they are"
         remedy = "leave it out: nothing here is padded" if pad else "train every weight"
         raise UsageError([Problem("pad" if pad else "controls", found, remedy)])
-    _check_frugal(parent, rows, optim, adapter, base)
+    _check_frugal(parent, tokenizer, optim, adapter, base)
     batches = _batches(corpus, batch, amount, conduct, seed, order)
     check(
         optim=optim,
@@ -142,7 +145,8 @@ def finetune(
         **({"noise": noise} if noise else {}),
         **({"base": base} if base else {}),
     )
-    model = _prepared(parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed, conduct=conduct)
+    prepared = partial(_prepared, parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed)
+    model = prepared(conduct=conduct)
     add_residual_dropout(model, dropout)
     model.recompute = conduct.machine.recompute
     if float8.wanted(conduct.machine):
@@ -162,7 +166,11 @@ def finetune(
         draw=partial(set_randomness, model, seed),
         placement=placement,
     )
-    weights: Mapping[str, torch.Tensor | Deferred] = weights_of(model, placement, conduct)
+    weights: Mapping[str, torch.Tensor | Deferred] = {}
+    if adapter is None:
+        weights = weights_of(model, placement, conduct)
+    else:
+        model = worn(model, placement, partial(prepared, conduct=on_cpu(conduct)))
     with saving(conduct) as here:
         if here:
             history = told(provenance or {}, trained, facts, batches, conduct)
@@ -188,20 +196,15 @@ def finetune(
 
 
 def _check_frugal(
-    parent: directory.Checkpoint, rows: int, optim: AdamW, adapter: LoRA | None, base: Bits | None
+    parent: directory.Checkpoint, tokenizer: Tokenizer, optim: AdamW, adapter: LoRA | None, base: Bits | None
 ) -> None:
     """Raises UsageError for economies that do not go together."""
     problems = ProblemList()
-    if base is not None and adapter is None:
-        problems.add("base", f"{base} weights are frozen, and nothing else would learn", "name an adapter beside it")
-    if base is not None and rows > parent.shape.vocab:
-        found = f"{rows - parent.shape.vocab} rows are added to a base that lies in {base}"
+    check_together(optim, adapter, base, "", problems)
+    if base is not None and tokenizer.size > parent.tokenizer.size:
+        added = tokenizer.size - parent.tokenizer.size
+        found = f"{added} row{'s are' if added > 1 else ' is'} begun in a base that lies in {base}"
         problems.add("base", found, "leave out the new tokens, or keep the base whole")
-    if optim.ratio != 1 and adapter is None:
-        problems.add("optim.ratio", f"{optim.ratio:g} is for an adapter's B, and there is no adapter", "leave it at 1")
-    if isinstance(optim, GaLore) and adapter is not None:
-        found = "GaLore projects the gradients of whole matrices, and an adapter leaves these frozen"
-        problems.add("optim", found, "use AdamW or AdamW8bit, or train every weight")
     problems.raise_usage()
     if base is not None:
         check_bits(parent.shape, base)
@@ -213,7 +216,8 @@ PROBE = 256  # ours: tokens over which logits before and after merging are compa
 @torch.no_grad()
 def _moved_by_merging(model: Llama, parent: directory.Checkpoint, corpus: Corpus, base: Bits | None) -> dict[str, Any]:
     """The largest difference between logits of the model with its adapter beside it and of the merged one, and, where
-    the base was quantised, of the adapter on the weights that it was quantised from. One layer is whole at a time."""
+    the base was quantised, of the adapter on the weights that it was quantised from; where it gave directions up (PiSSA),
+    of the adapter's folder on the weights that it gave them up from. One layer is whole at a time."""
     ids = torch.from_numpy(np.asarray(corpus.ids[:PROBE], dtype=np.int64))[None].to(model.device)
     stored = parent.tensors()
 
@@ -227,10 +231,14 @@ def _moved_by_merging(model: Llama, parent: directory.Checkpoint, corpus: Corpus
     model.eval()
     worn = model(ids).float()
     found = {"tokens": ids.shape[1], "largest logit": float(worn.abs().max())}
-    for words, weight in (("largest difference", own), ("largest difference to the unquantised base", exact)):
-        if base is not None or weight is own:
-            with computing_with(model, weight):
-                found[words] = float((model(ids).float() - worn).abs().max())
+    beside = {"largest difference": own}
+    if base is not None:
+        beside["largest difference to the unquantised base"] = exact
+    elif model.adapter is not None and model.adapter.start == "pissa":
+        beside["largest difference on the base as it was"] = exact
+    for words, weight in beside.items():
+        with computing_with(model, weight):
+            found[words] = float((model(ids).float() - worn).abs().max())
     model.train()
     return found
 
@@ -298,7 +306,9 @@ def _prepared(
         return lean(shape, parent.tensors(), adapter, bits=base, seed=seed, dtype=dtype, device=device)
     model = directory.build(parent, torch.float32 if adapter is None else dtype, device)
     pieces = old_pieces(parent.tokenizer, tokenizer) if new_rows == "pieces" else None
-    model = read_as(with_rows(model, shape.vocab, new=new_rows, pieces=pieces, seed=seed), shape)
+    known = parent.tokenizer.size
+    model = with_rows(model, max(known, tokenizer.size), known=known, new=new_rows, pieces=pieces, seed=seed)
+    model = read_as(model, shape)
     if adapter is None:
         return model
     return add_lora(model, adapter, seed=seed)

@@ -11,6 +11,7 @@ from types import FrameType
 from typing import Any
 
 from camelid.errors import CamelidError
+from camelid.ranks import launched
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -35,6 +36,9 @@ class Request:
 def listening() -> Iterator[Request]:
     """Inside, the first SIGTERM or SIGINT is only noted; from then on either ends the process as if nobody listened.
 
+    Not so under torchrun, which passes on what it hears: where it is asked to stop together with its ranks, as by a service
+    manager, each of them hears that twice. It kills by itself those that are not through in time.
+
     Handlers are put back on leaving. Outside the main thread, where Python cannot listen, nothing changes.
     """
     request = Request()
@@ -42,9 +46,11 @@ def listening() -> Iterator[Request]:
         yield request
         return
 
+    alone = launched().world == 1
+
     def note(number: int, frame: FrameType | None) -> None:
-        request.signal = number
-        for each in SIGNALS:
+        request.signal = request.signal or number
+        for each in SIGNALS if alone else ():
             signal.signal(each, signal.SIG_DFL)
 
     before: dict[signal.Signals, Any] = {each: signal.signal(each, note) for each in SIGNALS}

@@ -179,7 +179,7 @@ def train(
         model.train()
         asked, due = _asked(ranks, request.signal, False)
         with _hands(conduct, optimizer, plan, work, placement, counters.step < batches.steps) as hands:
-            run = _Run(work, plan, optimizer, schedule, conduct.skip, ranks, hands, _watch(spikes, directory))
+            run = _Run(work, plan, optimizer, schedule, conduct.skip, ranks, hands, _watch(spikes, directory, ranks))
             if conduct.rehearse and counters.step < batches.steps:
                 rehearse(batches, work, optimizer, hands if isinstance(hands, Divided) else None)
             while counters.step < batches.steps and asked is None:
@@ -191,12 +191,12 @@ def train(
                             store.commit(counters, optimizer)
                         raise
                     mark = spikes.mark(counters.step)
-                    counters = store.go_back(mark, spiked, optimizer)
+                    counters = store.go_back(mark, spiked, counters, optimizer)
                     committed = replace(counters, step=mark)
                     if counters.step % spikes.every == 0:
                         store.commit(counters, optimizer)
                         committed = counters
-                    line, run.watch = store.last, _watch(spikes, directory)
+                    line, run.watch = store.last, _watch(spikes, directory, ranks)
                     conduct.note(f"step {counters.step}: {spiked.words}; passed over")
                     continue
                 except (NonFinite, WorkerFailed, RankFailed) as error:
@@ -295,9 +295,13 @@ class _Plan:
         return self._known[step]
 
 
-def _watch(spikes: Spikes | None, directory: Path) -> Watch | None:
-    """The losses so far, where somebody looks for spikes."""
-    return None if spikes is None else Watch(spikes, (line["loss"] for line in steps_of(directory)))
+def _watch(spikes: Spikes | None, directory: Path, ranks: Ranks) -> Watch | None:
+    """The losses so far, where somebody looks for spikes; rank 0 reads them and tells the others."""
+    if spikes is None:
+        return None
+    told = steps_of(directory) if ranks.leads else ()
+    last = deque((line["loss"] for line in told if line["loss"] is not None), spikes.window)
+    return Watch(spikes, ranks.told(list(last), "waiting for rank 0, reading the journal"))
 
 
 @dataclass

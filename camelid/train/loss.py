@@ -6,14 +6,12 @@ step into micro-batches changes what is minimised (a mean of micro-batch means d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from camelid.errors import BadData, Problem
 from camelid.nn import compiled
 from camelid.nn.again import again
 from camelid.nn.passes import Passes, passes_for
@@ -68,12 +66,12 @@ class Distilled:
         return int(numpy.count_nonzero(batch.learned))
 
     def __call__(self, model: Llama, batch: Batch) -> Tensor:
-        weight = model.head_weight()  # [V, D]
-        ids = _tensor(batch.ids, weight)
-        places = _tensor(numpy.flatnonzero(batch.learned), weight)
+        ids = _tensor(batch.ids, model.model.norm.weight)
+        places = _tensor(numpy.flatnonzero(batch.learned), model.model.norm.weight)
         with torch.no_grad():
             known = self.teacher.hidden(ids, segments=batch.segments).flatten(0, 1).index_select(0, places)
         learned = model.hidden(ids, segments=batch.segments).flatten(0, 1).index_select(0, places)
+        weight = model.head_weight()  # [V, D]; asked for here, as NextToken does
         return distilled(learned, weight, known, self.teacher.head_weight())
 
 
@@ -199,20 +197,3 @@ def _slopes(logits: Tensor, targets: Tensor, exact: torch.dtype) -> tuple[Tensor
 
 def _scaled(gradient: Tensor | None, factor: Tensor) -> Tensor | None:
     return None if gradient is None else gradient.mul_(factor.to(gradient.dtype))
-
-
-def held_out_loss(model: nn.Module, batches: Iterable[Batch]) -> float:
-    """Mean cross-entropy in nats per learned token over all batches, in evaluation mode and without gradients."""
-    total, count, loss, was_training = 0.0, 0, NextToken(), model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            for batch in batches:
-                if found := loss.count(batch):
-                    total += float(loss(model, batch))  # type: ignore[arg-type]
-                    count += found
-    finally:
-        model.train(was_training)
-    if not count:
-        raise BadData([Problem("held-out batches", "no learned token", "hold out at least one supervised example")])
-    return total / count

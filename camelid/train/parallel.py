@@ -31,8 +31,10 @@ from camelid.errors import ProblemList
 from camelid.machine import Machine
 from camelid.models.llama import Llama
 from camelid.models.shape import LlamaShape
+from camelid.nn.frozen import FrozenLinear
 from camelid.ranks import Ranks
 from camelid.train.optim import Optimizer
+from camelid.train.settings import AdamW
 from camelid.train.team import DOING, Backward, Plan
 
 if TYPE_CHECKING:
@@ -60,10 +62,6 @@ class Piece:
         begins[axis] += begin
         sizes[axis] = size
         return replace(self, begin=tuple(begins), shape=tuple(sizes))
-
-    @property
-    def is_all(self) -> bool:
-        return self.shape == self.whole
 
 
 @dataclass(frozen=True)
@@ -145,13 +143,16 @@ class Placement:
             distributed.all_gather(everything, padded, group=seats)
         return torch.cat([each.narrow(axis, 0, n) for each, n in zip(everything, counts, strict=True)], dim=axis)
 
-    def state(self, dtype: torch.dtype) -> dict[str, Tensor]:
-        """The whole model's weights on the CPU of rank 0, as one process would have them; {} elsewhere."""
+    def state(self, dtype: torch.dtype | None, *, learned: bool = False) -> dict[str, Tensor]:
+        """The whole model's weights, or those alone that learned, on the CPU of rank 0, as one process would have them;
+        {} elsewhere."""
         found: dict[str, Tensor] = {}
         for name, weight in self.model.named_parameters():
+            if learned and not weight.requires_grad:
+                continue
             whole = self.whole(name, _local(weight.detach()))
             if self.seat.ranks.leads:
-                found[name] = whole.to("cpu", dtype)
+                found[name] = whole.to("cpu", dtype or whole.dtype)
         return found
 
 
@@ -163,7 +164,9 @@ def place(model: Llama, machine: Machine, ranks: Ranks, dtype: torch.dtype) -> P
     """
     if machine.shard == machine.tensor == 1:
         return None
-    check(model.shape, machine, adapted=model.adapter is not None)
+    problems = ProblemList()
+    check(model.shape, machine, problems, adapted=model.adapter is not None)
+    problems.raise_usage()
     with ranks.speaking("forming groups"):
         from torch.distributed.device_mesh import init_device_mesh
 
@@ -171,7 +174,7 @@ def place(model: Llama, machine: Machine, ranks: Ranks, dtype: torch.dtype) -> P
         names = ("data", "shard", "tensor")
         mesh = init_device_mesh(kind, (machine.data, machine.shard, machine.tensor), mesh_dim_names=names)
     seat = Seat(ranks, machine, mesh)
-    pieces = {name: Piece.all_of(weight) for name, weight in model.named_parameters()}
+    pieces = {name: Piece.all_of(weight) for name, weight in model.named_parameters() if weight.requires_grad}
     if machine.tensor > 1:
         _divide(model, seat, pieces)
     if machine.shard > 1:
@@ -180,17 +183,32 @@ def place(model: Llama, machine: Machine, ranks: Ranks, dtype: torch.dtype) -> P
     return Placement(model, seat, pieces)
 
 
-def check(shape: LlamaShape, machine: Machine, *, adapted: bool) -> None:
-    """Raises UsageError with everything that does not divide or go together."""
-    problems, count = ProblemList(), machine.tensor
+def check(
+    shape: LlamaShape,
+    machine: Machine,
+    problems: ProblemList,
+    *,
+    adapted: bool = False,
+    optim: AdamW | None = None,
+    where: str = "",
+) -> None:
+    """Adds everything that does not divide or go together among the machine's ranks; settings of the optimizer under
+    names that begin with `where`."""
+    if optim is not None and optim.paged and machine.ranks > 1:
+        problems.add(f"{where}optim.paged", f"on {machine.ranks} ranks, which would share one file", "leave it out")
+    if machine.shard == 1 and machine.tensor == 1:
+        return
+    count = machine.tensor
     for what, found in (("heads", shape.heads), ("kv_heads", shape.kv_heads), ("hidden", shape.hidden)):
         if found % count:
             problems.add("--tensor", f"{count} do not divide {found} {what}", "use a divisor of it")
     if machine.data > 1 and machine.shard > 1 and machine.sums == "ordered":
         problems.add("--sums", "ordered, with replicas of shards", "use --sums fast, or shards alone")
-    if adapted:
-        problems.add("--shard, --tensor", "with an adapter, whose base is frozen", "train it on replicas alone")
-    problems.raise_usage()
+    if adapted and machine.tensor > 1:
+        problems.add("--tensor", "with an adapter, whose matrices it does not cut", "use --shard, or replicas alone")
+    if optim is not None and type(optim) is not AdamW:
+        among = f"{type(optim).__name__} among shards of a model"
+        problems.add(f"{where}optim", among, "use AdamW, or replicas alone")
 
 
 def _local(weight: Tensor) -> Tensor:
@@ -265,8 +283,14 @@ def _shard(model: Llama, seat: Seat, pieces: dict[str, Piece], dtype: torch.dtyp
     from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     mesh = seat.mesh["data", "shard"] if seat.machine.data > 1 else seat.mesh["shard"]
+    for module in model.modules():
+        if isinstance(module, FrozenLinear):
+            module.divide()
     exact = next(model.parameters()).dtype
-    policy = MixedPrecisionPolicy() if dtype == exact else MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=exact)
+    plain = (
+        dtype == exact or model.adapter is not None
+    )  # a frozen base lies in the machine's dtype, adapters in float32
+    policy = MixedPrecisionPolicy() if plain else MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=exact)
     for layer in model.model.layers:
         fully_shard(layer, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
@@ -276,8 +300,8 @@ def _shard(model: Llama, seat: Seat, pieces: dict[str, Piece], dtype: torch.dtyp
             module.set_gradient_divide_factor(1.0)
             module.set_force_sum_reduction_for_comms(True)
     own, count = seat.index("shard"), seat.machine.shard
-    for name, weight in model.named_parameters():
-        before = pieces[name]
+    for name, before in list(pieces.items()):
+        weight = model.get_parameter(name)
         per_rank = -(-before.shape[0] // count)  # as torch.chunk cuts
         pieces[name] = before.cut(0, min(own * per_rank, before.shape[0]), _local(weight).shape[0])
 

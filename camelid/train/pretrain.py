@@ -13,7 +13,7 @@ import torch
 from camelid.checkpoints import directory
 from camelid.data.batch import PretrainingBatches
 from camelid.data.mixture import Mixture
-from camelid.errors import Problem, UsageError
+from camelid.errors import Problem, ProblemList, UsageError
 from camelid.frozen import diff
 from camelid.generate.certificate import certificate
 from camelid.models.adapt import add_lora, fold, portable, set_randomness
@@ -28,6 +28,7 @@ from camelid.train.assemble import (
     check_free,
     dtype_of,
     identity,
+    on_cpu,
     optimizer_for,
     read_as,
     save_adapter,
@@ -35,10 +36,11 @@ from camelid.train.assemble import (
     told,
     weights_of,
     why_no_adapter,
+    worn,
 )
 from camelid.train.loop import Conduct, Trained, train
 from camelid.train.loss import Distilled, NextToken
-from camelid.train.settings import AdamW, Schedule
+from camelid.train.settings import AdamW, Schedule, check_together
 from camelid.train.vocabulary import NewRows, old_pieces, with_rows
 
 
@@ -97,9 +99,9 @@ def pretrain(
         shape=shape,
         ids=tokenizer.size,
     )
-    if optim.ratio != 1 and adapter is None:
-        found = f"{optim.ratio:g} is for an adapter's B, and there is no adapter"
-        raise UsageError([Problem("optim.ratio", found, "leave it at 1")])
+    problems = ProblemList()
+    check_together(optim, adapter, None, "", problems)
+    problems.raise_usage()
     parent = None if start is None else directory.load(start)
     apart = "" if parent is None or adapter is None else why_no_adapter(parent, shape, adapter, cut=cut is not None)
     if apart:
@@ -118,17 +120,8 @@ def pretrain(
         **({"cut": cut} if cut else {}),
         **({"teacher": directory.load(teacher).digest} if teacher else {}),
     )
-    if parent is None:
-        model = _fresh(shape, seed, deviation, conduct.machine.device)
-    else:
-        check_vocabulary(parent, tokenizer)
-        model = (
-            _begun(parent, tokenizer, shape, new_rows, seed, conduct)
-            if cut is None
-            else pruned(directory.build(parent, torch.float32, conduct.machine.device), shape)
-        )
-    if adapter is not None:
-        model = add_lora(model.to(dtype_of(conduct)), adapter, seed=seed)
+    prepared = partial(_prepared, parent, tokenizer, shape, new_rows, cut, adapter, seed=seed, deviation=deviation)
+    model = prepared(conduct=conduct)
     model.recompute = conduct.machine.recompute
     if float8.wanted(conduct.machine):
         float8.through_float8(model, compiled=conduct.machine.compile)
@@ -146,13 +139,18 @@ def pretrain(
         draw=partial(set_randomness, model, seed),
         placement=placement,
     )
-    worn = None if adapter is None else portable(model)
-    weights = fold(model).state_dict() if adapter is not None else weights_of(model, placement, conduct)
+    weights: Mapping[str, torch.Tensor] = {}
+    if adapter is None:
+        weights = weights_of(model, placement, conduct)
+    else:
+        model = worn(model, placement, partial(prepared, conduct=on_cpu(conduct)))
     with saving(conduct) as here:
         if here:
             history = told(provenance or {}, trained, facts, batches, conduct)
-            if worn is not None and parent is not None and not apart:
-                save_adapter(run, worn, parent, shape, tokenizer, None, history, conduct)
+            if adapter is not None:
+                if parent is not None and not apart:
+                    save_adapter(run, portable(model), parent, shape, tokenizer, None, history, conduct)
+                weights = fold(model).state_dict()
             directory.save(
                 target,
                 weights,
@@ -163,6 +161,30 @@ def pretrain(
                 files=conduct.files,
             )
     return trained
+
+
+def _prepared(
+    parent: directory.Checkpoint | None,
+    tokenizer: Tokenizer,
+    shape: LlamaShape,
+    new_rows: NewRows,
+    cut: Literal["weights"] | None,
+    adapter: LoRA | None,
+    *,
+    seed: int,
+    deviation: float,
+    conduct: Conduct,
+) -> Llama:
+    """The model as it will be trained: fresh, begun as its parent or cut out of it, and with its adapter."""
+    if parent is None:
+        model = _fresh(shape, seed, deviation, conduct.machine.device)
+    else:
+        check_vocabulary(parent, tokenizer)
+        if cut is None:
+            model = _begun(parent, tokenizer, shape, new_rows, seed, conduct)
+        else:
+            model = pruned(directory.build(parent, torch.float32, conduct.machine.device), shape)
+    return model if adapter is None else add_lora(model.to(dtype_of(conduct)), adapter, seed=seed)
 
 
 def _fresh(shape: LlamaShape, seed: int, deviation: float, device: str) -> Llama:
@@ -211,4 +233,6 @@ def _begun(
         )
     weights = directory.build(parent, torch.float32, conduct.machine.device)
     pieces = old_pieces(parent.tokenizer, tokenizer) if new_rows == "pieces" else None
-    return read_as(with_rows(weights, rows, new=new_rows, pieces=pieces, seed=seed), shape)
+    known = parent.tokenizer.size
+    begun = with_rows(weights, max(known, tokenizer.size), known=known, new=new_rows, pieces=pieces, seed=seed)
+    return read_as(begun, shape)

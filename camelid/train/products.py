@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Literal
@@ -32,6 +32,7 @@ WISH = "CAMELID_PRODUCTS"
 LIMIT = "ONEDNN_MAX_CPU_ISA"  # read once by oneDNN, when it is first used
 FLOAT32_ONLY = "AVX512_CORE_VNNI"  # the most that knows no bfloat16; a processor with less is not asked for more
 ENOUGH, LARGEST = 0.005, 16384  # seconds of a product that is large enough to tell a rate; rows where to end anyway
+TRYING = 0.03  # seconds for each size: among other work the first products are often interrupted, some later one is not
 EXACT = 1e-5  # ours: of the largest value; float32 gives some 1e-7 in the products tried, bfloat16 3e-3
 
 
@@ -62,22 +63,29 @@ def multiplying(machine: Machine) -> Iterator[None]:
 
 
 def rate(machine: Machine) -> float:
-    """Operations a second of the best large product, measured in a few hundredths of a second with this process's
+    """Operations a second of the best large product, measured in about a tenth of a second with this process's
     threads: what a step's own operations are held against."""
-    best, size, spent = 0.0, 256, 0.0
+    best, size, least = 0.0, 256, 0.0
     with multiplying(machine), torch.no_grad():
-        while spent < ENOUGH and size < LARGEST:
+        while least < ENOUGH and size < LARGEST:
             size *= 2
             one = torch.ones(size, size, dtype=getattr(torch, machine.dtype), device=machine.device)
             out = one @ one
-            for _ in range(3):
-                _settle(machine)
-                begun = time.perf_counter()
-                torch.mm(one, one, out=out)
-                _settle(machine)
-                spent = max(time.perf_counter() - begun, 1e-9)
-                best = max(best, 2 * size**3 / spent)
+            least = _least_seconds(lambda: torch.mm(one, one, out=out), machine)  # noqa: B023 - called at once
+            best = max(best, 2 * size**3 / least)
     return best
+
+
+def _least_seconds(product: Callable[[], object], machine: Machine) -> float:
+    """What the quickest of some products took: of three at least, and of as many as TRYING has room for."""
+    taken: list[float] = []
+    while len(taken) < 3 or sum(taken) < TRYING:
+        _settle(machine)
+        begun = time.perf_counter()
+        product()
+        _settle(machine)
+        taken.append(max(time.perf_counter() - begun, 1e-9))
+    return min(taken)
 
 
 def _settle(machine: Machine) -> None:

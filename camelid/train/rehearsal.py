@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from camelid.errors import CamelidError
+from camelid.ranks import lacks_memory
 from camelid.train.optim import Optimizer
 from camelid.train.parallel import Divided
 
@@ -36,7 +35,7 @@ def rehearse(batches: Any, backward: Backward, optimizer: Optimizer, divided: Di
         else:
             divided.rehearse(batch)
     except (MemoryError, RuntimeError) as error:
-        if not _is_lack_of_memory(error):
+        if not lacks_memory(error):
             raise
         told = str(error).splitlines()[0][:160]
         raise DoesNotFit(
@@ -45,7 +44,3 @@ def rehearse(batches: Any, backward: Backward, optimizer: Optimizer, divided: Di
         ) from None
     finally:
         optimizer.refuse()
-
-
-def _is_lack_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)

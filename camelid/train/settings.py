@@ -23,7 +23,7 @@ class AdamW:
     eps: float = 1e-8
     decay: float = 0.0
     ratio: float = 1.0
-    """How many times faster than A the matrix B of an adapter learns (LoRA+, Hayou et al. 2024; their code has 20)."""
+    """How many times faster than A the matrix B of an adapter learns (LoRA+, Hayou et al. 2024; their repository's example has 20)."""
     paged: bool = False
     """Whether moments lie in a mapped file, which the system may write out where memory is short (Dettmers et al. 2023,
     section 3, keep them in host memory instead of a GPU's). The numbers are the same."""
@@ -67,7 +67,8 @@ class GaLore(AdamW):
         each step       R = P^T G (or G P);   W -= rate * scale * P AdamW(R)
 
     For the linear maps of the layers; embedding, head and norms are updated by AdamW itself, and so are maps that have
-    no more than `rank` directions: there is nothing to leave out. Defaults are those of the authors' code.
+    no more than `rank` directions: there is nothing to leave out. Defaults are those of the authors' run of 60M weights
+    (repository GaLore, 2cc66f8); their 7B has rank 1,024, anew every 500 steps.
     """
 
     rank: int = 128
@@ -81,6 +82,19 @@ class GaLore(AdamW):
                 problems.add(f"{where}.{name}", f"{getattr(self, name)}", "use a whole number of 1 or more")
         if not 0 < self.scale < float("inf"):
             problems.add(f"{where}.scale", f"{self.scale}", "use a positive number such as 0.25")
+
+
+def check_together(optim: AdamW, adapter: object, base: str | None, where: str, problems: ProblemList) -> None:
+    """Adds economies that do not go together: `where` is what their names begin with, such as "tuned."."""
+    if base is not None and adapter is None:
+        found = f"{base} weights are frozen, and nothing else would learn"
+        problems.add(f"{where}base", found, "name an adapter beside it")
+    if optim.ratio != 1 and adapter is None:
+        found = f"{optim.ratio:g} is for an adapter's B, and there is no adapter"
+        problems.add(f"{where}optim.ratio", found, "leave it at 1")
+    if isinstance(optim, GaLore) and adapter is not None:
+        found = "GaLore projects the gradients of whole matrices, and an adapter leaves these frozen"
+        problems.add(f"{where}optim", found, "use AdamW or AdamW8bit, or train every weight")
 
 
 @dataclass(frozen=True, kw_only=True)

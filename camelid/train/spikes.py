@@ -3,6 +3,7 @@
     steps     ... 100 101 102 103 104 105 ...       a mark (a commit) at every 100th step
     losses        2.1 2.0 2.2 2.1 9.7               9.7 is a spike: more than `factor` times the median before it
     instead   weights of step 100; steps 101 to 105 passed over; on with step 106
+    again     a spike at 108, before the next mark: weights of step 100 again, 106 to 108 passed over too; two spikes so far
 
 Chowdhery et al. 2022 (PaLM), section 5.1, went back some 100 steps and passed over some 200 to 500 batches. All numbers
 here are ours. What is done depends on losses and steps alone, so a run that is interrupted at any moment does the same.

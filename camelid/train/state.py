@@ -122,8 +122,9 @@ class Store:
             problems.add("spikes", found, "go on as it was begun, or begin it anew")
             problems.raise_usage()
 
-    def go_back(self, mark: int, spiked: Spiked, optimizer: Optimizer) -> Counters:
-        """The run as it was at a mark, the steps since then passed over, the one that leapt included.
+    def go_back(self, mark: int, spiked: Spiked, now: Counters, optimizer: Optimizer) -> Counters:
+        """The run as it was at a mark, the steps since then passed over, the one that leapt included; `now` is how far
+        it had come.
 
         Raises BadFile where the mark's commit is damaged.
         """
@@ -134,18 +135,25 @@ class Store:
         state = _read_state(commit)
         self._load(commit, state, optimizer)
         before = Counters(**state["counters"])
+        nothing = {"loss": None, "norm": None, "rate": 0.0, "tokens": 0, "supervised": 0, "seen": before.tokens}
+        step = spiked.step + 1
         with self.ranks.first("going back"):
             if self.ranks.leads:
+                since = self._lines_since(state["journal"]["bytes"])
+                self._delete_after(mark)
                 self._cut_journal(commit, state["journal"])
-                self._set_aside_after(mark)
-        nothing = {"loss": None, "norm": None, "rate": 0.0, "tokens": 0, "supervised": 0, "seen": before.tokens}
-        for step in range(mark, spiked.step + 1):
-            why = spiked.words if step == spiked.step else f"went back before it: step {spiked.step + 1} leapt"
-            self.write({"step": step + 1, **nothing, "refused": why})
-        passed = spiked.step + 1 - mark
-        after = replace(before, step=spiked.step + 1, skipped=before.skipped + passed, spikes=before.spikes + 1)
-        self.last = {"step": after.step, **nothing}
-        return after
+                for line in since:
+                    why = line.get("refused", f"went back before it: step {step} leapt")
+                    passed = {"step": line["step"], **nothing, "refused": why} if "step" in line else line
+                    self.write(passed)
+                self.write({"step": step, **nothing, "refused": spiked.words})
+        self.last = {"step": step, **nothing}
+        return replace(before, step=step, skipped=before.skipped + step - mark, spikes=now.spikes + 1)
+
+    def _lines_since(self, length: int) -> list[dict[str, Any]]:
+        """The journal's lines beyond its first so many bytes."""
+        lines = durable.read_lines(self.journal)
+        return [line for end, line in lines if end > length and isinstance(line, dict)]
 
     def _load(self, commit: Path, state: Mapping[str, Any], optimizer: Optimizer) -> None:
         """Weights and moments of a commit, or this rank's pieces of them."""
@@ -188,9 +196,25 @@ class Store:
 
     def _set_aside_after(self, step: int) -> None:
         """Damaged commits of later steps give up their names, which this run will need; nothing is deleted."""
-        for path in durable.commits(self.commits, PREFIX):
-            if int(path.name.removeprefix(PREFIX)) > step:
-                self.files.rename(path, path.with_name(f"damaged-{path.name}-{secrets.token_hex(4)}"))
+        for path in self._after(step):
+            self._set_aside(path)
+
+    def _set_aside(self, path: Path) -> None:
+        self.files.rename(path, path.with_name(f"damaged-{path.name}-{secrets.token_hex(4)}"))
+
+    def _delete_after(self, step: int) -> None:
+        """Commits of later steps go, the newest first: killed at any moment, the run resumes from one that is sound."""
+        for path in reversed(self._after(step)):
+            try:
+                durable.verify(path)
+            except BadFile as error:
+                self.note(f"set aside: {error}")
+                self._set_aside(path)
+            else:
+                durable.delete(path, files=self.files)
+
+    def _after(self, step: int) -> list[Path]:
+        return [path for path in durable.commits(self.commits, PREFIX) if _step(path.name) > step]
 
     def write(self, event: Mapping[str, Any], timing: Mapping[str, Any] | None = None) -> None:
         """One line more in the journal, and one in the timings if there is one; rank 0 writes for all."""
@@ -250,14 +274,9 @@ class Store:
         self.files.fsync_dir(self.directory)
         target = self.commits / f"{PREFIX}{counters.step:08d}"
         durable.commit(target, fill, needed=needed, files=self.files)
-        durable.prune(self.commits, PREFIX, self._kept(counters.step), files=self.files)
-
-    def _kept(self, step: int) -> int:
-        """How many commits stay: those asked for, and all since the last mark where there are marks."""
-        if not self.marks:
-            return self.keep
-        numbers = [int(path.name.removeprefix(PREFIX)) for path in durable.commits(self.commits, PREFIX)]
-        return max(self.keep, sum(number >= step // self.marks * self.marks for number in numbers))
+        marks = self.marks
+        mark = None if not marks else lambda name: f"{PREFIX}{_step(name) // marks * marks:08d}"
+        durable.prune(self.commits, PREFIX, self.keep, beside=mark, files=self.files)
 
     # --- pieces -------------------------------------------------------------------------------------------------------
 
@@ -326,6 +345,11 @@ def steps_of(directory: Path) -> Iterator[dict[str, Any]]:
 
 
 _LOST = "it was changed or lost outside the run: restore it, or remove the run to start it over"
+
+
+def _step(name: str) -> int:
+    """The step of a commit of this name."""
+    return int(name.removeprefix(PREFIX))
 
 
 def _read_state(commit: Path) -> dict[str, Any]:

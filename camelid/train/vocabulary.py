@@ -21,30 +21,35 @@ def with_rows(
     model: Llama,
     rows: int,
     *,
+    known: int | None = None,
     new: NewRows = "mean",
     pieces: Mapping[int, Sequence[int]] | None = None,
     seed: int = 0,
 ) -> Llama:
     """The same model with a vocabulary of `rows`, changed in place; `model` comes back, its old rows as they were.
 
-    new     "mean": each new row of embedding and head is the mean of the old rows (Stanford Alpaca, train.py:
+    known   ids that mean something before, from which on rows are begun; all by default. Models are often padded: there
+            are more rows than their tokenizer has ids, and what lies there was never trained
+    new     "mean": each new row of embedding and head is the mean of the known ones (Stanford Alpaca, train.py:
             smart_tokenizer_and_embedding_resize); "pieces": the mean of the rows of its old pieces, as `pieces` names
             them by id, and of all rows where it has none; "random": N(0, 0.02), keyed by `seed`, which is what a plain
             resize did in the libraries of 2023
-    Raises UsageError for fewer rows than there are.
+    Padding beyond `rows` stays. Raises UsageError for fewer rows than are known.
     """
-    old = model.shape.vocab
-    if rows < old:
-        raise UsageError([Problem("vocabulary", f"{rows} rows asked, {old} there", "rows are added, never taken away")])
-    if rows == old:
+    known = model.shape.vocab if known is None else known
+    if rows < known:
+        found = f"{rows} rows asked, {known} there"
+        raise UsageError([Problem("vocabulary", found, "rows are added, never taken away")])
+    if rows == known:
         return model
     embedding = model.model.embed_tokens
-    embedding.weight = _grown(embedding.weight, rows, new, pieces or {}, (seed, "embed_tokens"))
-    embedding.num_embeddings = rows
+    added = range(known, rows)
+    embedding.weight = _grown(embedding.weight, added, new, pieces or {}, (seed, "embed_tokens"))
     if model.lm_head is not None:
-        model.lm_head.weight = _grown(model.lm_head.weight, rows, new, pieces or {}, (seed, "lm_head"))
-        model.lm_head.out_features = rows
-    model.shape = replace(model.shape, vocab=rows)
+        model.lm_head.weight = _grown(model.lm_head.weight, added, new, pieces or {}, (seed, "lm_head"))
+        model.lm_head.out_features = len(model.lm_head.weight)
+    embedding.num_embeddings = len(embedding.weight)
+    model.shape = replace(model.shape, vocab=len(embedding.weight))
     return model
 
 
@@ -56,17 +61,17 @@ def old_pieces(old: Tokenizer, new: Tokenizer) -> dict[int, list[int]]:
 
 
 def _grown(
-    weight: Tensor, rows: int, new: NewRows, pieces: Mapping[int, Sequence[int]], words: tuple[int, str]
+    weight: Tensor, rows: range, new: NewRows, pieces: Mapping[int, Sequence[int]], words: tuple[int, str]
 ) -> nn.Parameter:
-    """[V, D] -> [rows, D]; means are taken in float32 or better."""
+    """[V, D] with `rows` begun, which may lie within V, beyond it, or both; means are taken in float32 or better."""
     old = weight.detach()
-    exact = old.to(torch.promote_types(old.dtype, torch.float32))
-    added = exact.mean(dim=0, keepdim=True).repeat(rows - len(old), 1)
+    exact = old[: rows.start].to(torch.promote_types(old.dtype, torch.float32))
+    added = exact.mean(dim=0, keepdim=True).repeat(len(rows), 1)
     if new == "random":
         drawn = torch.randn(added.shape, generator=torch_generator("new rows", *words), dtype=torch.float32)
         added = (drawn * DEVIATION).to(added)
     elif new == "pieces":
         for id, ids in pieces.items():
             if ids:
-                added[id - len(old)] = exact[torch.tensor(list(ids), device=old.device)].mean(dim=0)
-    return nn.Parameter(torch.cat([old, added.to(old.dtype)]))
+                added[id - rows.start] = exact[torch.tensor(list(ids), device=old.device)].mean(dim=0)
+    return nn.Parameter(torch.cat([old[: rows.start], added.to(old.dtype), old[rows.stop :]]))

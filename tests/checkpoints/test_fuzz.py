@@ -1,4 +1,4 @@
-"""Goals F1 and F5 at every-commit size: 20,500 mutants of every kind of model file; none crashes, hangs or swells."""
+"""Goals F1 and F5 at every-commit size: 50,040 mutants of every kind of model file; none crashes, hangs or swells."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(("kind", "n"), [
-    ("safetensors", 5000), ("pth", 5000), ("json", 4000), ("gguf", 1500), ("packed", 1500), ("adapter", 1500),
-    ("tokenizer", 1000), ("template", 1000),
+    ("safetensors", 15_600), ("pth", 13_000), ("json", 10_000), ("gguf", 2_000), ("packed", 2_000), ("adapter", 2_500),
+    ("tokenizer", 2_500), ("template", 2_440),
 ])  # fmt: skip
 def test_every_mutant_is_read_or_refused_in_time_and_memory(kind, n):
     command = [sys.executable, "-m", "tests.checkpoints.fuzz", kind, "--n", str(size(n)), "--seed", "20"]

@@ -327,6 +327,26 @@ def test_an_unknown_token_that_llama_cpps_converter_calls_control_is_known_again
     assert found.controls == pieces.controls and (found.bos, found.eos) == (1, 2)
 
 
+def test_a_foreign_chat_template_goes_through_every_format_as_it_stands(tmp_path, ranks):
+    """Kept and never run; in transformers' two places: a file of its own, and the tokenizer's settings, by name."""
+    text = "{# a foreign text #}{% for x in range(9**9) %}<|start_header_id|>é<|eot_id|>{% endfor %}"
+    directory.save(tmp_path / "hf", weights(SHAPE), shape=SHAPE, tokenizer=ranks)
+    for name in ("camelid.json", "manifest.json"):
+        (tmp_path / "hf" / name).unlink()
+    config = tmp_path / "hf" / "tokenizer_config.json"
+    named = [{"name": "tools", "template": "x"}, {"name": "default", "template": text}]
+    config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": named}))
+    path = tmp_path / "hf"
+    assert directory.load(path).chat_template == text and directory.load(path).template is None
+    for number, to in enumerate(("gguf", "hf", "meta", "hf", "meta", "gguf")):
+        path = convert(path, tmp_path / f"{number}{'.gguf' if to == 'gguf' else ''}", to=to)
+        if to != "meta":
+            assert directory.load(path).chat_template == text and directory.load(path).template is None
+    (tmp_path / "hf" / "chat_template.jinja").write_bytes(b"\xff")
+    with pytest.raises(BadFile, match=r"chat_template\.jinja \(byte 0\): is not UTF-8"):
+        _ = directory.load(tmp_path / "hf").chat_template
+
+
 def test_a_foreign_file_is_read_by_its_own_keys(tmp_path, ranks):
     """As the gguf package writes it, without a word of ours; its norms, widened as always, come back as the matrices are."""
     gguf = pytest.importorskip("gguf", reason="the gguf package is not installed")

@@ -181,7 +181,14 @@ def test_chat_answers_each_line(store: Path) -> None:
          ["--set tuned.length: 0 tokens", "--set tuned.batch.count: 0 seq", "--set tuned.optim.lr: -1.0"]),
         (["plan", "llama", "--set", "pretrained.train=-1", "--set", "pretrained.schedule.floor=7"],
          ["--set pretrained.train.count: -1 tokens", "--set pretrained.schedule.floor: 7.0"]),
+        (["grow", "alpaca", "--size", "tiny", "--set", "tuned.optim=AdamW8bit(blok=1)", "--set", "tuned.base=nf4",
+          "--set", "tuned.noise=-1", "--set", "tuned.clip=0", "--set", "tuned.dropout=1", "--set", "tuned.data=x"],
+         ["did you mean 'block'?", "tuned.base: nf4 weights are frozen", "tuned.noise: -1 is", "tuned.clip: 0", "tuned.dropout: 1 is",
+          "tuned.data: is what the stage is given; use --start"]),
+        (["grow", "alpaca-lora", "--size", "tiny", "--set", "adapted.optim=GaLore", "--set", "pretrained.optim.ratio=2"],
+         ["adapted.optim: GaLore projects", "pretrained.optim.ratio: 2 is for an adapter's B"]),
         (["grow", "alpaca", "--size", "7B"], ["--data", "--start"]),
+        (["grow", "llama", "--size", "7B"], ["name yours for each stage: --data pieces=FILE --data FILE; with --start"]),
         (["generate", "alpaca", "--temperature", "-1", "--top-p", "2"], ["--prompt", "--temperature", "--top-p"]),
         (["generate", "alpca", "--prompt", "x"], ["did you mean 'alpaca'?"]),
         (["show", "alpaca", "--size", "14B"], ["13B"]),
@@ -321,6 +328,24 @@ def test_a_terminated_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
         one, two = (folder(path, name) for path in stores)
         assert one.name == two.name
         assert (one / "model.safetensors").read_bytes() == (two / "model.safetensors").read_bytes()
+
+
+def test_a_rank_leaves_what_all_refuse_to_rank_0_and_tells_what_it_alone_found(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr("camelid.cli.time.sleep", waited.append)
+    for name, word in {"WORLD_SIZE": "3", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, word)
+    for rank in "02":
+        monkeypatch.setenv("RANK", rank)
+        assert main(["grow", "llama", "--size", "tiny", "--shard", "2"]) == 2
+        said = capsys.readouterr().err
+        assert (
+            said.startswith("camelid: wrong usage" if rank == "0" else "rank 2: camelid: wrong usage")
+            and "2 x 1 in 3" in said
+        )
+    assert len(waited) == 1 and waited[0] > 1, "torchrun ends all as soon as one has ended: rank 0 must be first"
 
 
 def test_refusals_are_values_too(capsys: pytest.CaptureFixture[str]) -> None:

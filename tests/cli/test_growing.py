@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,20 @@ from camelid.dialogue.published import VICUNA_1_1
 from camelid.models.llama import Llama, initialise
 from camelid.models.shape import LlamaShape
 from camelid.plan.plan import shape_of
-from camelid.recipe import ExtendTokenizer, Fields, Finetune, Folder, Merge, Pretrain, Recipe, Table
+from camelid.recipe import (
+    Blend,
+    ExtendTokenizer,
+    Fields,
+    Finetune,
+    Folder,
+    Merge,
+    Portion,
+    Pretrain,
+    Recipe,
+    Share,
+    Shares,
+    Table,
+)
 from camelid.recipes import MEMBERS
 from camelid.request import Request
 from camelid.tokenizers import byte_bpe, sentencepiece
@@ -59,6 +73,40 @@ def test_what_a_recipe_of_several_stages_needs_is_told_stage_by_stage(folders: d
     _, problems = asked("gogpt", folders["base"], texts=("raed=x",))
     for part in ("--data pieces=FILE", "--data read=FILE", "--data: GoGPT2 7B needs 1,200,000", "did you mean 'read'?"):
         assert part in problems
+
+
+def test_several_files_of_a_stage_are_all_taken_by_shares_or_by_times(folders: dict[str, Path], tmp_path: Path) -> None:
+    wiki, books, records, more = (tmp_path / name for name in ("wiki.jsonl", "books.jsonl", "a.json", "50%:b.json"))
+    for path in (wiki, books, records, more):
+        path.write_text('{"text": "One."}\n')
+    texts = (f"pieces={wiki}", f"read=70%:{wiki}", f"read=30%:{books}", f"2.5x:{records}", str(more))
+    recipe, problems = asked("gogpt", folders["base"], texts=texts)
+    assert recipe and not problems
+    pieces, read, tuned = recipe.stages
+    assert isinstance(pieces, ExtendTokenizer) and isinstance(read, Pretrain) and isinstance(tuned, Finetune)
+    assert pieces.data == Table(str(wiki))
+    assert read.data == Shares((Share(Table(str(wiki)), 70.0), Share(Table(str(books)), 30.0)))
+    assert tuned.data == Blend((Portion(Table(str(records)), 2.5), Portion(Table(str(more)))))
+    settled = Request("gogpt", "7B", str(folders["base"]), texts=texts).settled(recipe)
+    assert asked("gogpt", folders["base"], texts=settled.texts) == (recipe, "")
+
+
+def test_several_files_without_a_share_are_refused_not_dropped(
+    folders: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "texts.jsonl").write_text('{"text": "One."}\n')
+    one, two = (str(tmp_path / name / "texts.jsonl") for name in ("one", "two"))
+    words = ["grow", "llama", "--size", "tiny", "--store", str(tmp_path / "store")]
+    assert main([*words, "--data", one, "--data", two]) == 2
+    told = capsys.readouterr().err
+    assert f"of 2 files for pretrained, {one}, {two} has no share in percent" in told and f"--data 50%:{one}" in told
+    assert "2 files are called texts.jsonl" in told
+    assert main([*words, "--data", f"60%:{one}", "--data", f"30%:{two}"]) == 2
+    assert "the shares add up to 90%" in capsys.readouterr().err
+    _, problems = asked("alpaca", folders["base"], texts=(f"50%:{one}", f"50%:{two}"))
+    assert "dialogues are not drawn by shares; say how often: 2x:" in problems
 
 
 def test_both_models_of_a_merge_take_their_own_records(folders: dict[str, Path], tmp_path: Path) -> None:
@@ -153,3 +201,14 @@ def test_what_a_stage_refuses_while_it_runs_is_told_by_the_setting_s_whole_name(
 def test_a_start_that_is_none_is_told_once(tmp_path: Path) -> None:
     problems = asked("alpaca", tmp_path / "nowhere")[1]
     assert problems.count("--start") == 1 and "there is no folder" in problems
+
+
+def test_of_two_files_of_records_both_are_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, rows in (("a", 2), ("b", 3)):
+        (tmp_path / f"{name}.jsonl").write_text('{"instruction": "a", "output": "b"}\n' * rows)
+    one, other = str(tmp_path / "a.jsonl"), str(tmp_path / "b.jsonl")
+    words = ["grow", "alpaca", "--size", "tiny", "--store", str(tmp_path), "--set", "tuned.train=1", "--json"]
+    for given, rows in (((one, other), 5), ((f"tuned={one}", f"tuned=2x:{other}"), 8), ((one, f"tuned={other}"), 5)):
+        assert main([*words, *(part for word in given for part in ("--data", word))]) == 0
+        model = Path(json.loads(capsys.readouterr().out)["model"])
+        assert json.loads((model / "camelid.json").read_text())["provenance"]["data"]["rows"] == rows

@@ -44,6 +44,19 @@ def test_a_model_that_does_not_fit_is_refused_with_what_would(checkpoint, monkey
     memory.check_loading(as_large(checkpoint, "llama-2-7B"), CPU, tokens=4096, anyway=True)
 
 
+def test_float16_is_foreseen_as_the_float32_that_it_becomes(tmp_path, monkeypatch):
+    half = directory.save(tmp_path / "half", weights(SHAPE, dtype=torch.float16), shape=SHAPE)
+    big = as_large(directory.load(half), "llama-2-7B")
+    monkeypatch.setattr(memory, "available", lambda device="cpu": 18 * GIB)
+    with pytest.raises(
+        UsageError, match=r"weights 25\.1.*--weights bf16 \(1.*--engine pytorch \(1.* in float16 as stored"
+    ) as told:
+        memory.check_loading(big, CPU, tokens=1024)
+    assert "q8_0" in str(told.value)
+    for other in ({"weights": "bf16"}, {"engine": "pytorch"}, {"dtype": "float16"}):
+        memory.check_loading(big, CPU, tokens=1024, **other)
+
+
 def test_a_long_answer_alone_is_told_to_be_shorter(checkpoint, monkeypatch):
     monkeypatch.setattr(memory, "available", lambda device="cpu": 10 * GIB)
     big = as_large(checkpoint, "llama-3.2-1B")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from camelid.checkpoints import directory
 from camelid.cli import main
@@ -73,8 +75,10 @@ def test_answers_match_what_was_asked_of_them(model: str, capsys: pytest.Capture
 
 
 def test_beams_and_top_logprobs_are_told(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    found = asked(capsys, model, "--beams", "3", "--n", "2", "--max-tokens", "6")["choices"]
-    assert [len(one["logprobs"]) == len(one["token_ids"]) for one in found] == [True, True]
+    words = ("--beams", "3", "--n", "2", "--max-tokens", "6", "--top-logprobs", "2", "--prompt-logprobs")
+    for one in asked(capsys, model, *words)["choices"]:
+        assert len(one["logprobs"]) == len(one["token_ids"]) and all(len(top) == 2 for top in one["top_logprobs"])
+        assert len(one["prompt_logprobs"]) == len(one["prompt_ids"])
     told = asked(capsys, model, "--top-logprobs", "2", "--prompt-logprobs", "--max-tokens", "3")
     assert [len(top) for top in told["top_logprobs"]] == [2, 2, 2] and told["prompt_top_logprobs"][0] == []
     assert told["top_logprobs"][0][0]["id"] == told["token_ids"][0], "greedy"
@@ -95,6 +99,47 @@ def test_functions_are_offered_and_calls_are_told(
     assert strange["calls"] == [] and strange["wrong"] == "calls 'sub', which was not offered"
     without = asked(capsys, model, "--max-tokens", "1")
     assert len(found["prompt_ids"]) > len(without["prompt_ids"]) + 40
+
+
+def test_a_foreign_model_talks_in_the_template_that_its_own_means(
+    model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """The same folder as another program would have written it, without camelid.json and its manifest."""
+    foreign = tmp_path / "foreign"
+    shutil.copytree(model, foreign)
+    for name in ("camelid.json", "manifest.json"):
+        (foreign / name).unlink()
+    ours = asked(capsys, model, "--max-tokens", "9")
+    assert main(["generate", str(foreign), "--prompt", "Who lives in Arl?", "--max-tokens", "9", "--json"]) == 0
+    said = capsys.readouterr()
+    assert (
+        json.loads(said.out) == ours
+        and "template: llama-3.1-instruct, which says what the model's own says" in said.err
+    )
+    older = asked(capsys, str(foreign), "--max-tokens", "9", "--template", "vicuna-v1.5")
+    assert older["prompt_ids"] == asked(capsys, model, "--max-tokens", "9", "--template", "vicuna-v1.1")["prompt_ids"]
+    assert older["prompt_ids"] != ours["prompt_ids"]
+    (foreign / "chat_template.jinja").write_text("{{ cycler.__init__.__globals__.os.abort() }}")
+    assert main(["generate", str(foreign), "--prompt", "x", "--max-tokens", "3", "--template", "none"]) == 0
+    assert "template" not in capsys.readouterr().err
+    assert main(["generate", str(foreign), "--prompt", "x", "--max-tokens", "3"]) == 0
+    assert "the model's chat template cannot be read, and it continues your text" in capsys.readouterr().err
+    told = asked(capsys, model, "--template", "vicuna-1.1", code=2)
+    assert "--template: there is no template 'vicuna-1.1'; did you mean 'vicuna-v1.1'" in told
+    assert "--template: llama is a base, which has no template" in asked(capsys, model, "--template", "llama", code=2)
+
+
+def test_a_conversation_is_drawn_as_its_options_say(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from camelid.cli.talking import chat
+
+    first = asked(capsys, model, "--max-tokens", "1")["token_ids"][0]
+    options = ("--max-tokens", "5", "--logit-bias", f"{first}=-1000", "--repetition-penalty", "1.2")
+    expected = asked(capsys, model, *options)["text"]
+    told = CliRunner().invoke(chat, [model, *options], input="Who lives in Arl?\n")
+    assert told.stdout == expected + "\n" and expected != asked(capsys, model, "--max-tokens", "5")["text"]
+    assert main(["chat", model, "--min-p", "2", "--typical-p", "0"]) == 2
+    said = capsys.readouterr().err
+    assert "--min-p: found 2" in said and "--typical-p: found 0" in said
 
 
 def test_everything_that_is_wrong_is_told_at_once(model: str, capsys: pytest.CaptureFixture[str]) -> None:

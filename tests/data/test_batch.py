@@ -300,3 +300,9 @@ def test_settings_of_sequences_that_do_not_fit_are_named_at_once() -> None:
 
 def test_part_of_an_epoch_is_rounded_up_to_whole_steps() -> None:
     assert SequenceBatches(numbered([2] * 10), per_step=4, epochs=1.5, micro_tokens=8, seed=0).steps == 5
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1.1, 110), (2.2, 220), (0.07, 7), (1.101, 111), (3, 300), (1e-9, 1)])
+def test_a_fraction_of_an_epoch_is_what_was_written(epochs, steps):
+    batches = SequenceBatches(numbered([3] * 200), per_step=2, epochs=epochs, micro_tokens=99, seed=0)
+    assert batches.steps == steps

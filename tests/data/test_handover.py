@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from camelid.data.duplicates import MINIMA, MISSED, RUN, band_rows
-from camelid.data.handover import dedup_script
+from camelid.data.handover import dedup_script, filter_script
 from camelid.data.shingles import words
 
 
@@ -41,6 +41,17 @@ def test_no_name_of_a_file_becomes_code(name: str) -> None:
     assert (found["SOURCE"], found["FILES"], found["OUT"], found["RUN"]) == (f"/x/{name}", name, f"/y/{name}", 7)
     plain = ast.parse(dedup_script("x", "y", "z", parquet=True, run=7))
     assert [type(node) for node in ast.parse(script).body] == [type(node) for node in plain.body]
+
+
+def test_the_rules_are_ours_and_no_name_becomes_code() -> None:
+    plain = ast.parse(filter_script("x", "y", "z", parquet=True))
+    for name in ('a"b', "a\nb", "{out}", '"""\nimport os\n"""'):
+        script = filter_script(f"/x/{name}", name, f"/y/{name}", parquet=True)
+        assert [type(node) for node in ast.parse(script).body] == [type(node) for node in plain.body]
+        assert told(script)["OUT"] == f"/y/{name}"
+    numbers = {k.arg: k.value.value for n in ast.walk(plain) if isinstance(n, ast.Call) for k in n.keywords
+               if isinstance(k.value, ast.Constant)}  # fmt: skip
+    assert (numbers["min_doc_words"], numbers["max_doc_words"], numbers["min_stop_words"]) == (50, 100_000, 2)
 
 
 def test_its_words_are_ours() -> None:

@@ -7,6 +7,7 @@ import os
 import random
 import tracemalloc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow
@@ -16,12 +17,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from camelid.data import json_array, rows, source
+from camelid.data.cache import from_dialogues
 from camelid.data.formats import Fields
 from camelid.data.json_array import Broken, elements
 from camelid.data.source import Rejected, dialogues, documents, recognise, records
 from camelid.dialogue.message import Message
+from camelid.dialogue.published import VICUNA_1_1
+from camelid.dialogue.template import render
 from camelid.errors import BadData, BadFile, CamelidError
 from tests.conftest import size
+from tests.data.stand_ins import ByteTokenizer
 
 GOOD = {"instruction": "Name a fruit.", "input": "", "output": "Pear."}
 ASKED, ANSWERED = Message("user", "Name a fruit."), Message("assistant", "Pear.")
@@ -105,8 +110,9 @@ def test_real_tool_calls_are_counted_one_by_one_or_left_out_by_request(shared: P
     bad = [
         i
         for i, row in enumerate(raw, 1)
-        if any(t["from"] not in ("human", "gpt", "system") for t in row["conversations"])
+        if any(t["from"] not in ("human", "gpt", "system") for t in row["conversations"]) or row["tools"] != "[]"
     ]
+    assert 153 < len(bad) < 300, "some call functions, others only offer them"
     with pytest.raises(BadData) as error:
         list(dialogues(path))
     head, *each, rest = error.value.problems
@@ -205,6 +211,22 @@ REPLY = {"from": "gpt", "value": "Ho"}
             {"messages": [{"role": "tool", "content": "x"}]},
             "turn 1: 'role' is 'tool', not one of user, assistant, system",
         ),
+        ({"conversations": [TURN, REPLY | {"weight": 0}]}, "every turn of the assistant has the weight 0"),
+        ({"conversations": [TURN, REPLY | {"weight": 0.5}]}, "turn 2: 'weight' is 0.5, not 0 or 1"),
+        ({"conversations": [TURN, REPLY | {"weight": True}]}, "turn 2: 'weight' is True, not 0 or 1"),
+        ({"conversations": [TURN | {"weight": 1}, REPLY]}, "turn 1: 'weight' asks that a turn of the user is learned"),
+        ({"conversations": [TURN, REPLY | {"train": False}]}, "turn 2: 'train' is False; write \"weight\": 0"),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": [{}]}]},
+            "turn 2: 'tool_calls' makes it a call of functions",
+        ),
+        (
+            {"messages": [{"role": "assistant", "content": None, "function_call": {"name": "f"}}]},
+            "turn 1: 'function_call' makes it a call of a function",
+        ),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "turn 1: 'tool_call_id' makes it what"),
+        ({"conversations": [TURN, REPLY], "tools": "[{}]"}, "'tools' makes it one in which functions may be called"),
+        ({"conversations": [TURN, REPLY], "functions": [{}]}, "'functions' makes it one in which functions may be"),
         ({}, "no fields: no known format"),
         ({f"field {i}": 1 for i in range(20)}, "field 11 and 8 more: no known format"),
         ({"x" * 99: 1}, "x...: no known format"),
@@ -609,3 +631,27 @@ def test_zstandard_is_read_as_what_it_packs_and_damage_is_named(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(BadFile, match="damaged Zstandard"):
             list(source.documents(path))
+
+
+def test_a_reply_of_weight_nought_is_shown_and_not_learned(tmp_path: Path) -> None:
+    """As OpenAI's fine-tuning format has it; empty lists of calls and tools, as exports write them, say nothing."""
+    turns = [
+        {"role": "user", "content": "One?", "weight": 0}, {"role": "assistant", "content": "bad", "weight": 0},
+        {"role": "user", "content": "Two?"}, {"role": "assistant", "content": "good", "weight": 1, "tool_calls": []},
+    ]  # fmt: skip
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"messages": turns, "tools": []}) + "\n")
+    (messages,) = dialogues(path)
+    assert [message.learned for message in messages] == [True, False, True, True]
+    tokenizer = ByteTokenizer()
+    plain = render(VICUNA_1_1, [replace(message, learned=True) for message in messages], tokenizer)
+    for learn in ("response", "assistant", "last", "everything"):
+        found = render(VICUNA_1_1, messages, tokenizer, learn=learn)  # type: ignore[arg-type]
+        shown, said = plain.replies
+        assert found.ids == plain.ids and not any(found.supervised[shown.start : shown.end])
+        assert all(found.supervised[said.start : said.end])
+    (whole, _), (part, _) = (
+        from_dialogues(path, VICUNA_1_1, tokenizer, tmp_path / str(n), length=400, over_length="cut", learn=learn)
+        for n, learn in enumerate(("everything", "response"))
+    )
+    assert part.supervised < whole.supervised

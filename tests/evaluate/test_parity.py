@@ -15,7 +15,7 @@ from camelid.checkpoints.names import to_neighbours
 from camelid.dialogue.published import LLAMA_2, PLAIN
 from camelid.errors import BadFile
 from camelid.evaluate.parity import CORPUS, held, parity
-from camelid.generate.certificate import certified, stored, weights_of
+from camelid.generate.certificate import certified, rounded_to, stored
 from camelid.generate.loaded import Loaded, load
 from camelid.models.llama import Llama, initialise
 from camelid.models.shape import LlamaShape
@@ -107,7 +107,8 @@ def again(path, checkpoint, **changes):
 def test_a_certificate_comes_back_from_its_folder_and_holds_to_the_bit(tmp_path, tokenizer):
     path = saved(tmp_path / "m", tokenizer)
     noted = stored(directory.load(path))
-    assert noted is not None and noted.weights == weights_of(directory.load(path)) == "float32"
+    assert noted is not None and noted.weights == directory.load(path).stored_as == "float32"
+    assert rounded_to(directory.load(path), noted) == ""
     found = held(noted, load(path, engine="pytorch"))
     assert found.exact and found.positions == 4 * 96 and found.texts == len(CORPUS) + len(tokenizer.controls)
     assert (path / "certificate.json").stat().st_size < 200_000
@@ -135,6 +136,20 @@ def test_a_certificate_goes_with_the_model_through_every_format(tmp_path, tokeni
         if to != "meta":
             assert directory.load(path).certificate == noted
             assert held(stored(directory.load(path)), load(path, engine="pytorch")).exact
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("f16", "float16"), ("bf16", "bfloat16")])
+def test_what_was_rounded_on_the_way_is_remembered_when_it_is_wide_again(tmp_path, tokenizer, kind, dtype):
+    """Norms stay in float32 in a GGUF file, and a way back ends in float32 everywhere: neither hides the rounding."""
+    path = convert(saved(tmp_path / "m", tokenizer), tmp_path / "m.gguf", to="gguf", type=kind)
+    noted = stored(directory.load(path))
+    assert rounded_to(directory.load(path), noted) == dtype
+    for number, to in enumerate(("hf", "meta", "gguf", "hf")):
+        path = convert(path, tmp_path / f"{number}{'.gguf' if to == 'gguf' else ''}", to=to, type="f32")
+        if to != "meta":
+            assert directory.load(path).stored_as == "float32" and rounded_to(directory.load(path), noted) == dtype
+    same = convert(tmp_path / "m", tmp_path / "same.gguf", to="gguf")
+    assert rounded_to(directory.load(same), noted) == ""
 
 
 def test_a_folder_without_a_certificate_has_none_and_a_damaged_one_is_named(tmp_path, tokenizer):

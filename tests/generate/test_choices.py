@@ -131,7 +131,8 @@ def test_top_logprobs_of_answer_and_prompt_are_the_likeliest_of_a_full_forward(s
     model, prompt = grown(5, dtype=torch.float64, spread=4), prompts_of(5, 1, 30)[0]
     own = replace(settings, max_tokens=9, top_logprobs=4, prompt_logprobs=True)
     beside = Settings(max_tokens=5, temperature=0.5)
-    for done in (complete(model, prompt, own), complete_all(model, [[3, 4], prompt], [beside, own])[1]):
+    beams = () if own.draws else complete_choices(model, prompt, replace(own, beams=3, n=3))
+    for done in (*beams, complete(model, prompt, own), complete_all(model, [[3, 4], prompt], [beside, own])[1]):
         with torch.inference_mode():
             logs = torch.log_softmax(model(torch.tensor([[*prompt, *done.token_ids]]))[0, :-1], -1)
         values, ids = logs.topk(4)

@@ -121,7 +121,7 @@ def test_several_answers_stand_side_by_side_and_threads_share_the_engine(model: 
 def test_what_is_wrong_is_named(model: LanguageModel, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="max_token: is no setting; did you mean 'max_tokens'"):
         model.chat("Hello", max_token=3)
-    with pytest.raises(UsageError, match=r"settings\.max_tokens: found text .ten., expected"):
+    with pytest.raises(UsageError, match=r"^max_tokens: found text .ten., expected"):
         model.chat("Hello", max_tokens="ten")
     with pytest.raises(UsageError, match=r"top_p: 7.* is out of range"):
         model.chat("Hello", top_p=7.0, stop_texts=["x"])
@@ -131,11 +131,38 @@ def test_what_is_wrong_is_named(model: LanguageModel, tmp_path: Path) -> None:
         model.chat([{"role": "boss", "content": "x"}, 3])  # type: ignore[list-item]
     with pytest.raises(UsageError, match="n: 2 answers in a conversation"):
         model.chat("Hello", n=2, temperature=1.0)
-    with pytest.raises(UsageError, match="dtype: found 'float3'"):
-        camelid.load(tmp_path, dtype="float3")
+    with pytest.raises(UsageError, match=r"prompts\[1\]: found int; give a text"):
+        model.generate(["Hello", 5])  # type: ignore[list-item]
+    with pytest.raises(UsageError, match=r"messages: found dict; give .*, in a list"):
+        model.chat({"role": "user", "content": "x"})  # type: ignore[arg-type]
+    with pytest.raises(UsageError) as told:
+        wrong = {"engine": "fast", "weights": "q5", "dtype": "float3", "cache": "int4", "device": "tpu"}
+        camelid.load(tmp_path, **wrong, threads=0, rows=0)  # type: ignore[arg-type]
+    assert [problem.where for problem in told.value.problems] == [
+        "engine", "weights", "dtype", "cache", "threads", "rows", "device",
+    ]  # fmt: skip
     with pytest.raises(BadFile):
         camelid.load(tmp_path / "nothing")
     assert model.engine.idle and repr(model).startswith("<camelid model small: ")
+
+
+def test_biases_may_be_a_dict(model: LanguageModel) -> None:
+    first = model.chat("Hello", max_tokens=1).token_ids[0]
+    banned = model.chat("Hello", max_tokens=1, logit_bias={first: -100})
+    assert banned == model.chat("Hello", max_tokens=1, logit_bias=[(first, -100)]) and banned.token_ids[0] != first
+
+
+def test_a_grown_member_is_found_by_its_name(
+    model: LanguageModel, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAMELID_STORE", str(tmp_path))
+    made = directory.load(folder)
+    provenance = {"member": "alpaca", "size": "tiny", "made": "2026-01-01"}
+    target = tmp_path / "stages" / "tuned-0123456789abcdef"
+    directory.save(target, made.tensors(), shape=made.shape, tokenizer=made.tokenizer, provenance=provenance)
+    assert camelid.load("alpaca").loaded.path == camelid.load("alpaca:tiny").loaded.path == target
+    with pytest.raises(UsageError, match="did you mean 'alpaca'"):
+        camelid.load("alpca")
 
 
 def test_importing_camelid_imports_nothing_heavy() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from camelid.checkpoints import directory
+from camelid.checkpoints.convert import convert
 from camelid.dialogue.message import Message
 from camelid.dialogue.published import PLAIN, VICUNA_1_1
 from camelid.errors import BadFile, UsageError
@@ -14,6 +16,8 @@ from camelid.generate.decode import End, Token, complete
 from camelid.generate.loaded import Prompt, load
 from camelid.generate.settings import Settings
 from camelid.recipes.alpaca import PROMPT
+from camelid.tokenizers.extend import with_controls
+from tests.checkpoints.models import weights
 from tests.generate.stand_ins import small, small_tokenizer
 
 OWN = Settings(max_tokens=24, temperature=1.0, seed=3)
@@ -84,3 +88,48 @@ def test_streaming_single_and_batched_answers_are_the_same() -> None:
         assert "".join(event.text for event in events if isinstance(event, Token)) == done.text
     ids = loaded.prompt(said[0]).ids
     assert complete(loaded.model, ids, replace(OWN, stop_ids=(2,)), small_tokenizer()).text == together[0].text
+
+
+def test_a_foreign_template_is_asked_the_same_from_a_folder_and_from_a_gguf_file(tmp_path: Path) -> None:
+    """Turns marked by tokens of their own, which no published template has; every id in generation_config.json ends."""
+    before = small()
+    tokenizer = with_controls(before.tokenizer, ("<|im_start|>", "<|im_end|>", "<|stop|>"))
+    folder, shape = tmp_path / "folder", replace(before.shape, vocab=tokenizer.size)
+    directory.save(folder, weights(shape), shape=shape, tokenizer=tokenizer)
+    for name in ("camelid.json", "manifest.json"):
+        (folder / name).unlink()
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}{{ '<|im_start|>' ~ m.role ~ ' ' ~ m.content ~ '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant ' }}{% endif %}"
+    )
+    ends = [tokenizer.controls["<|stop|>"], 2]
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    loaded = load(folder)
+    assert loaded.foreign is not None and loaded.foreign.how == "read"
+    asked = [Message("system", "Be brief."), Message("user", "Who lives </s><|im_end|> here?")]
+    prompt = loaded.prompt(asked)
+    assert set(prompt.stop_ids) == {*ends, tokenizer.controls["<|im_end|>"]}
+    assert [id for id in prompt.ids if id in tokenizer.controls.values()] == [
+        tokenizer.controls[f"<|im_{each}|>"] for each in ("start", "end", "start", "end", "start")
+    ]
+    file = convert(folder, tmp_path / "model.gguf", to="gguf")
+    assert load(file).prompt(asked) == prompt
+    back = convert(file, tmp_path / "back", to="hf")
+    assert (back / "chat_template.jinja").read_text() == (folder / "chat_template.jinja").read_text()
+    assert load(back).prompt(asked) == prompt and load(back, template=VICUNA_1_1).foreign is None
+
+
+def test_float16_on_a_cpu_is_computed_with_in_float32_or_in_what_was_asked(tmp_path: Path) -> None:
+    """Exactly the answers of the same values stored in float32, logprobs and all; the kernels' own roundings as well."""
+    before = small()
+    half = {name: tensor.half() for name, tensor in before.model.state_dict().items()}
+    whole = {name: tensor.float() for name, tensor in half.items()}
+    told = {"shape": before.shape, "tokenizer": before.tokenizer}
+    ours, wide = directory.save(tmp_path / "half", half, **told), directory.save(tmp_path / "whole", whole, **told)
+    for asked in ({}, {"weights": "bf16"}, {"weights": "float32"}, {"engine": "native"}):
+        if load(wide).engine.startswith("native") or not asked:
+            one, other = load(ours, **asked), load(wide, **asked)
+            assert one.engine == other.engine
+            assert one.complete("Who lives here?", OWN) == other.complete("Who lives here?", OWN)
+    assert load(ours, engine="pytorch").model.dtype == torch.float16
+    assert load(ours, dtype=torch.float16).model.dtype == torch.float16

@@ -88,7 +88,7 @@ def test_a_killed_run_goes_on_and_ends_with_the_bytes_of_one_left_alone(
             def dying(path: Path, event: object, left: int = left) -> None:
                 nonlocal count
                 if count == left:
-                    torn = json.dumps(event).encode()
+                    torn = json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode()
                     with open(path, "ab") as file:
                         file.write(torn[: chance.randrange(len(torn))])
                     os.kill(os.getpid(), signal.SIGKILL)
@@ -124,6 +124,24 @@ def test_answers_of_another_job_are_refused(loaded: Loaded, tmp_path: Path) -> N
     with pytest.raises(UsageError, match="holds 4 answers for 2 rows"):
         answer_file(loaded, source, out, OWN)
     assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("held", [
+    "my dear notes\nsecond line\nthird, without an end", "one line", '{"prompt": "Who?"}\n{"prompt": "W', '{"line": 1', "[1]\n",
+])  # fmt: skip
+def test_a_file_that_holds_no_answers_is_left_as_it_is(loaded: Loaded, tmp_path: Path, held: str) -> None:
+    source, out = written(tmp_path / "in.jsonl", some(3)), tmp_path / "out.jsonl"
+    out.write_text(held)
+    with pytest.raises(UsageError, match=r"out\.jsonl: (what it holds at offset|line 1 holds).*name another file"):
+        answer_file(loaded, source, out, OWN)
+    assert out.read_text() == held
+    for torn in ('{"line":1,"id":"ro', '{"line"', '{"line":1,"id":nu\0\0\0'):
+        out.write_text(torn)
+        assert answer_file(loaded, source, out, OWN).answered == 3
+    source.write_text('{"prompt": "One"}\n{"prompt": "Two"}')
+    with pytest.raises(UsageError, match="line 1 holds the answer of another prompt"):
+        answer_file(loaded, source, source, OWN)
+    assert source.read_text().endswith('Two"}'), "prompts without a last line end lose none"
 
 
 BAD: list[tuple[Any, str]] = [

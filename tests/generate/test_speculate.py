@@ -243,22 +243,23 @@ class Given:
 
 
 def played(
-    chance: random.Random, cost: float, right: Callable[[int], float], seconds: Callable[[int, random.Random], float]
+    seed: int, cost: float, right: Callable[[int], float], seconds: Callable[[int, random.Random], float]
 ) -> float:
     """How many times faster 400 ids come than without guesses, where passes of n rows take `seconds` of n and the guess
-    for place i is right with probability `right` of i."""
+    for place i is right with probability `right` of i. A pass of one row takes at a place what it takes without guesses."""
+    chance = random.Random(seed)
     turn = speculate._Turn(Given(cost), Odds(speculate.UNSEEN if cost == 0 else speculate.HOPED))  # type: ignore[arg-type]
     said, spent = 0, 0.0
     while said < 400:
         guesses = turn.guess(16)
-        taken = seconds(1 + len(guesses), chance)
+        taken = seconds(1 + len(guesses), random.Random(f"{seed} {said}"))
         turn.odds.took(1 + len(guesses), taken)
         agreed = next((n for n in range(len(guesses)) if chance.random() >= right(said + n)), len(guesses))
         turn.saw(agreed, len(guesses), int(chance.random() >= right(said)))
-        turn.odds.settle(agreed + 1, taken + cost * len(guesses), guessed=turn.tried)
+        if not turn.reads:
+            turn.odds.settle(agreed + 1, taken + cost * len(guesses), guessed=turn.tried)
         said, spent = said + agreed + 1, spent + taken + cost * len(guesses)
-    plain = sum(seconds(1, chance) for _ in range(2000)) / 2000
-    return said * plain / spent
+    return sum(seconds(1, random.Random(f"{seed} {place}")) for place in range(said)) / spent
 
 
 MACHINES: dict[str, Callable[[int, random.Random], float]] = {
@@ -267,6 +268,7 @@ MACHINES: dict[str, Callable[[int, random.Random], float]] = {
     "rows for their price": lambda rows, _: 1 + 0.9 * (rows - 1),
     "noise": lambda rows, chance: (1 + 0.1 * (rows - 1)) * chance.lognormvariate(0, 0.3),
     "others at work": lambda rows, chance: (1 + 0.05 * (rows - 1)) * (8 if rows > 1 and chance.random() < 0.3 else 1),
+    "busy cores": lambda rows, chance: (1 + 0.05 * (rows - 1)) * (30 if chance.random() < min(0.1 * rows, 0.3) else 1),
 }
 TEXTS: dict[str, Callable[[int], float]] = {
     "free": lambda _: 0.0,
@@ -282,9 +284,9 @@ TEXTS: dict[str, Callable[[int], float]] = {
 def test_guessing_is_never_below_95_hundredths_of_plain_whatever_passes_cost(cost: float, machine: str) -> None:
     """Against drawn seconds, not those of this machine; the median of nine texts, each of them where nothing is drawn."""
     for name, right in TEXTS.items():
-        found = sorted(played(random.Random(seed), cost, right, MACHINES[machine]) for seed in range(9))
+        found = sorted(played(seed, cost, right, MACHINES[machine]) for seed in range(9))
         assert found[4] > 0.95, f"{name}: {found}"
-        if machine.startswith("rows"):
+        if machine.startswith("rows") or machine == "busy cores":
             assert found[0] > 0.93, f"{name}: {found}"
         if name == "loops" and machine in ("rows for nothing", "noise") and cost < 1:
             assert found[4] > 1.6, found

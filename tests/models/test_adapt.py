@@ -197,6 +197,26 @@ def test_pissa_begins_where_peft_begins():
     torch.testing.assert_close(model.model.layers[0].self_attn.q_proj.weight, frozen, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("bits", [None, "nf4"])
+def test_without_its_adapter_pissa_is_the_base_as_far_as_what_was_left_of_it_was_kept(bits, dtype):
+    lora = LoRA(3, 6, targets=("q_proj",), start="pissa")
+    base = random_model(WIDE, 4, dtype)
+    exact = {name: tensor.float().clone() for name, tensor in base.state_dict().items()}
+    model = stirred(
+        add_lora(base, lora) if bits is None else lean(WIDE, base.state_dict(), lora, bits=bits, dtype=dtype)
+    )
+    part, x = model.model.layers[0].self_attn.q_proj, torch.randn(5, WIDE.width)
+    whole, (a, b) = exact["model.layers.0.self_attn.q_proj.weight"], part.origin
+    left = part.plain().float() - (whole - part.factor * b @ a)  # what keeping it moved
+    with without_adapter(model):
+        found = part(x.to(dtype)).float()
+    bound = 1e-5 if dtype == torch.float32 else 0.05
+    torch.testing.assert_close(found, x @ (whole + left).T, atol=bound, rtol=bound)
+    furthest = float((x @ left.T).abs().max())
+    assert furthest < 1e-5 if (bits, dtype) == (None, torch.float32) else furthest > 1e-4
+
+
 WIDE = replace(SHAPE, width=32, hidden=64, heads=4, head_width=8)
 
 

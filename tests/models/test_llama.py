@@ -65,6 +65,8 @@ def either_way(case, monkeypatch):
 @pytest.mark.usefixtures("either_way")
 @pytest.mark.parametrize("case", range(PARITY))
 def test_logits_and_gradients_are_those_of_transformers(case):
+    """Within 1e-5; in the few shapes, about one in ninety, where float32 itself is farther than that from float64 (which
+    the NumPy reference holds to 1e-10), within a few times that distance."""
     shape = random_shape(case)
     model, other = random_model(shape, case, torch.float32), theirs(shape)
     state = dict(model.state_dict())
@@ -73,13 +75,23 @@ def test_logits_and_gradients_are_those_of_transformers(case):
     assert other.load_state_dict(state, strict=True)
     ids = random_ids(shape, (2, 5 + case % 40), case)
     weights = torch.from_numpy(numpy_generator("loss", case).standard_normal((*ids.shape, shape.vocab))).float()
-    mine, his = model(ids), other(ids).logits
-    torch.testing.assert_close(mine, his, atol=1e-5, rtol=1e-5)
-    (mine * weights).mean().backward()
-    (his * weights).mean().backward()
-    gradients = dict(other.named_parameters())
-    for name, parameter in model.named_parameters():
-        torch.testing.assert_close(parameter.grad, gradients[name].grad, atol=1e-5, rtol=1e-5, msg=name)
+    mine, his = told(model, ids, weights), told(other, ids, weights)
+    exact = None
+    for name, ours in mine.items():
+        room = 1e-5
+        if not torch.allclose(ours, his[name], atol=room, rtol=1e-5):
+            exact = exact or told(model.double(), ids, weights.double())
+            room += 4 * float((ours - exact[name]).abs().max())
+        torch.testing.assert_close(ours, his[name], atol=room, rtol=1e-5, msg=f"{name} within {room:.1e}")
+
+
+def told(model, ids, weights):
+    """Logits, and the gradient of every parameter, by name."""
+    model.zero_grad()
+    found = model(ids)
+    logits = found if isinstance(found, torch.Tensor) else found.logits
+    (logits * weights).mean().backward()
+    return {"logits": logits.detach()} | {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
 
 
 @pytest.mark.usefixtures("either_way")

@@ -289,14 +289,13 @@ def test_without_kernels_pytorch_decodes_and_says_why(tmp_path: Path, monkeypatc
     absent = build.Absent("no C compiler found (cc, gcc, clang); install one, or name it in CC")
     for module in (build, library, loaded_module):
         monkeypatch.setattr(module, "built", lambda: absent)
-    for module in (library, loaded_module):
-        monkeypatch.setattr(module, "library", lambda: None)
+    monkeypatch.setattr(library, "library", lambda: None)
     found = load(folder)
     assert isinstance(found.model, Llama)
     assert found.engine.startswith("PyTorch float32 (no native kernels: no C compiler found")
     assert "no C compiler found" in library.state() and "slower" in library.state()
     for wish in ({"engine": "native"}, {"weights": "q8_0"}):
-        with pytest.raises(UsageError, match="needs the native kernels: none: no C compiler found"):
+        with pytest.raises(UsageError, match="needs the native kernels: no C compiler found"):
             load(folder, **wish)  # type: ignore[arg-type]
     monkeypatch.setenv("CAMELID_NATIVE", "off")
     assert load(folder).engine == "PyTorch float32", "whoever turned it off is not told again"
@@ -321,13 +320,14 @@ def test_the_number_of_threads_follows_the_seconds(monkeypatch: pytest.MonkeyPat
 
 def test_where_others_are_at_work_calls_of_other_sizes_know_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("camelid.native.pace._crowd", [])
-    first = Pace(4)
-    assert Pace(4).threads() == 4
+    first, begun = Pace(4, work=10), Pace(4, work=5, known=4)
+    assert Pace(4).threads() == begun.threads() == 4
     for _ in range(40):
         number = first.threads()
         first.took(number, {1: 1e-4, 2: 0.1, 3: 0.3, 4: 0.7}[number])
     other = Pace(4)
-    assert first.threads() == other.threads() == 1
+    assert first.threads() == other.threads() == begun.threads() == 1
+    assert Pace(4, work=11).threads() == 4, "longer calls have to find out for themselves"
     assert Pace(4, tries=False).threads() == 4, "long calls, whose threads meet seldom, do not mind"
     late = []
     for _ in range(4000):

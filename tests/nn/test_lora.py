@@ -108,6 +108,32 @@ def test_dora_begins_as_the_base_bit_for_bit_and_its_rows_are_as_long_as_m_says(
     torch.testing.assert_close(layer(x), nn.functional.linear(x, definition), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("bits", [None, "nf4"])
+def test_dora_beside_a_row_of_zeros_is_finite_and_learns_it(bits):
+    torch.manual_seed(0)
+    base = nn.Linear(48, 40, bias=False)
+    with torch.no_grad():
+        base.weight[2] = 0
+    layer = LoRALinear(base, "q", 4, 2.0, 0.0, Draws(), magnitude=True)
+    layer.draw(1)
+    if bits:
+        layer.quantise(bits)
+    x, wanted = torch.randn(16, 48), torch.randn(16, 40)
+    assert torch.equal(layer(x), nn.functional.linear(x, layer.plain()))
+    learning = torch.optim.Adam([layer.a, layer.b, layer.lora_magnitude_vector], lr=0.02)
+    losses = []
+    for _ in range(30):
+        learning.zero_grad()
+        loss = (layer(x) - wanted)[:, 2].square().sum()
+        losses.append(float(loss.detach()))
+        loss.backward()
+        assert all(bool(part.grad.isfinite().all()) for part in (layer.a, layer.b, layer.lora_magnitude_vector))
+        learning.step()
+    assert losses[-1] < 0.8 * losses[0] and bool(layer.sum().isfinite().all())
+    assert bool(layer.sum(torch.zeros(40, 48)).isfinite().all())
+    torch.testing.assert_close(nn.functional.linear(x, layer.sum()), layer(x), rtol=1e-4, atol=1e-4)
+
+
 def test_no_gradient_of_dora_goes_through_the_norm():
     layer = stirred(adapted(dtype=torch.float64, magnitude=True))
     x = torch.randn(6, 48, dtype=torch.float64)

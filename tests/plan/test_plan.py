@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 
 import pytest
 
 from camelid.cli import main
+from camelid.cli.asked import Asked
+from camelid.cli.family import override_recipe
 from camelid.errors import ProblemList, UsageError
 from camelid.machine import GIB, Machine
 from camelid.native.library import trains
@@ -15,6 +18,7 @@ from camelid.plan.machines import DEVICES, Device, Machines, machine_named, this
 from camelid.plan.page import first_of_each
 from camelid.plan.plan import Choices, fits, here, plan, remedies
 from camelid.plan.training import Layout
+from camelid.recipe import Recipe
 from camelid.recipes import MEMBERS
 
 A100 = DEVICES["a100-80gb"]
@@ -70,25 +74,48 @@ def test_what_is_said_to_make_it_fit_does(device: str, member: str, size: str) -
         assert plan(recipe, machines, choices).remedies == ()
         return
     for words in remedies(recipe, machines, choices):
-        value = words.split()[1].strip(",:") if words.startswith("--") else ""
-        changed, chosen, other = recipe, choices, machines
-        if words.startswith("--micro-tokens"):
-            chosen = replace(choices, micro_tokens=int(value))
-        elif words.startswith("--recompute"):
-            chosen = replace(choices, recompute=True)
-        elif words.startswith("--dtype"):
-            other = replace(machines, dtype="bfloat16")
-        elif words.startswith("--count"):
-            other = replace(machines, count=int(value))
-        elif words.startswith("--device"):
-            other = replace(machines, device=DEVICES[value], dtype="bfloat16")
-        elif words.startswith("low-rank"):
-            changed = MEMBERS["alpaca-lora"].make("7B")
-            changed = replace(changed, stages=(replace(changed.last, length=512, base=None),))  # type: ignore[type-var]
+        assert fits(*asked_for(words, recipe, machines, choices)), words
+
+
+def asked_for(words: str, recipe: Recipe, machines: Machines, choices: Choices) -> tuple[Recipe, Machines, Choices]:
+    """What a person who types these words asks for."""
+    typed = iter(shlex.split(words.replace(", fully sharded", "").partition(": ")[0]))
+    for option in typed:
+        if option == "--micro-tokens":
+            choices = replace(choices, micro_tokens=int(next(typed)))
+        elif option == "--recompute":
+            choices = replace(choices, recompute=True)
+        elif option == "--dtype":
+            machines = replace(machines, dtype=next(typed))  # type: ignore[arg-type]
+        elif option == "--count":
+            machines = replace(machines, count=int(next(typed)))
+        elif option == "--device":
+            machines = replace(machines, device=DEVICES[next(typed)], dtype="bfloat16")
         else:
-            assert words.startswith("nothing here")
-            return
-        assert fits(changed, other, chosen), words
+            assert option == "--set"
+            path, _, value = next(typed).partition("=")
+            asked = Asked()
+            recipe = override_recipe(recipe, {path: value}, asked)
+            asked.settle()
+    return recipe, machines, choices
+
+
+def test_where_no_change_alone_is_enough_the_fewest_together_are_told() -> None:
+    recipe, machines = MEMBERS["alpaca"].make("7B"), Machines(Device("cpu", 24 * GIB, 0.0, "made up"), 1, "float32")
+    first = remedies(recipe, machines, Choices())[0]
+    assert first == (
+        "--dtype bfloat16 --set 'tuned.adapter=LoRA(rank=8,alpha=16)' --set tuned.pad=none: all of these together"
+    )
+    assert fits(*asked_for(first, recipe, machines, Choices()))
+    small = replace(machines, device=replace(machines.device, memory_bytes=8 * GIB))
+    (tight, *_) = remedies(recipe, small, Choices())
+    assert "--set tuned.base=nf4" in tight and fits(*asked_for(tight, recipe, small, Choices()))
+    tiny = replace(machines, device=replace(machines.device, memory_bytes=GIB))
+    assert all(words.startswith("--device") for words in remedies(recipe, tiny, Choices()))
+    (moments, *_) = remedies(
+        MEMBERS["llama"].make("7B"), replace(machines, device=Device("x", 96 * GIB, 0.0, "")), Choices()
+    )
+    assert moments == "--set pretrained.optim=AdamW8bit"
 
 
 def test_of_remedies_that_differ_in_a_number_the_first_is_told() -> None:

@@ -35,6 +35,15 @@ def test_the_first_signal_is_noted_and_the_second_ends_the_process_at_once(numbe
             child.kill()
 
 
+def test_under_torchrun_a_signal_that_comes_twice_is_one_request(monkeypatch):
+    for name, word in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}.items():
+        monkeypatch.setenv(name, word)
+    with listening() as request:
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
+        assert request.signal == signal.SIGTERM
+
+
 def test_handlers_are_put_back_on_leaving():
     before = [signal.getsignal(number) for number in SIGNALS]
     with listening() as request:

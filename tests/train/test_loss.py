@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from camelid.errors import BadData
-from camelid.train.loss import NextToken, cross_entropy, distilled, held_out_loss
+from camelid.train.loss import NextToken, cross_entropy, distilled
 from tests.conftest import size
 from tests.train import tiny
 
@@ -98,18 +97,6 @@ def test_it_can_be_differentiated_once_and_says_so_the_second_time():
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="differentiated already"):
         loss.backward()
-
-
-def test_the_held_out_loss_is_the_mean_over_all_learned_tokens_not_a_mean_of_means():
-    made = tiny.model().train()
-    batches = [tiny.joined(tiny.documents(np.random.default_rng(k), 2 + 5 * k)) for k in range(4)]
-    nothing = tiny.document(np.random.default_rng(9), 5, share=0.0)
-    sums = [NextToken()(made, batch).item() for batch in batches]
-    counts = [int(batch.learned.sum()) for batch in batches]
-    assert held_out_loss(made, [*batches, nothing]) == pytest.approx(sum(sums) / sum(counts), rel=1e-9)
-    assert made.training and all(weight.grad is None for weight in made.parameters())
-    with pytest.raises(BadData, match="no learned token"):
-        held_out_loss(made, [nothing])
 
 
 def test_distillation_is_the_cross_entropy_of_two_distributions_and_so_is_its_gradient() -> None:

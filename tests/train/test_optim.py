@@ -152,3 +152,18 @@ def test_a_piece_of_a_weight_is_updated_to_the_bits_that_it_has_in_the_whole(cli
         for kind in ("weight", "mean", "square"):
             joined = torch.cat([cut.state()[f"{kind}.{name}"] for name in pieces])
             assert torch.equal(joined, whole.state()[f"{kind}.w"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_any_flipped_bit_of_the_state_changes_the_checksum(dtype):
+    weight = torch.nn.Parameter(torch.randn(4, 4, dtype=dtype))
+    optimizer = Optimizer({"w": weight}, AdamW(lr=1e-3))
+    whole, bits = optimizer.checksum(), torch.uint8
+    for tensor in optimizer.state().values():
+        flat = tensor.view(-1).view(bits)
+        for byte in (0, 1, tensor.element_size() - 1, len(flat) - 1):
+            for bit in range(8):
+                flat[byte] ^= 1 << bit
+                assert optimizer.checksum() != whole, (byte, bit)
+                flat[byte] ^= 1 << bit
+    assert optimizer.checksum() == whole < 2**53

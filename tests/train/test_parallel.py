@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -12,16 +13,18 @@ import torch.distributed.fsdp  # here, so that forked ranks need not import it
 
 from camelid import durable
 from camelid.checkpoints.safetensors_io import open_tensors
-from camelid.errors import BadFile, UsageError
+from camelid.errors import BadFile, ProblemList
 from camelid.machine import Machine
-from camelid.models.shape import LlamaShape
+from camelid.models.adapt import add_lora, lean, set_randomness
+from camelid.models.shape import LlamaShape, LoRA
+from camelid.nn.frozen import FrozenLinear
 from camelid.ranks import ALONE
 from camelid.train.interrupt import Interrupted
-from camelid.train.loss import NextToken
+from camelid.train.loss import Distilled, NextToken
 from camelid.train.optim import Optimizer
 from camelid.train.parallel import check, place
 from camelid.train.pieces import Pieces
-from camelid.train.settings import AdamW
+from camelid.train.settings import AdamW, AdamW8bit
 from camelid.train.state import PREFIX, steps_of
 from tests import group
 from tests.train import tiny
@@ -35,8 +38,9 @@ def machine(data=1, shard=1, tensor=1, sums="ordered", dtype="float32"):
     return Machine(threads=1, data=data, shard=shard, tensor=tensor, sums=sums, dtype=dtype)
 
 
-def trained(ranks, path, asked, *, tied=False, batches=STEPS, dtype=torch.float32, **words):
+def trained(ranks, path, asked, *, tied=False, taught=False, batches=STEPS, dtype=torch.float32, **words):
     """The losses of a run, and its weights at the end as rank 0 puts them together."""
+    loss = Distilled(tiny.model(1, shape=SHAPE, dtype=dtype).requires_grad_(False)) if taught else NextToken()
     made = tiny.model(shape=replace(SHAPE, tied=tied), dtype=dtype)
     placement = place(made, asked, ranks, getattr(torch, asked.dtype) if asked.dtype != "float32" else dtype)
     held = dict(made.named_parameters()) if placement is None else placement.locals()
@@ -47,7 +51,7 @@ def trained(ranks, path, asked, *, tied=False, batches=STEPS, dtype=torch.float3
         made.to(half)  # norms and all; no weight is frozen here
     found = tiny.conduct(**words)
     own = replace(found, machine=asked, ranks=ranks)
-    tiny.run(path, made, optimizer, batches, conduct=own, placement=placement)
+    tiny.run(path, made, optimizer, batches, conduct=own, placement=placement, loss=loss)
     state = made.state_dict() if placement is None else placement.state(getattr(torch, asked.dtype))
     losses = [line["loss"] for line in steps_of(path)]
     if not ranks.leads:
@@ -74,6 +78,44 @@ def test_shards_in_ordered_sums_have_the_bits_of_one_process(tied, tmp_path):
         assert together(machine(shard=count), tmp_path / f"{count}", tied=tied) == alone, count
 
 
+def test_shards_learn_from_a_teacher_with_the_bits_of_one_process(tmp_path):
+    alone = trained(ALONE, tmp_path / "1", machine(), taught=True)
+    assert together(machine(shard=2), tmp_path / "2", taught=True) == alone
+    assert alone[0] != trained(ALONE, tmp_path / "3", machine())[0]
+
+
+class Wrong(NextToken):
+    """A loss that fails in step 3 of rank 1, forwards or backwards, by an error of its own."""
+
+    def __init__(self, rank, backwards):
+        self.rank, self.backwards, self.now = rank, backwards, 0
+
+    def __call__(self, model, batch):
+        loss = super().__call__(model, batch)
+        if self.now != 2 or self.rank != 1:
+            return loss
+        if self.backwards:
+            loss.register_hook(lambda slope: torch.ones(2, 3) @ slope.new_ones(2, 3))
+            return loss
+        return loss + (torch.ones(2, 3) @ torch.ones(2, 3)).sum()
+
+
+@pytest.mark.parametrize("asked", [machine(shard=2), machine(tensor=2)], ids=["shard", "tensor"])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_an_error_of_ones_own_is_told_as_it_is_and_a_lost_process_as_lost(asked, backwards, tmp_path):
+    def work(ranks):
+        made, loss = tiny.model(shape=SHAPE), Wrong(ranks.rank, backwards)
+        placement = place(made, asked, ranks, torch.float32)
+        optimizer = Optimizer(placement.locals(), AdamW(lr=1e-2))
+        own = replace(tiny.conduct(), machine=asked, ranks=ranks)
+        draw = lambda step, micro: setattr(loss, "now", step)
+        tiny.run(tmp_path, made, optimizer, STEPS, loss=loss, draw=draw, conduct=own, placement=placement)
+
+    first, second = group.together(2, work)
+    assert first.error.startswith("RankFailed: rank 0 of 2: another process of the run is gone"), first
+    assert "mat1 and mat2 shapes cannot be multiplied" in second.error and "RankFailed" not in second.error, second
+
+
 @pytest.mark.parametrize(
     "asked",
     [
@@ -90,6 +132,66 @@ def test_other_divisions_differ_in_the_last_bits_only(asked, tmp_path):
     losses, weights = together(asked, tmp_path / "2", dtype=torch.float64)
     np.testing.assert_allclose(losses, alone[0], rtol=1e-6)
     assert difference(weights, alone[1]) <= 1e-6
+
+
+WIDER = replace(SHAPE, width=64, head_width=16, hidden=128)  # blocks of NF4 fill its rows
+EVERY = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def adapted(ranks, path, asked, lora, base):
+    """The same for low-rank adapters beside a base in this form; what learned."""
+    whole = tiny.model(shape=WIDER)
+    if base in ("int8", "nf4"):
+        made = lean(WIDER, dict(whole.state_dict()), lora, bits=base, seed=3, dtype=torch.float32)
+    else:
+        made = add_lora(whole.to(getattr(torch, base)), lora, seed=3)
+    placement = place(made, asked, ranks, getattr(torch, base, torch.float32))
+    held = dict(made.named_parameters()) if placement is None else placement.locals()
+    optimizer = Optimizer(held, AdamW(lr=1e-2, betas=(0.9, 0.95), decay=0.1), clip=1.0)
+    own = replace(tiny.conduct(), machine=asked, ranks=ranks)
+    draw = partial(set_randomness, made, 5)
+    tiny.run(path, made, optimizer, Ragged(steps=3, micros=6), conduct=own, placement=placement, draw=draw)
+    learned = {name: weight.detach() for name, weight in made.named_parameters() if weight.requires_grad}
+    state = learned if placement is None else placement.state(None, learned=True)
+    losses = [line["loss"] for line in steps_of(path)]
+    return losses, {name: weight.double().tolist() for name, weight in sorted(state.items())} if ranks.leads else None
+
+
+@pytest.mark.parametrize(
+    ("base", "words"),
+    [
+        ("bfloat16", {"dropout": 0.1}),
+        ("nf4", {"kind": "dora"}),
+        ("int8", {"trained": ("embed_tokens", "lm_head")}),
+        ("float32", {"start": "pissa", "scale": "root"}),
+    ],
+)
+def test_sharded_adapters_and_their_sharded_base_have_the_bits_of_one_process(base, words, tmp_path):
+    lora, dtype = LoRA(rank=2, alpha=4, targets=EVERY, **words), base if base == "bfloat16" else "float32"
+    alone = adapted(ALONE, tmp_path / "1", machine(dtype=dtype), lora, base)
+    for asked in (machine(shard=2, dtype=dtype), machine(data=2, shard=2, sums="fast", dtype=dtype)):
+        path = tmp_path / f"{asked.ranks}"
+        losses, state = group.values(
+            group.together(asked.ranks, lambda ranks, asked=asked, path=path: adapted(ranks, path, asked, lora, base))
+        )[0]
+        if asked.sums == "ordered":
+            assert (losses, state) == alone
+        else:
+            np.testing.assert_allclose(losses, alone[0], rtol=1e-4)
+
+
+def test_codes_of_a_divided_base_lie_in_parts(tmp_path):
+    def held(ranks):
+        made = lean(
+            WIDER, dict(tiny.model(shape=WIDER).state_dict()), LoRA(rank=2, alpha=4), bits="nf4", dtype=torch.float32
+        )
+        before = sum(module.bytes for module in made.modules() if isinstance(module, FrozenLinear))
+        place(made, machine(shard=2), ranks, torch.float32)
+        codes = [weight for weight in made.parameters() if weight.dtype == torch.uint8]
+        return before, sum(weight.to_local().numel() for weight in codes)
+
+    for before, after in group.values(group.together(2, held)):
+        assert after < 0.55 * before
 
 
 def test_shards_that_compute_in_bfloat16_keep_exact_weights(tmp_path):
@@ -227,14 +329,16 @@ def test_what_is_not_finite_on_one_rank_is_refused_by_all_and_no_piece_changes(a
 
 
 def test_what_does_not_divide_or_go_together_is_refused_all_at_once():
-    with pytest.raises(UsageError) as told:
-        check(SHAPE, machine(data=2, shard=2, tensor=5), adapted=True)
-    text = str(told.value)
+    problems, paged = ProblemList(), AdamW8bit(lr=1e-3, paged=True)
+    check(SHAPE, machine(data=2, shard=2, tensor=5), problems, adapted=True, optim=paged, where="tuned.")
+    text = "\n".join(map(str, problems.problems))
     for words in (
         "5 do not divide 4 heads",
         "2 kv_heads",
         "24 hidden",
         "ordered, with replicas of shards",
         "an adapter",
+        "tuned.optim: AdamW8bit among shards",
+        "tuned.optim.paged: on 20 ranks",
     ):
         assert words in text

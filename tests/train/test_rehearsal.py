@@ -5,14 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import torch.distributed.fsdp  # here, so that forked ranks need not import it
 
 from camelid.data.batch import SCANNED, PretrainingBatches, SequenceBatches
 from camelid.data.corpus import Corpus
 from camelid.data.mixture import Mixture
+from camelid.machine import Machine
 from camelid.train.loss import NextToken
+from camelid.train.optim import Optimizer
+from camelid.train.parallel import place
 from camelid.train.rehearsal import DoesNotFit
+from camelid.train.settings import AdamW
+from tests import group
 from tests.conftest import size
 from tests.train import tiny
+from tests.train.test_parallel import SHAPE
 
 
 def corpus(lengths, seed=0):
@@ -59,13 +66,21 @@ def test_the_first_micro_batch_is_as_large_as_any_that_follows_and_changes_no_bi
     )
 
 
-def test_what_does_not_fit_is_told_before_the_first_step(tmp_path):
-    class Hungry(NextToken):
-        def __call__(self, model, batch):
-            if batch.tokens >= 32:
-                torch.empty(1 << 60, dtype=torch.uint8)
-            return super().__call__(model, batch)
+class Hungry(NextToken):
+    """A loss whose larger micro-batches do not fit, on a CPU or as a GPU tells it."""
 
+    def __init__(self, kind="cpu"):
+        self.kind = kind
+
+    def __call__(self, model, batch):
+        if batch.tokens >= 32:
+            if self.kind == "cuda":
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+            torch.empty(1 << 60, dtype=torch.uint8)
+        return super().__call__(model, batch)
+
+
+def test_what_does_not_fit_is_told_before_the_first_step(tmp_path):
     made = tiny.model()
     optimizer = tiny.optimizer(made)
     before = optimizer.digest()
@@ -73,3 +88,21 @@ def test_what_does_not_fit_is_told_before_the_first_step(tmp_path):
         words = {"loss": Hungry(), "conduct": replace(tiny.conduct(), rehearse=True)}
         tiny.run(tmp_path, made, optimizer, batches(0), **words)
     assert optimizer.digest() == before and not list((tmp_path / "commits").glob("step-*"))
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+@pytest.mark.parametrize("division", ["data", "shard", "tensor"])
+def test_what_does_not_fit_is_told_by_every_rank(division, kind, tmp_path):
+    asked = Machine(threads=1, **{division: 2})
+
+    def work(ranks):
+        made = tiny.model(shape=SHAPE)
+        placement = place(made, asked, ranks, torch.float32)
+        optimizer = Optimizer(
+            dict(made.named_parameters()) if placement is None else placement.locals(), AdamW(lr=1e-2)
+        )
+        own = replace(tiny.conduct(), machine=asked, ranks=ranks, rehearse=True)
+        tiny.run(tmp_path, made, optimizer, batches(0), loss=Hungry(kind), conduct=own, placement=placement)
+
+    for each in group.together(2, work):
+        assert each.error.startswith("DoesNotFit: the largest micro-batch, 32 tokens, does not fit"), each

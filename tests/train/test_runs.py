@@ -11,6 +11,7 @@ from camelid.data.batch import SequenceBatches
 from camelid.data.corpus import collect
 from camelid.durable import verify
 from camelid.errors import BadData, StoreError, UsageError
+from camelid.run import merging
 from camelid.stage import Steps
 from camelid.train.finetune import check_learned
 from camelid.train.settings import AdamW, GaLore
@@ -111,6 +112,20 @@ def test_the_adapter_of_a_quantised_base_opens_in_peft_beside_what_its_codes_sta
     assert told["largest difference"] < 1e-5 < told["largest difference to the unquantised base"]
 
 
+def test_what_the_adapter_of_pissa_loses_on_the_base_as_it_was_is_measured_and_told(ground, tmp_path):
+    pissa, moved = replace(LORA, start="pissa"), {}
+    for dtype in ("float32", "bfloat16"):
+        tuning(ground, tmp_path / dtype, adapter=pissa, dtype=dtype, amount=Steps(2))
+        told = directory.load(tmp_path / dtype / "model").provenance["training"]["merged"]
+        moved[dtype] = told["largest difference on the base as it was"]
+        assert f"for which the adapter's folder is, it would move by up to {moved[dtype]:.1e}" in merging(
+            tmp_path / dtype / "model"
+        )
+    assert moved["float32"] < 1e-5 < moved["bfloat16"]
+    tuning(ground, tmp_path / "plain", adapter=LORA, amount=Steps(2))
+    assert "on the base" not in merging(tmp_path / "plain" / "model")
+
+
 def test_economies_that_do_not_go_together_are_refused_before_any_work(ground, tmp_path):
     with pytest.raises(UsageError, match="base: nf4 weights are frozen, and nothing else would learn"):
         tuning(ground, tmp_path / "a", base="nf4")
@@ -178,6 +193,6 @@ def test_what_could_not_end_well_is_refused_before_any_work_with_all_reasons(gro
     with pytest.raises(UsageError) as told:
         pretraining(ground, tmp_path / "a")
     assert [p.where for p in told.value.problems] == ["optim.lr", "optim.eps"]
-    with pytest.raises(UsageError, match=r"pad: '\[PAD\]' adds a row"):
+    with pytest.raises(UsageError, match=r"pad: '\[PAD\]' needs a row of its own"):
         tuning(ground, tmp_path / "b", pad="[PAD]", adapter=LORA)
     assert not list(tmp_path.iterdir())

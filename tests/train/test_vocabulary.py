@@ -1,5 +1,7 @@
 """Rows for new tokens."""
 
+import copy
+
 import pytest
 import torch
 
@@ -46,6 +48,31 @@ def test_new_rows_begin_as_asked():
     one, same, other = (model.model.embed_tokens.weight[vocab:] for model in drawn)
     assert torch.equal(one, same) and not torch.equal(one, other)
     assert abs(float(one.detach().std()) - 0.02) < 0.002 and not torch.equal(one, drawn[0].head_weight()[vocab:])
+
+
+@pytest.mark.parametrize("rows", [34, 37, 45, 60])
+def test_ids_that_fall_into_padding_are_begun_as_those_beyond_it(rows):
+    """A model of 37 rows whose tokenizer had 30 ids: what lies in the other seven was never trained."""
+    made = tiny.model()
+    with torch.no_grad():
+        made.model.embed_tokens.weight[30:] = 99
+    before = made.model.embed_tokens.weight.detach().clone()
+    mean = with_rows(copy.deepcopy(made), rows, known=30).model.embed_tokens.weight
+    assert torch.equal(mean[:30], before[:30]) and len(mean) == max(37, rows)
+    torch.testing.assert_close(mean[30:rows], before[:30].mean(0).expand(rows - 30, -1))
+    assert torch.equal(mean[rows:], before[rows:]), "padding that no id has come to stays"
+    pieces = {id: [id % 5, 7] for id in range(30, rows)}
+    grown = with_rows(copy.deepcopy(made), rows, known=30, new="pieces", pieces=pieces)
+    for weight, old in (
+        (grown.model.embed_tokens.weight, before),
+        (grown.head_weight(), made.head_weight().detach()),
+    ):
+        for id in range(30, rows):
+            torch.testing.assert_close(weight[id], (old[id % 5] + old[7]) / 2)
+    assert grown.shape.vocab == grown.model.embed_tokens.num_embeddings == max(37, rows)
+    drawn = with_rows(copy.deepcopy(made), rows, known=30, new="random").model.embed_tokens.weight[30:rows]
+    assert float(drawn.detach().abs().max()) < 0.2
+    assert with_rows(made, 30, known=30) is made
 
 
 def test_a_new_piece_was_written_with_these_old_ones():
