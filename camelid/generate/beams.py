@@ -115,7 +115,8 @@ class _Steps:
                 own.append(self._taken())
             self._tables[slot, : len(own)] = own
         self._cache.grow(len(self._users))
-        rooms = np.full(len(ids), self._length) if self._model.rope.follows_length else None
+        follows = self._model.rope.follows_length
+        rooms = np.maximum(len(self._prompt), np.array(places, np.int64) + 1) if follows else None
         new = PagedTokens(
             self._cache, slots, np.array(places, np.int32), self._tables, rooms, exact=self._model.device.type == "cpu"
         )

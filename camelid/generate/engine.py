@@ -132,6 +132,7 @@ class Engine:
         room = min(self._limit, len(prompt_ids) + settings.max_tokens)
         answer = Answer(prompt_ids, settings, self.tokenizer, room=self._limit - len(prompt_ids), starts=starts)
         sampler = Sampler(settings, prompt_ids, self.model.shape.vocab, self.tokenizer, starts=starts)
+        rope = self.model.rope
         with self._lock:
             self._pages.limit = max(self._pages.limit, -(-room // self.page))
             request = Request(
@@ -140,7 +141,7 @@ class Engine:
                 answer,
                 sampler,
                 owner=owner,
-                room=room if self.model.rope.follows_length else None,
+                room=max(len(prompt_ids), rope.trained) if rope.follows_length else None,
                 streams=streams,
                 drive=self._drive,
                 release=self.release,
@@ -354,6 +355,7 @@ class Engine:
         rooms = None
         if self.model.rope.follows_length:
             rooms = np.repeat(np.array([share.request.room for share in plan], np.int64), counts)
+            rooms = np.maximum(rooms, places + 1)  # an id of the answer turns as the last of the text up to it
         return PagedTokens(self._cache, slots, places, self._tables, rooms, exact=self._exact)
 
     def _table(self, request: Request) -> None:

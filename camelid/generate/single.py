@@ -43,6 +43,7 @@ def opened(
     if cache is None:
         room = min(reach(model.shape), len(prompt) + settings.max_tokens)
         cache = Cache(model.shape, 1, room, model.dtype, model.device)
+        cache.given = len(prompt)
     if isinstance(model, NativeLlama) and not settings.prompt_logprobs:
         return model.after(torch.tensor([prompt[cache.lengths[0] :]]), cache=cache), cache
     held, noted, top = cache.lengths[0], [], list[Ranked]([()])

@@ -175,6 +175,7 @@ class Draft:
         self._lost = any(id >= vocab for id in prompt_ids)
         self._limit = min(reach(model.shape), len(prompt_ids) + room)
         self._cache = Cache(model.shape, 1, self._limit, model.dtype, model.device)
+        self._cache.given = len(prompt_ids)
         self._sampler = Sampler(own, prompt_ids, vocab, self._tokenizer, starts=starts)
         self._held = 0  # ids of the text that the cache holds for certain; behind them it holds guesses
         self._guessed: list[int] = []

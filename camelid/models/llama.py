@@ -274,7 +274,8 @@ def initialise(model: Llama, seed: int, *, deviation: float = DEVIATION) -> None
 class Cache(KeyValueCache):
     """Keys and values for decoding with a model of `shape`: room for `length` tokens of each of `batch` sequences.
 
-    With dynamic NTK scaling all rotations are those of a text of `length` tokens, so that all keys share one base.
+    With dynamic NTK scaling all rotations are those of a text of `length` tokens, so that all keys share one base, unless
+    it is said how many are `given` (see `KeyValueCache.spans`).
     """
 
     def __init__(

@@ -233,7 +233,7 @@ class NativeLlama:
         if not self.rope.follows_length and (table := self.rope.table(max(places))) is not None:
             turns: Sequence[int] = places
         else:
-            table, found = self._rotations(np.asarray(places, dtype=np.int32), np.full(count, cache.length))
+            table, found = self._rotations(np.asarray(places, dtype=np.int32), cache.spans(places))
             turns = found.tolist()
         # plain arrays: NumPy's and PyTorch's take longer to make than a small model takes to compute
         small = c_int32 * count
@@ -273,7 +273,7 @@ class NativeLlama:
         self._check_ids(int(ids.min()), int(ids.max()))
         starts = np.asarray(cache.lengths, dtype=np.int32)
         places = starts[slots] + np.concatenate([np.arange(count, dtype=np.int32) for count in counts if count])
-        table, turns = self._rotations(places, np.full(tokens, cache.length))
+        table, turns = self._rotations(places, cache.spans(places))
         ids = ids.contiguous()
         ends, done = np.cumsum(counts, dtype=np.int32) - 1, 0
         for first in range(0, tokens, CHUNK):

@@ -140,7 +140,7 @@ class Layout:
             tokens,
             (Group(len(held), tokens),),
             positions,
-            np.full(len(positions), cache.length),
+            cache.spans(positions),
             held=held,
             counts=taken,
             place=place,

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from camelid.errors import CamelidError
@@ -47,6 +49,7 @@ class KeyValueCache:
         device: torch.device | str,
     ) -> None:
         self.length = length
+        self.given: int | None = None  # see `spans`
         size = (layers, batch, kv_heads, length, head_width)
         self.keys, self.values = (_zeros(size, dtype, torch.device(device)) for _ in range(2))
         self._lengths = [0] * batch
@@ -65,6 +68,12 @@ class KeyValueCache:
     def bytes(self) -> int:
         """Memory taken, whatever the lengths."""
         return 2 * self.keys.nbytes
+
+    def spans(self, places: NDArray[np.integer[Any]] | Sequence[int]) -> NDArray[np.int64]:
+        """The length of text with which the token at each place turns, where rotations follow it: that of the whole room;
+        or, where `given` tokens are read and others answer them, theirs, and for each later token that up to itself."""
+        at = np.asarray(places, dtype=np.int64)
+        return np.full(len(at), self.length) if self.given is None else np.maximum(self.given, at + 1)
 
     def rollback(self, lengths: int | Sequence[int]) -> None:
         """Forgets all but the first `lengths` tokens, of every sequence or of each its own.

@@ -32,6 +32,11 @@ class Rope:
         """Whether the speeds depend on the length of the text (dynamic NTK)."""
         return self.scaling is not None and self.scaling.kind == "dynamic"
 
+    @property
+    def trained(self) -> int:
+        """The context of the training, up to whose length no text is stretched."""
+        return (self.scaling.original if self.scaling is not None else None) or self.context
+
     def rotations(
         self,
         positions: NDArray[np.int64],

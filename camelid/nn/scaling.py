@@ -5,7 +5,8 @@ were trained for needs slower rotations; each kind here is one published answer.
 
     linear    position / s                                            Chen et al. 2023 (position interpolation)
     ntk       theta * s ** (E / (E - 2))                              NTK-aware, static
-    dynamic   the same with s growing with the length L of the text   dynamic NTK: s L / L_max - (s - 1), once L > L_max
+    dynamic   the same with s growing with the length L of the text   dynamic NTK: s L / L_max - (s - 1), once L > L_max;
+              what answers a text turns, id by id, as the last of the text up to it, as in Hugging Face's generation
     yarn      fast pairs kept, slow pairs divided by s, a ramp between, and cos and sin times 0.1 ln(s) + 1
               (Peng et al. 2023)
     llama3    by wavelength: short kept, long divided by s, a blend between (llama-models, models/llama3/model.py)

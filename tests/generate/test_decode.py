@@ -14,6 +14,8 @@ from camelid.generate.sample import log_probabilities
 from camelid.generate.settings import Settings
 from camelid.models.llama import Cache, Llama, initialise
 from camelid.models.shape import LlamaShape, RopeScaling
+from camelid.native import library
+from camelid.native.llama import NativeLlama
 from tests.conftest import size
 
 SHAPE = LlamaShape(2, 32, 4, 2, 8, 48, 61, 96)
@@ -35,11 +37,14 @@ def prompts_of(seed: int, count: int, longest: int = 40, vocab: int = 61) -> lis
 
 def theirs(model: Llama) -> LlamaForCausalLM:
     shape = model.shape
+    factor = None if shape.scaling is None else shape.scaling.factor
+    rope = {"rope_type": "dynamic", "factor": factor, "rope_theta": shape.theta}
+    scaled = {} if factor is None else {"rope_parameters": rope}
     config = LlamaConfig(
         vocab_size=shape.vocab, hidden_size=shape.width, intermediate_size=shape.hidden, head_dim=shape.head_width,
         num_hidden_layers=shape.layers, num_attention_heads=shape.heads, num_key_value_heads=shape.kv_heads,
         max_position_embeddings=shape.context, rms_norm_eps=shape.eps, tie_word_embeddings=shape.tied,
-        rope_theta=shape.theta, bos_token_id=None, eos_token_id=None, pad_token_id=0,
+        rope_theta=shape.theta, **scaled, bos_token_id=None, eos_token_id=None, pad_token_id=0,
     )  # fmt: skip
     other = LlamaForCausalLM(config).to(model.dtype).eval()
     other.load_state_dict({"lm_head.weight": model.head_weight(), **model.state_dict()})
@@ -223,6 +228,30 @@ def test_rotations_that_follow_the_length_follow_that_of_each_text() -> None:
     assert decode.reach(shape) == 96
     for one, prompt in zip(complete_all(model, prompts, own), prompts, strict=True):
         near(one, complete(model, prompt, own), 1e-12)
+
+
+@pytest.mark.parametrize("count", [20, 40])
+@pytest.mark.parametrize("kind", [torch.float64, torch.float32])
+def test_an_answer_under_dynamic_ntk_depends_on_the_text_so_far_and_not_on_max_tokens(
+    count: int, kind: torch.dtype
+) -> None:
+    """Within the context nothing is stretched; beyond it, each id as far as the text has come, as transformers does it."""
+    shape = LlamaShape(2, 32, 4, 2, 8, 48, 61, 32, scaling=RopeScaling("dynamic", 4.0))
+    model = grown(3, shape, kind, spread=60)
+    prompt = [(7 * place + 3) % 61 for place in range(count)]
+    long, short = (complete(model, prompt, Settings(max_tokens=most)) for most in (80, 8))
+    assert long.token_ids[: len(short.token_ids)] == short.token_ids
+    assert long.logprobs[: len(short.logprobs)] == short.logprobs
+    answered, own = len(long.token_ids), Settings(max_tokens=80, beams=1)
+    assert answered == 80 and complete_all(model, [prompt, prompt[:9]], own)[0].token_ids == long.token_ids
+    if kind == torch.float32 and library.library() is not None:
+        native = NativeLlama.of(model)
+        assert complete(native, prompt, own).token_ids == long.token_ids
+    ids, alike = torch.tensor([prompt]), theirs(model)
+    said = alike.generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=80, do_sample=False, eos_token_id=None
+    )
+    assert tuple(said[0, count:].tolist()) == long.token_ids and len({*long.token_ids}) > 4
 
 
 def test_bfloat16_decodes_with_logprobs_in_float32() -> None:
