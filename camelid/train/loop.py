@@ -328,7 +328,7 @@ class _Run:
             self.optimizer.refuse()
             raise NonFinite(
                 f"step {step + 1} of {self.plan.steps}: {fault}; nothing was applied. Lower the learning rate, look "
-                f"at the step's data, or resume with skip={self.skip + 1} to pass over it"
+                f"at the step's data, or resume with skip={counters.skipped + 1} to pass over it"
             )
         loss = math.fsum(losses) / sum(counts) if not fault else math.nan
         usual = None if fault or self.watch is None else self.watch.usual(loss)
