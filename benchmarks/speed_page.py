@@ -21,9 +21,10 @@ RESULTS, PAGE = ROOT / "benchmarks" / "results", ROOT / "docs" / "speed.md"
 INTRODUCTION = """# Speed and memory beside the peers
 
 Ours and the peer run by turns, in one tree of processes, on the same weights and texts. A figure is the median of the
-turns, in brackets the least and the largest; a ratio is of rounds, never of figures from different hours. *Floor* is
-what no program can exceed on the machine: bytes over the bandwidth measured in the same minutes, or operations over the
-rate of its registers. Missed goals are in bold; why, and what was tried, stands in [log.md](log.md).
+turns, in brackets the least and the largest. A rate is of the last run of its side; a ratio is of rounds that both were
+in, never of figures from different hours, so the two rates beside it need not have it. *Floor* is what no program can
+exceed on the machine: bytes over the bandwidth measured in the same minutes, or operations over the rate of its
+registers. Missed goals are in bold; why, and what was tried, stands in [log.md](log.md).
 
 This page is generated from `benchmarks/results/`: `python -m benchmarks.speed_page`. Nothing here was measured on a
 GPU: none could be had; `make bench-gpu` is there for whoever has one.
@@ -185,23 +186,26 @@ def reading() -> Iterator[str]:
         "to transformers' best",
         "goal",
     )
-    yield from _inference_head(f"Reading a prompt of {READ} tokens on a CPU", *columns)
-    best: dict[tuple[str, int], dict[str, tuple[float, str]]] = {}
-    for row in inference_rows():
-        for side in SIDES:
-            told = row.get(f"read {READ}", {}).get(side)
-            if told:
-                own = best.setdefault((row["shape"], row["threads"]), {})
-                own[side] = max(own.get(side, (0.0, "")), (told["tokens/s"][0], row["kind"]))
-    for (shape, threads), rates in best.items():
-        ours, kind = rates["camelid"]
-        cells: list[object] = []
-        for other, goal in zip(SIDES[1:], (1.5, 2.0), strict=True):
-            there = rates.get(other)
-            cells.append(against(f"{ours / there[0]:.2f}", ours / there[0] >= goal) if there else "")
-            cells.append(goal if there else "")
-        yield line(f"{shape}, {threads}", f"{ours:,.0f} ({kind})", *cells)
-    yield "\nBest types are of rows that were measured in different minutes, so these ratios are rough."
+    for length in READ:
+        best: dict[tuple[str, int], dict[str, tuple[float, str]]] = {}
+        for row in inference_rows():
+            for side in SIDES:
+                told = row.get(f"read {length}", {}).get(side)
+                if told:
+                    own = best.setdefault((row["shape"], row["threads"]), {})
+                    own[side] = max(own.get(side, (0.0, "")), (told["tokens/s"][0], row["kind"]))
+        if best:
+            yield from _inference_head(f"Reading a prompt of {length} tokens on a CPU", *columns)
+        for (shape, threads), rates in best.items():
+            ours, kind = rates["camelid"]
+            cells: list[object] = []
+            for other, goal in zip(SIDES[1:], (1.5, 2.0), strict=True):
+                there = rates.get(other)
+                cells.append(against(f"{ours / there[0]:.2f}", ours / there[0] >= goal) if there else "")
+                cells.append(goal if there else "")
+            yield line(f"{shape}, {threads}", f"{ours:,.0f} ({kind})", *cells)
+        yield from [""] if best else []
+    yield "Best types are of rows that were measured in different minutes, so these ratios are rough."
 
 
 def loading() -> Iterator[str]:

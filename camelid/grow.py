@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from camelid.data.corpus import check_expressed
+from camelid.data.source import documents
 from camelid.errors import ProblemList
 from camelid.fit import check_fit, start_shape
 from camelid.journal import Narrator
@@ -109,11 +110,16 @@ def check_ranks(stages: Sequence[tuple[Recipe, AnyStage]], machine: Machine) -> 
 
 def check_records(stage: AnyStage) -> None:
     """Reads the files of records that a stage learns from, and lays them into its template, before stages that come
-    earlier have cost their time.
+    earlier have cost their time; of files of text, which may be long, the beginning.
 
     Raises BadData and BadFile as their readers do.
     """
-    if not isinstance(stage, Finetune) or not any(isinstance(each, Table | Trees) for each in portions(stage.data)):
+    if not isinstance(stage, Finetune):
+        for each in portions(getattr(stage, "data", None)):
+            if isinstance(each, Table):
+                next(iter(documents(each.path, first=1, bad_rows=each.bad_rows)), None)
+        return
+    if not any(isinstance(each, Table | Trees) for each in portions(stage.data)):
         return
     told = supplied(stage.data, stage.prompt, stage.name, [], stage.fields)
     if not (isinstance(stage.data, Table) and stage.data.bad_rows == "skip"):

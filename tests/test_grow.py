@@ -41,6 +41,17 @@ def test_records_that_cannot_be_learned_are_refused_before_the_base_is_trained(
     assert not list((store / "stages").glob("*")), "what the template cannot express is told before the base is trained"
 
 
+def test_texts_that_are_none_are_refused_before_the_base_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, good, store = tmp_path / "bad.jsonl", tmp_path / "good.jsonl", tmp_path / "store"
+    good.write_text('{"text": "One."}\n')
+    data.write_text('{"instruction": "a", "output": "b"}\n')
+    words = ["grow", "meditron", "--size", "tiny", "--store", str(store), "--threads", "1"]
+    assert main([*words, "--data", f"read=50%:{good}", "--data", f"read=50%:{data}"]) == 1
+    assert "bad.jsonl" in capsys.readouterr().err and not list((store / "stages").glob("*"))
+
+
 def test_rows_of_which_the_same_is_to_be_said_share_a_line() -> None:
     rows = [Problem(f"a.json, row {number}", "is empty" if number % 2 else "is 3") for number in range(1, 21)]
     lines = told([Problem("a.json", "20 rows"), *rows, Problem("a.json", "and 5 more")])

@@ -47,13 +47,13 @@ class Command(click.Command):
             if name.startswith("-"):
                 asked.problems.add(name, "there is no such option", did_you_mean(name, known))
             else:
-                asked.problems.add(repr(word), "was not expected here", f"see camelid {self.name} --help")
+                asked.problems.add(repr(word), "was not expected here", f"see {ctx.command_path} --help")
         ctx.obj = asked
         for parameter in self.params:
             if not isinstance(parameter, click.Argument) or parameter.name in self.optional:
                 continue
             if ctx.params.get(parameter.name or "") is None:
-                asked.problems.add(str(parameter.metavar), "is missing", f"see camelid {self.name} --help")
+                asked.problems.add(str(parameter.metavar), "is missing", f"see {ctx.command_path} --help")
         return super().invoke(ctx)
 
 

@@ -180,10 +180,8 @@ def asked_files(
     recipe: Recipe, request: Request, bad_rows: Literal["stop", "skip"], asked: Asked
 ) -> dict[str, list[tuple[Given, Table]]]:
     """What a person names for each stage that learns from data."""
-    names, files = (
-        [stage.name for stage in recipe.stages if hasattr(stage, "data")],
-        dict[str, list[tuple[Given, Table]]](),
-    )
+    names = [stage.name for stage in recipe.stages if hasattr(stage, "data")]
+    files: dict[str, list[tuple[Given, Table]]] = {}
     for word in (*([request.data] if request.data else []), *request.texts):
         given = read_given(word)
         stage = given.stage or recipe.fed.name

@@ -140,7 +140,8 @@ def doctor(asked: Asked, /, store: str | None, as_json: bool) -> None:
         click.echo(json.dumps({"facts": facts, "faults": faults}))
     else:
         for name, fact in facts.items():
-            click.echo(f"{name:<14} {fact}")
+            for number, line in enumerate(fact.split(", ") if name == "grown" else [fact]):
+                click.echo(f"{name if number == 0 else '':<14} {line}")
         for fault in faults:
             click.echo(f"wrong          {fault}")
         click.echo("all well" if not faults else f"{len(faults)} thing{'s' * (len(faults) != 1)} wrong")
@@ -164,6 +165,7 @@ def examined(store: Store) -> tuple[dict[str, str], list[str]]:
             faults.append(f"{package} is not installed; run make setup")
     faults += _torch(facts)
     facts["native"] = native_state()
+    facts["constraints"] = _constraints()
     facts["store"] = f"{store.root}, {_room(store.root)}"
     models = store.models() if store.root.exists() else []
     facts["grown"] = ", ".join(f"{grown.title} {grown.path.name}" for grown in models) or "nothing yet: camelid demo"
@@ -173,6 +175,14 @@ def examined(store: Store) -> tuple[dict[str, str], list[str]]:
         except BadFile as error:
             faults.append(f"{error}; remove {path} and grow it again")
     return facts, faults
+
+
+def _constraints() -> str:
+    """What bounds answers to a schema, expression or grammar."""
+    try:
+        return f"llguidance {metadata.version('llguidance')}"
+    except metadata.PackageNotFoundError:
+        return "none: --json-schema, --regex and --grammar need pip install camelid[constraints]"
 
 
 def trained_on(machine: Machine) -> str:

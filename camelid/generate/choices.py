@@ -7,7 +7,7 @@ is given alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,8 +18,6 @@ from camelid.generate.settings import Settings
 from camelid.nn.paged import CacheKind
 from camelid.randomness import key
 from camelid.tokenizers.protocol import Tokenizer
-
-Decode = Callable[[Sequence[Settings]], Sequence[Completion]]
 
 
 def branches(settings: Settings) -> tuple[Settings, ...]:

@@ -1,4 +1,4 @@
-"""What pre-training and fine-tuning share: settings checked before any work, identity before, provenance after it."""
+"""The parts of the course that pre-training and fine-tuning share: settings checked, identity before, provenance after."""
 
 from __future__ import annotations
 

@@ -18,8 +18,7 @@ from camelid.data.batch import SequenceBatches
 from camelid.data.corpus import Corpus
 from camelid.dialogue.template import Template
 from camelid.errors import BadData, Problem, ProblemList, UsageError
-from camelid.generate.certificate import certificate
-from camelid.models.adapt import add_lora, check_bits, computing_with, lean, merged, portable, set_randomness
+from camelid.models.adapt import add_lora, check_bits, computing_with, lean, merged
 from camelid.models.dropout import add_residual_dropout
 from camelid.models.llama import Llama
 from camelid.models.noise import add_noise
@@ -29,23 +28,9 @@ from camelid.nn.lora import LoRALinear
 from camelid.stage import Epochs, Sequences, Steps
 from camelid.tokenizers.extend import with_controls, with_pad
 from camelid.tokenizers.protocol import Tokenizer
-from camelid.train import float8
-from camelid.train.assemble import (
-    check,
-    check_free,
-    dtype_of,
-    identity,
-    on_cpu,
-    optimizer_for,
-    read_as,
-    save_adapter,
-    saving,
-    told,
-    weights_of,
-    why_no_adapter,
-    worn,
-)
-from camelid.train.loop import Conduct, Trained, train
+from camelid.train.assemble import check, check_free, dtype_of, read_as
+from camelid.train.course import Course, Weights
+from camelid.train.loop import Conduct, Trained
 from camelid.train.loss import NextToken
 from camelid.train.settings import AdamW, Schedule, check_together
 from camelid.train.vocabulary import NewRows, old_pieces, with_rows
@@ -126,17 +111,26 @@ def finetune(
         ids=int(corpus.ids.max(initial=0)) + 1,
     )
     check_learned(batches)
-    apart = "" if adapter is None else why_no_adapter(parent, shape, adapter)
-    if apart:
-        conduct.note(f"no adapter folder, the merged model alone: {apart}")
-    facts = identity(
-        "finetune",
-        shape=parent.shape,
-        tokenizer=tokenizer.digest(),
-        start=parent.digest,
+    course = Course(
+        target=target,
+        run=run,
+        parent=parent,
+        shape=shape,
+        tokenizer=tokenizer,
+        template=template,
+        batches=batches,
         optim=optim,
         schedule=schedule,
         clip=clip,
+        adapter=adapter,
+        seed=seed,
+        conduct=conduct,
+        provenance=provenance,
+    )
+    course.tell_apart()
+    facts = course.facts(
+        "finetune",
+        parent.shape,
         template=template,
         adapter=adapter,
         **({"dropout": dropout} if dropout else {}),
@@ -145,54 +139,25 @@ def finetune(
         **({"noise": noise} if noise else {}),
         **({"base": base} if base else {}),
     )
-    prepared = partial(_prepared, parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed)
-    model = prepared(conduct=conduct)
-    add_residual_dropout(model, dropout)
-    model.recompute = conduct.machine.recompute
-    if float8.wanted(conduct.machine):
-        float8.through_float8(model, compiled=conduct.machine.compile)
-    add_noise(model, noise)
-    optimizer, placement = optimizer_for(model, optim, clip, conduct, run, adapted=adapter is not None)
-    trained = train(
-        model,
-        batches,
-        NextToken(),
-        optimizer,
-        schedule,
-        directory=run,
-        seed=seed,
-        identity=facts,
-        conduct=conduct,
-        draw=partial(set_randomness, model, seed),
-        placement=placement,
+
+    def dress(model: Llama) -> None:
+        add_residual_dropout(model, dropout)
+        add_noise(model, noise)
+
+    return course.take(
+        facts,
+        partial(_prepared, parent, tokenizer, shape, new_rows, adapter=adapter, base=base, seed=seed),
+        NextToken,
+        dress=dress,
+        merged=_one_by_one,
+        measure=lambda model: _moved_by_merging(model, parent, corpus, base),
     )
-    weights: Mapping[str, torch.Tensor | Deferred] = {}
-    if adapter is None:
-        weights = weights_of(model, placement, conduct)
-    else:
-        model = worn(model, placement, partial(prepared, conduct=on_cpu(conduct)))
-    with saving(conduct) as here:
-        if here:
-            history = told(provenance or {}, trained, facts, batches, conduct)
-            if adapter is not None:
-                history["training"]["merged"] = _moved_by_merging(model, parent, corpus, base)
-                if not apart:
-                    save_adapter(run, portable(model), parent, model.shape, tokenizer, template, history, conduct)
-                shapes = expected(shape)
-                weights = {name: Deferred(model.dtype, shapes[name], make) for name, make in merged(model).items()}
-            directory.save(
-                target,
-                weights,
-                shape=model.shape,
-                tokenizer=tokenizer,
-                template=template,
-                provenance=history,
-                extra=certificate(
-                    weights, model.shape, tokenizer, template, device=conduct.machine.device, note=conduct.note
-                ),
-                files=conduct.files,
-            )
-    return trained
+
+
+def _one_by_one(model: Llama) -> Weights:
+    """The weights of the model with its adapter merged into it, each made when its turn has come."""
+    shapes = expected(model.shape)
+    return {name: Deferred(model.dtype, shapes[name], make) for name, make in merged(model).items()}
 
 
 def _check_frugal(

@@ -15,30 +15,15 @@ from camelid.data.batch import PretrainingBatches
 from camelid.data.mixture import Mixture
 from camelid.errors import Problem, ProblemList, UsageError
 from camelid.frozen import diff
-from camelid.generate.certificate import certificate
-from camelid.models.adapt import add_lora, fold, portable, set_randomness
+from camelid.models.adapt import add_lora, fold
 from camelid.models.llama import DEVIATION, Llama, initialise
 from camelid.models.prune import pruned
 from camelid.models.shape import LlamaShape, LoRA
 from camelid.stage import Tokens
 from camelid.tokenizers.protocol import Tokenizer
-from camelid.train import float8
-from camelid.train.assemble import (
-    check,
-    check_free,
-    dtype_of,
-    identity,
-    on_cpu,
-    optimizer_for,
-    read_as,
-    save_adapter,
-    saving,
-    told,
-    weights_of,
-    why_no_adapter,
-    worn,
-)
-from camelid.train.loop import Conduct, Trained, train
+from camelid.train.assemble import check, check_free, dtype_of, read_as
+from camelid.train.course import Course
+from camelid.train.loop import Conduct, Trained
 from camelid.train.loss import Distilled, NextToken
 from camelid.train.settings import AdamW, Schedule, check_together
 from camelid.train.vocabulary import NewRows, old_pieces, with_rows
@@ -102,65 +87,38 @@ def pretrain(
     problems = ProblemList()
     check_together(optim, adapter, None, "", problems)
     problems.raise_usage()
-    parent = None if start is None else directory.load(start)
-    apart = "" if parent is None or adapter is None else why_no_adapter(parent, shape, adapter, cut=cut is not None)
-    if apart:
-        conduct.note(f"no adapter folder, the merged model alone: {apart}")
-    facts = identity(
-        "pretrain",
+    course = Course(
+        target=target,
+        run=run,
+        parent=None if start is None else directory.load(start),
         shape=shape,
-        tokenizer=tokenizer.digest(),
-        start=None if parent is None else parent.digest,
+        tokenizer=tokenizer,
+        batches=batches,
         optim=optim,
         schedule=schedule,
         clip=clip,
+        adapter=adapter,
+        cut=cut is not None,
+        seed=seed,
+        conduct=conduct,
+        provenance=provenance,
+    )
+    course.tell_apart()
+    facts = course.facts(
+        "pretrain",
+        shape,
         deviation=deviation,
         **({"new rows": new_rows} if new_rows != "mean" else {}),
         **({"adapter": adapter} if adapter else {}),
         **({"cut": cut} if cut else {}),
         **({"teacher": directory.load(teacher).digest} if teacher else {}),
     )
-    prepared = partial(_prepared, parent, tokenizer, shape, new_rows, cut, adapter, seed=seed, deviation=deviation)
-    model = prepared(conduct=conduct)
-    model.recompute = conduct.machine.recompute
-    if float8.wanted(conduct.machine):
-        float8.through_float8(model, compiled=conduct.machine.compile)
-    optimizer, placement = optimizer_for(model, optim, clip, conduct, run, adapted=adapter is not None)
-    trained = train(
-        model,
-        batches,
-        NextToken() if teacher is None else Distilled(_taught_by(teacher, tokenizer, conduct)),
-        optimizer,
-        schedule,
-        directory=run,
-        seed=seed,
-        identity=facts,
-        conduct=conduct,
-        draw=partial(set_randomness, model, seed),
-        placement=placement,
+    return course.take(
+        facts,
+        partial(_prepared, course.parent, tokenizer, shape, new_rows, cut, adapter, seed=seed, deviation=deviation),
+        lambda: NextToken() if teacher is None else Distilled(_taught_by(teacher, tokenizer, conduct)),
+        merged=lambda model: fold(model).state_dict(),
     )
-    weights: Mapping[str, torch.Tensor] = {}
-    if adapter is None:
-        weights = weights_of(model, placement, conduct)
-    else:
-        model = worn(model, placement, partial(prepared, conduct=on_cpu(conduct)))
-    with saving(conduct) as here:
-        if here:
-            history = told(provenance or {}, trained, facts, batches, conduct)
-            if adapter is not None:
-                if parent is not None and not apart:
-                    save_adapter(run, portable(model), parent, shape, tokenizer, None, history, conduct)
-                weights = fold(model).state_dict()
-            directory.save(
-                target,
-                weights,
-                shape=shape,
-                tokenizer=tokenizer,
-                provenance=history,
-                extra=certificate(weights, shape, tokenizer, None, device=conduct.machine.device, note=conduct.note),
-                files=conduct.files,
-            )
-    return trained
 
 
 def _prepared(

@@ -12,6 +12,7 @@ from camelid.checkpoints import directory
 from camelid.checkpoints.gguf import save_gguf
 from camelid.cli import memory
 from camelid.errors import UsageError
+from camelid.generate.engine import CACHE_BYTES
 from camelid.machine import GIB, available, detect
 from camelid.models.llama import paged_cache
 from camelid.models.shape import SIZES
@@ -64,6 +65,16 @@ def test_a_long_answer_alone_is_told_to_be_shorter(checkpoint, monkeypatch):
     with pytest.raises(UsageError, match=r"--cache int8 \(7.0 GiB\); fewer --max-tokens"):
         memory.check_loading(big, CPU, tokens=120_000)
     memory.check_loading(big, CPU, tokens=120_000, cache="int8")
+
+
+def test_many_texts_together_need_a_cache_that_waits_and_no_more(checkpoint, monkeypatch):
+    big = as_large(checkpoint, "llama-3.2-1B")
+    needs_of: list[float] = []
+    monkeypatch.setattr(memory, "check_room", lambda work, needs, *_, **__: needs_of.append(needs["cache"]))
+    for rows, tokens in ((1, 512), (4, 512), (64, 512), (64, 120_000), (1, 120_000)):
+        memory.check_loading(big, CPU, tokens=tokens, rows=rows)
+    one, four, many, long, alone = needs_of
+    assert four == 4 * one and many == memory.CACHE == CACHE_BYTES and long == alone > many
 
 
 def test_every_other_command_says_so_too(checkpoint, monkeypatch):

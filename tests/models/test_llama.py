@@ -66,7 +66,7 @@ def either_way(case, monkeypatch):
 @pytest.mark.parametrize("case", range(PARITY))
 def test_logits_and_gradients_are_those_of_transformers(case):
     """Within 1e-5; in the few shapes, about one in ninety, where float32 itself is farther than that from float64 (which
-    the NumPy reference holds to 1e-10), within a few times that distance."""
+    the NumPy reference holds to 1e-10), within a few times the distance of whichever of the two is nearer to it."""
     shape = random_shape(case)
     model, other = random_model(shape, case, torch.float32), theirs(shape)
     state = dict(model.state_dict())
@@ -81,7 +81,9 @@ def test_logits_and_gradients_are_those_of_transformers(case):
         room = 1e-5
         if not torch.allclose(ours, his[name], atol=room, rtol=1e-5):
             exact = exact or told(model.double(), ids, weights.double())
-            room += 4 * float((ours - exact[name]).abs().max())
+            room += 4 * min(
+                float((each - exact[name]).abs().max()) for each in (ours, his[name])
+            )  # a fault has one side
         torch.testing.assert_close(ours, his[name], atol=room, rtol=1e-5, msg=f"{name} within {room:.1e}")
 
 
