@@ -18,7 +18,7 @@ from camelid.durable import FILES, MANIFEST, Draft, Files, commit, json_bytes, r
 from camelid.errors import BadFile, Problem, ProblemList, UsageError
 from camelid.frozen import from_data
 from camelid.models.shape import LlamaShape
-from camelid.quantize.forms import FORMS, WRITTEN
+from camelid.quantize.forms import FLOATS, WRITTEN
 from camelid.tokenizers.protocol import Tokenizer
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def convert(
 ) -> Path:
     """`target`, now the model of `source` in the other format, every tensor the same to the bit unless `type` is given.
 
-    type       what matrices are stored as: f32, f16 or bf16, for GGUF also q8_0 or q4_0; by default as they are
+    type       what matrices are stored as: f32, f16 or bf16, for GGUF also q8_0, q6_k, q4_0 or q4_k_m; by default as they are
     shards     (to Meta) model-parallel pieces: 1, 2, 4 or 8
     embedding  (to Meta) how its embedding is cut: by "columns" before Llama 3, by "rows" since; by default as the shape
                suggests
@@ -108,7 +108,7 @@ def _check(source: Path, to: Format, type: str | None) -> None:
         problems.add(f"source {source}", what, "name the folder or file that holds the model")
     elif form == to and type is None:
         problems.add("to", f"{source} is in {NAMES[form]} format already", "copy it, or name another format or a type")
-    choices = [name for name in WRITTEN if to == "gguf" or FORMS[name].is_float]
+    choices = WRITTEN if to == "gguf" else FLOATS
     if type is not None and type not in choices:
         problems.add("type", f"found {type!r}", f"for {to}, choose from {', '.join(choices)}")
     problems.raise_usage()

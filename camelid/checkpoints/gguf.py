@@ -1,8 +1,9 @@
 """A model as one GGUF file: Llama's keys, tensors in GGUF's names and order of rows, tokenizer, chat template.
 
-Matrices are stored in one form (float32, float16, bfloat16, Q8_0, Q4_0); norms always in float32, as llama.cpp wants
-them. In Q4_0 the matrix that gives the logits stays in Q8_0. What the format has no words for (the template as data,
-provenance, the exact shape, the dtype of widened norms) stands in the key `camelid.model`; other readers pass it over.
+Matrices are stored in one form (float32, float16, bfloat16, Q8_0, Q6_K, Q4_0) or in the mix Q4_K_M; norms always in
+float32, as llama.cpp wants them. In Q4_0 the matrix that gives the logits stays in Q8_0. What the format has no words
+for (the template as data, provenance, the exact shape, the dtype of widened norms) stands in the key `camelid.model`;
+other readers pass it over.
 
 Foreign files are read under the same checks: every key of the architecture must be understood, because one that is not
 may change what the model computes. Quantised weights are decoded to float32 when asked for; `Quantised.stored` gives
@@ -43,7 +44,7 @@ from camelid.errors import BadFile, NonFinite, ProblemList, Problems, StoreError
 from camelid.frozen import from_data, to_data
 from camelid.models.shape import LlamaShape
 from camelid.quantize.blocks import DTYPES, decode, encode
-from camelid.quantize.forms import FORMS, WRITTEN, Form
+from camelid.quantize.forms import FORMS, MIXES, WRITTEN, Form, mixed
 
 if TYPE_CHECKING:
     from camelid.dialogue.template import Template
@@ -53,7 +54,7 @@ OWN = "camelid.model"
 OWN_FORMAT = "camelid gguf 1"
 CHAT_TEMPLATE = PREFIX.removesuffix("ggml.") + "chat_template"
 ARCHITECTURE = "general.architecture"
-FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "bf16": 32}  # llama.h: llama_ftype
+FILE_TYPES = {"f32": 0, "f16": 1, "q4_0": 2, "q8_0": 7, "q4_k": 15, "q6_k": 18, "bf16": 32}  # llama.h: llama_ftype
 MAX_OWN_BYTES = 16 << 20
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -77,7 +78,7 @@ def save_gguf(
     """`path`, now a GGUF file, or no file at all. One tensor is in memory at a time.
 
     state       the weights under Hugging Face's names; those of a tied head may be there or not
-    form        of the matrices: f32, f16, bf16, q8_0 or q4_0; each in its own dtype by default
+    form        of the matrices: f32, f16, bf16, q8_0, q6_k, q4_0 or q4_k_m; each in its own dtype by default
     chat_template  of a foreign model, kept as it stands; with a template it is written from that
     told        what camelid.json says of the model, `source`, its digest, and its certificate; kept in the file
 
@@ -139,7 +140,12 @@ def forms_of(given: Mapping[str, Deferred], shape: LlamaShape, form: str | None)
             problems.add(pair.ours, "is missing or misshapen", "every weight of the shape must be there")
             continue
         dtype = given[pair.ours].dtype
-        chosen = FORMS["f32"] if len(pair.shape) == 1 else FORMS[form] if form else floats.get(dtype)
+        if len(pair.shape) == 1:
+            chosen: Form | None = FORMS["f32"]
+        elif form in MIXES:
+            chosen = mixed(form, *_role(pair, shape), shape.layers)
+        else:
+            chosen = FORMS[form] if form else floats.get(dtype)
         if form == "q4_0" and pair.ours == (EMBEDDING if shape.tied else HEAD):
             chosen = FORMS["q8_0"]
         if chosen is None or (form is None and dtype not in floats):
@@ -150,10 +156,20 @@ def forms_of(given: Mapping[str, Deferred], shape: LlamaShape, form: str | None)
         forms[pair.ours] = chosen
     if narrow:
         sizes = ", ".join(str(size) for size in sorted({pair.shape[-1] for pair in narrow}))
-        found = f"rows of {sizes} weights ({len(narrow)} tensors) are no whole number of blocks of 32"
-        problems.add(f"type {form}", found, "use f16, bf16 or f32")
+        unit = max(forms[pair.ours].weights for pair in narrow)
+        found = f"rows of {sizes} weights ({len(narrow)} tensors) are no whole number of blocks of {unit}"
+        smaller = "q8_0 or q4_0, if 32 divides them; or " if unit > 32 else ""
+        problems.add(f"type {form}", found, f"use {smaller}f16, bf16 or f32")
     problems.raise_usage()
     return forms
+
+
+def _role(pair: Pair, shape: LlamaShape) -> tuple[str, int]:
+    """What a matrix is, for a mix, and in which layer it stands: ("v_proj", 3), ("head", 0)."""
+    if pair.ours == (EMBEDDING if shape.tied else HEAD):
+        return "head", 0
+    names = pair.ours.split(".")
+    return names[-2], int(names[2]) if names[1] == "layers" else 0
 
 
 def _widened(wanted: list[Pair], given: Mapping[str, Deferred], form: str | None) -> dict[str, str]:

@@ -20,7 +20,7 @@ from camelid.durable import verify
 from camelid.errors import BadFile, UsageError
 from camelid.machine import GIB, SMALL, Machine, describe, detect, divided, hands
 from camelid.native.library import state as native_state
-from camelid.quantize.forms import FORMS, WRITTEN
+from camelid.quantize.forms import FLOATS, WRITTEN
 from camelid.store import Store
 
 FORMATS = ("hf", "meta", "gguf")
@@ -30,7 +30,12 @@ FORMATS = ("hf", "meta", "gguf")
 @click.argument("source", metavar="SRC", required=False)
 @click.argument("target", metavar="DST", required=False)
 @click.option("--to", "form", metavar="hf|meta|gguf", help="Hugging Face's layout, Meta's, or one GGUF file.")
-@click.option("--type", "kind", metavar="TYPE", help="f32, f16, bf16; for GGUF also q8_0, q4_0 (default: as stored).")
+@click.option(
+    "--type",
+    "kind",
+    metavar="TYPE",
+    help="f32, f16, bf16; for GGUF also q8_0, q6_k, q4_k_m, q4_0 (default: as stored).",
+)
 @click.option("--context", metavar="N", help="From Meta's layout: the tokens that the weights were trained with.")
 @click.option("--anyway", is_flag=True, help="Start even where memory does not suffice.")
 @store_option
@@ -43,7 +48,7 @@ def convert(asked: Asked, /, source: str | None, target: str | None, store: str 
     if options["form"] is None:
         asked.problems.add("--to", "is missing", "say --to hf, --to meta or --to gguf")
     wanted = asked.choice("--to", options["form"], FORMATS, "hf")
-    types = tuple(name for name in WRITTEN if wanted == "gguf" or FORMS[name].is_float)
+    types = WRITTEN if wanted == "gguf" else FLOATS
     kind = asked.choice("--type", options["kind"], types, "") or None
     context = asked.whole("--context", options["context"], None)
     folder = asked.model(source, asked.store(store))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment, nodes
 
 # Ours: the longest published template of a Llama chat model that we read has 4 thousand characters.
-MAX_CHARACTERS = 64 << 10
+MAX_CHARACTERS = 32 << 10
 STEPS = 10_000  # nodes walked for one dialogue; those templates need some 500
 MADE = 128 << 10  # characters and list items made for one dialogue
 

@@ -1,4 +1,4 @@
-"""Blocks of weights, by definition: GGUF's Q8_0 and Q4_0 encoded and decoded, its other forms decoded.
+"""Blocks of weights, by definition: GGUF's Q8_0, Q4_0, Q6_K and Q4_K encoded and decoded, its other forms decoded.
 
 A block of Q8_0 or Q4_0 holds 32 neighbours of a row and one scale in float16, which comes first:
 
@@ -8,7 +8,9 @@ A block of Q8_0 or Q4_0 holds 32 neighbours of a row and one scale in float16, w
 The scale is found in float32 and rounded to float16 after the weights were divided by it, as llama.cpp does
 (ggml/src/ggml-quants.c: quantize_row_q8_0_ref, quantize_row_q4_0_ref): with every operation rounded by itself, the
 bytes are equal to its. K-quants put 256 weights into a block of 16 or 8 groups, whose scales have 4, 6 or 8 bits beside
-one or two float16 scales of the block (ggml-common.h: block_q2_K to block_q6_K).
+one or two float16 scales of the block (ggml-common.h: block_q2_K to block_q6_K). The two that are written are found
+plainly (ours): scales are rounded up, so that every weight is in reach of the codes and half a step from one. llama.cpp
+searches for the scales of least error instead; its files are read the same way.
 
 `bound` says how far a decoded weight can lie from the encoded one. Rows that blocks do not fill are refused, as are
 values that are infinite or not a number, and blocks too large for a scale in float16.
@@ -73,14 +75,17 @@ def _by_rows(form: str, given: Tensor, taken: int, made: int, function: Callable
 def bound(form: str, values: Tensor) -> Tensor:
     """The largest error, in float64 [..., N], that decoding the encoded weights can have at each of them.
 
-    Half a step of the scale d, where Q4_0's codes reach (they end at +7 d, while -8 d is the largest weight), and what
-    rounding d to float16 adds: at most 2^-11 d, or 2^-25 where d is subnormal there.
+    Of Q6_K and Q4_K half a step of the group. Of the others half a step of the scale d, where Q4_0's codes reach (they end
+    at +7 d, while -8 d is the largest weight), and what rounding d to float16 adds: at most 2^-11 d, or 2^-25 where d is
+    subnormal there.
     """
     exact = values.detach().double()
     if form in DTYPES:
         mantissa, least = {"f32": (24, 149), "f16": (11, 24), "bf16": (8, 133)}[form]
         return torch.clamp(exact.abs() * 2.0**-mantissa, min=2.0 ** -(least + 1))
     blocks = exact.reshape(-1, FORMS[form].weights)
+    if form in ("q6_k", "q4_k"):
+        return _half_step(form, blocks).reshape(values.shape)
     largest = blocks.abs().amax(1, keepdim=True)
     steps, low, high = {"q8_0": (127, -127, 127), "q4_0": (8, -8, 7)}[form]
     d = largest / steps
@@ -92,6 +97,29 @@ def bound(form: str, values: Tensor) -> Tensor:
     codes = (reached.abs() + 0.5).clamp(max=steps)
     scale_error = torch.clamp(d * 2.0**-11, min=2.0**-25)
     return (d * overshoot + (codes + 1) * scale_error).reshape(values.shape)
+
+
+def _half_step(form: str, blocks: Tensor) -> Tensor:
+    """Half of the step that each weight's group can have at most, [n, 256]: every rounding of a scale is upwards, by one
+    unit of the block's at most, which float16 holds to 2^-10 or 2^-24; and what float32's own roundings add."""
+
+    def unit(scales: Tensor, most: int) -> Tensor:
+        return scales.amax(1, keepdim=True) / most * (1 + 2.0**-10) + 2.0**-24
+
+    if form == "q6_k":
+        groups = blocks.reshape(-1, 16, 16)
+        steps = groups.abs().amax(2) / 31
+        steps = steps + unit(steps, 127)
+        least = torch.zeros_like(steps)
+    else:
+        groups = blocks.reshape(-1, 8, 32)
+        least = (-groups.amin(2)).clamp(min=0)
+        least = torch.where(least > 0, least + unit(least, 63), least)
+        steps = (groups.amax(2).clamp(min=0) + least) / 15
+        steps = steps + unit(steps, 63)
+    reach = groups.abs().amax(2) + least
+    most = steps / 2 + reach * 2.0**-20
+    return most[:, :, None].expand_as(groups).flatten(1)
 
 
 # --- encoding -------------------------------------------------------------------------------------------------------
@@ -129,7 +157,60 @@ def _encode_q4_0(blocks: Tensor) -> Tensor:
     return torch.cat([_half(scale), codes[:, :16] | codes[:, 16:] << 4], dim=1)
 
 
-_ENCODERS: dict[str, Callable[[Tensor], Tensor]] = {"q8_0": _encode_q8_0, "q4_0": _encode_q4_0}
+def _over(scales: Tensor, most: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Scales [n, G] >= 0 as whole numbers up to `most` of a unit in float16, each rounded up: the unit's bytes [n, 2], the
+    numbers [n, G], and what they come to. Raises NonFinite where the unit is beyond float16."""
+    unit = scales.amax(1, keepdim=True) / most
+    half = unit.half()
+    half = torch.where(half.float() < unit, torch.nextafter(half, torch.tensor(torch.inf, dtype=half.dtype)), half)
+    data, unit = _half(half.float()), half.float()
+    numbers = torch.where(unit > 0, torch.ceil(scales / torch.where(unit > 0, unit, 1.0)), 0.0).clamp(max=most)
+    return data, numbers, numbers * unit
+
+
+def _codes(above: Tensor, steps: Tensor, least: int, most: int) -> Tensor:
+    """[n, G, W] in steps [n, G], rounded to whole numbers; 0 where a group has no step."""
+    taken = torch.where(steps > 0, steps, 1.0)[:, :, None]
+    return torch.where(steps[:, :, None] > 0, above / taken, 0.0).round().clamp(least, most)
+
+
+def _packed(codes: Tensor, bits: int, group: int) -> Tensor:
+    """The other way of `_fields`: [n, M / group, 8 / bits, group] -> [n, M]."""
+    shifts = torch.arange(0, 8, bits, dtype=torch.uint8)[:, None]
+    return (codes << shifts).sum(2, dtype=torch.uint8).flatten(1)
+
+
+def _encode_q6_k(blocks: Tensor) -> Tensor:
+    groups = blocks.float().reshape(-1, 16, 16)
+    low, high = -groups.amin(2).clamp(max=0), groups.amax(2).clamp(min=0)
+    turn = torch.where(high > low, -1.0, 1.0)  # the side that reaches further takes the code -32
+    unit, numbers, steps = _over(torch.maximum(torch.maximum(low, high) / 32, torch.minimum(low, high) / 31), 127)
+    codes = (_codes(groups * turn[:, :, None], steps, -32, 31) + 32).to(torch.uint8).flatten(1)
+    fours = _packed((codes & 15).reshape(-1, 2, 2, 64), 4, 64)
+    twos = _packed((codes >> 4).reshape(-1, 2, 4, 32), 2, 32)
+    return torch.cat([fours, twos, (numbers * turn).to(torch.int8).view(torch.uint8), unit], dim=1)
+
+
+def _encode_q4_k(blocks: Tensor) -> Tensor:
+    groups = blocks.float().reshape(-1, 8, 32)
+    least, minima, taken = _over((-groups.amin(2)).clamp(min=0), 63)
+    unit, scales, steps = _over((groups.amax(2).clamp(min=0) + taken) / 15, 63)
+    codes = _codes(groups + taken[:, :, None], steps, 0, 15).to(torch.uint8).flatten(1)
+    first, second = scales.to(torch.uint8), minima.to(torch.uint8)
+    sixes = [
+        first[:, :4] | first[:, 4:] >> 4 << 6,
+        second[:, :4] | second[:, 4:] >> 4 << 6,
+        first[:, 4:] & 15 | (second[:, 4:] & 15) << 4,
+    ]
+    return torch.cat([unit, least, *sixes, _packed(codes.reshape(-1, 4, 2, 32), 4, 32)], dim=1)
+
+
+_ENCODERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "q8_0": _encode_q8_0,
+    "q4_0": _encode_q4_0,
+    "q4_k": _encode_q4_k,
+    "q6_k": _encode_q6_k,
+}
 
 
 # --- decoding -------------------------------------------------------------------------------------------------------

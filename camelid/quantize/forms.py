@@ -52,10 +52,28 @@ FORMS: dict[str, Form] = {
         Form("iq4_nl", 20, 32, 18),
         Form("q2_k", 10, 256, 84),
         Form("q3_k", 11, 256, 110),
-        Form("q4_k", 12, 256, 144),
+        Form("q4_k", 12, 256, 144, is_written=True),
         Form("q5_k", 13, 256, 176),
-        Form("q6_k", 14, 256, 210),
+        Form("q6_k", 14, 256, 210, is_written=True),
     )
 }
 BY_CODE: dict[int, Form] = {form.code: form for form in FORMS.values()}
-WRITTEN: tuple[str, ...] = tuple(form.name for form in FORMS.values() if form.is_written)
+FLOATS: tuple[Floats, ...] = ("f32", "f16", "bf16")
+MIXES = ("q4_k_m",)  # of several forms, by tensor: see `mixed`
+# What a file's matrices can be stored as. Q4_K alone is no choice of llama.cpp's users; its mix is.
+WRITTEN: tuple[str, ...] = (*(f.name for f in FORMS.values() if f.is_written and f.name != "q4_k"), *MIXES)
+
+
+def mixed(mix: str, role: str, layer: int, layers: int) -> Form:
+    """The form of a matrix in a mix, by what it is ("v_proj", "down_proj", "head", ...) and its layer.
+
+    Q4_K_M: Q6_K for the head, and for values and the last map of the feed-forward in the first and last eighth of the
+    layers and every third between; else Q4_K (llama.cpp, src/llama-quant.cpp: llama_tensor_get_type, use_more_bits).
+    There the other values of a model of 80 layers have Q5_K, which is not written here.
+    """
+    if mix != "q4_k_m":
+        raise ValueError(f"{mix!r} is no mix")
+    eighth = layers // 8
+    careful = layer < eighth or layer >= 7 * layers // 8 or (layer - eighth) % 3 == 2
+    finer = role == "head" or (role in ("v_proj", "down_proj") and careful)
+    return FORMS["q6_k" if finer else "q4_k"]

@@ -122,6 +122,27 @@ def test_quantised_tensors_are_those_of_llama_cpps_quantizer(tmp_path, llama_cpp
     assert all(torch.equal(theirs.stored(name).data, ours.stored(name).data) for name in same)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("form", "file_type"), [("q4_k_m", 15), ("q6_k", 18)])
+def test_each_tensor_has_the_form_that_llama_cpps_quantizer_gives_it(tmp_path, llama_cpp, ranks, form, file_type, tied):
+    """Nine layers, so that the first and last eighth and the thirds between are told apart; and llama.cpp reads it."""
+    shape = replace(SHAPE, width=256, hidden=256, head_width=64, layers=9, tied=tied)
+    path = save_gguf(tmp_path / "f32.gguf", weights(shape), shape=shape, tokenizer=ranks)
+    quantised_by_llama_cpp(llama_cpp, path, tmp_path / "theirs.gguf", file_type)
+    convert(path, tmp_path / "ours.gguf", to="gguf", type=form)
+    theirs, ours = load_gguf(tmp_path / "theirs.gguf"), load_gguf(tmp_path / "ours.gguf")
+    assert ours.header.metadata["general.file_type"] == theirs.header.metadata["general.file_type"] == file_type
+    forms = {name: (ours.stored(name).form.name, theirs.stored(name).form.name) for name in ours.tensors()}
+    assert all(one == other for one, other in forms.values()), forms
+    assert len({one for one, _ in forms.values()}) == (3 if form == "q4_k_m" else 2)
+    convert(tmp_path / "ours.gguf", tmp_path / "wide.gguf", to="gguf", type="f32")
+    ids = torch.randint(shape.vocab, (40,), generator=torch.Generator().manual_seed(1)).tolist()
+    mine = our_logits(tmp_path / "ours.gguf", ids)
+    assert float((their_logits(llama_cpp, tmp_path / "wide.gguf", ids) - mine).abs().max() / mine.abs().max()) < 1e-3
+    with pytest.raises(UsageError, match="no whole number of blocks of 256"):
+        save_gguf(tmp_path / "no.gguf", weights(SHAPE), shape=SHAPE, form=form, tokenizer=ranks)
+
+
 @pytest.mark.parametrize("file_type", [3, 8, 9, 10, 12, 15, 17, 18, 25], ids=lambda n: f"file type {n}")
 def test_what_llama_cpps_quantizer_wrote_is_read_with_its_values(tmp_path, llama_cpp, ranks, file_type):
     """Q4_1, Q5_0, Q5_1, Q2_K, Q3_K_M, Q4_K_M, Q5_K_M, Q6_K, IQ4_NL, with the mixtures that they bring."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from camelid.tokenizers.extend import with_controls
 from tests.conftest import size
 from tests.dialogue.chats import benign
 from tests.dialogue.test_tools import NAMES
+
+OUTSIDE = ("marks", "unknown")  # where the text itself could not be read
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +86,33 @@ def test_what_is_read_keeps_the_tools_of_the_template_with_its_marks(all_control
     assert (found.template.call, found.template.result) == (known.call, known.result)
     ends = {all_controls.controls[name] for name in ("<|eot_id|>", "<|eom_id|>", "<|end_of_text|>")}
     assert ends <= set(stop_ids(found.template, all_controls))
+
+
+def test_damaged_texts_are_read_or_not_and_never_fail_otherwise(all_controls):
+    draw = random.Random(81)
+    whole = [jinja(template, all_controls) for template in NAMED.values()]
+    bits = (
+        "{{",
+        "}}",
+        "{%",
+        "%}",
+        "(",
+        ")",
+        "[",
+        "|",
+        "'",
+        " for ",
+        " if ",
+        "messages",
+        "9" * 30,
+        "\0",
+        "\ud800",
+        "is",
+    )
+    for _ in range(size(150)):
+        text = draw.choice(whole)
+        for _ in range(draw.randint(1, 4)):
+            at = draw.randrange(len(text) + 1)
+            text = text[:at] + draw.choice(bits) + text[at + draw.choice((0, 0, 1, 3, 20)) :]
+        found = recognised(text, all_controls)
+        assert (found.template is None) == (found.how == "unknown") and bool(found.problem) == (found.how in OUTSIDE)

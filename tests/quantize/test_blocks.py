@@ -158,3 +158,53 @@ def test_a_tensor_encoded_in_parts_has_the_bytes_of_one_encoded_at_once(monkeypa
     monkeypatch.setattr(blocks, "AT_ONCE", 320)
     assert torch.equal(blocks.encode(form, x), whole) and whole.shape == (4, 16, 16 * FORMS[form].bytes)
     assert torch.equal(blocks.decode(form, whole), blocks.decode(form, whole.reshape(64, -1)).reshape(x.shape))
+
+
+# --- K-quants, which are found otherwise here than in llama.cpp -------------------------------------------------------
+
+KINDS = ["q6_k", "q4_k"]
+
+
+@pytest.mark.parametrize("form", KINDS)
+@settings(max_examples=size(150), deadline=None)
+@example(values=[0.0] * 32)
+@example(values=[1e-45, -1e-45] * 16)
+@example(values=[6e4, -6e4] * 16)
+@example(values=[1.0] * 32)
+@example(values=[-1e-7] * 31 + [1.0])
+@given(values=st.lists(st.floats(-6e4, 6e4, width=32) | VALUES.filter(lambda x: abs(x) < 1), min_size=32, max_size=32))
+def test_no_k_quants_error_is_above_the_bound(form, values):
+    scales = torch.tensor([[1.0], [0.3], [1e-3], [0.0], [1.0], [1e-6], [-0.7], [1.0]])
+    x = (torch.tensor([values], dtype=torch.float32) * scales).reshape(1, 256)
+    error = (blocks.decode(form, blocks.encode(form, x)).double() - x.double()).abs()
+    assert bool((error <= blocks.bound(form, x)).all())
+
+
+@pytest.mark.parametrize("form", KINDS)
+def test_k_quants_of_many_magnitudes_stay_near_and_others_read_the_same_bits(form):
+    gguf = pytest.importorskip("gguf", reason="the gguf package is not installed")
+    for seed in range(size(6)):
+        x = drawn(seed)
+        data = blocks.encode(form, x)
+        assert data.shape == (len(x), FORMS[form].row_bytes(x.shape[1]))
+        back = blocks.decode(form, data)
+        assert bool(((back.double() - x.double()).abs() <= blocks.bound(form, x)).all())
+        theirs = gguf.quants.dequantize(data.numpy(), gguf.GGMLQuantizationType[form.upper()])
+        assert np.array_equal(back.numpy(), theirs)
+
+
+@pytest.mark.parametrize(("form", "most"), [("q6_k", 1.1), ("q4_k", 1.25)])
+def test_plain_scales_cost_little_beside_llama_cpps_search(ggml, form, most):
+    """Errors of normal weights, root mean square: at most so many times those of the searched scales."""
+    x = torch.randn(64, 1024, generator=torch.Generator().manual_seed(3)) * 0.02
+    ours, theirs = (blocks.decode(form, data) - x for data in (blocks.encode(form, x), ggml(form, x)))
+    assert float(ours.square().mean().sqrt() / theirs.square().mean().sqrt()) < most
+
+
+@pytest.mark.parametrize("form", KINDS)
+def test_k_quants_refuse_what_they_cannot_hold(form):
+    with pytest.raises(UsageError, match="256"):
+        blocks.encode(form, torch.zeros(2, 128))
+    for wrong in (math.inf, math.nan, 3e38):
+        with pytest.raises(NonFinite):
+            blocks.encode(form, torch.full((1, 256), wrong))
