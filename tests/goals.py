@@ -180,11 +180,12 @@ GOALS: dict[str, Goal] = {
         ),
     ),
     "F5": Goal(
-        "mutants of templates, which are data, each read or refused; foreign ones are recognised by their marks, never run",
+        "mutants of templates, which are data, each read or refused; foreign ones are read by a bounded interpreter, never run",
         2_440,
         (
             f"{FUZZ}::test_every_mutant_is_read_or_refused_in_time_and_memory[template-2440]",
             "tests/dialogue/test_foreign.py",
+            "tests/dialogue/test_interpreter.py",
         ),
     ),
     "F6": Goal("the package runs no text as code, unpickles, fetches and shells out nowhere", 1, ("tests/test_gate.py",)),
