@@ -9,9 +9,11 @@ RankFailed: at once where its connection closes, after `PATIENCE` seconds where 
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import os
+import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -192,7 +194,19 @@ def joined(device: str = "cpu", launch: Launch | None = None) -> Iterator[Ranks]
     try:
         yield ranks
     finally:
+        _let_go()
         distributed.destroy_process_group()
+
+
+def _let_go() -> None:
+    """Drops what still holds groups of ranks, whose threads end with them: one that lets go of a tensor while Python ends
+    would abort the process. Divided models are full of cycles, and DTensor remembers by meshes how it divided."""
+    if "torch.distributed.tensor" in sys.modules:
+        from torch.distributed.tensor import debug
+
+        for name in ("_clear_sharding_prop_cache", "_clear_python_sharding_prop_cache"):
+            getattr(debug, name, lambda: None)()
+    gc.collect()
 
 
 def patience() -> float:

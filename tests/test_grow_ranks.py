@@ -1,6 +1,9 @@
 """A member and its ancestors made by several ranks: one store, and the folders that one process makes."""
 
 import hashlib
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -52,3 +55,35 @@ def test_what_rank_0_finds_wrong_ends_all(tmp_path):
     (tmp_path / "store" / "stages").write_text("in the way")
     ended = group.together(2, lambda ranks: grown(ranks, tmp_path / "store", "alpaca", data=2))
     assert ended[0].code and ended[1].code == 1 and "RankFailed: rank 0 failed, taking pieces-" in ended[1].error, ended
+
+
+ENDING = """
+import os
+from pathlib import Path
+from camelid.ranks import joined
+from tests.train.test_parallel import machine, trained
+
+def threads():
+    return [f.read_text().strip() for f in Path("/proc/self/task").glob("*/comm")].count("pt_gloo_runloop"[:15])
+
+with joined() as ranks:
+    trained(ranks, Path(os.environ["RUN"]), machine(shard=2))
+    assert threads()
+print(threads())
+"""
+
+
+def test_a_groups_threads_end_with_it_though_a_divided_model_held_it(tmp_path):
+    """One that still lets go of a tensor while Python ends aborts the process: one run in twenty did."""
+    common = {
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(group.free_port()),
+        "RUN": str(tmp_path),
+    }
+    ranks = [{"RANK": rank, "LOCAL_RANK": rank, **common} for rank in "01"]
+    started = [
+        subprocess.Popen([sys.executable, "-c", ENDING], env={**os.environ, **own}, stdout=subprocess.PIPE, text=True)
+        for own in ranks
+    ]
+    assert [(each.communicate()[0], each.returncode) for each in started] == [("0\n", 0)] * 2
