@@ -72,7 +72,10 @@ def training() -> Iterator[str]:
             peer, _, own = side.partition(", ours in ")
             sides = [row["sides"][each] for each in (f"camelid {own}".strip(), peer)]
             rates = [f"{each['median']:,.0f}" for each in sides]
-            shown = spread(ratio["ratio"], ratio["least"], ratio["most"])
+            once = min(len(each["turns"]) for each in sides) == 1
+            shown = (
+                f"{ratio['ratio']:.2f} (one turn)" if once else spread(ratio["ratio"], ratio["least"], ratio["most"])
+            )
             reached = ratio["ratio"] >= ratio["goal"]
             yield line(f"{name}{f', in {own}' if own else ''}", peer, *rates, against(shown, reached), ratio["goal"])
     yield "\n| dense pre-training, threads | ours, of the rate of a large product | goal |\n|---|---:|---:|"
