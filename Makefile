@@ -1,7 +1,7 @@
 # make demo    set up, then grow a base model, an Alpaca and an Alpaca-LoRA from nothing, offline, and show what came of it
 # make test    set up, then run every test
 # make check   formatting, lint, types
-# make bench   measure this machine and this code, in about a minute; what was measured so far: docs/speed.md
+# make bench   measure this machine and this code, in a minute or two; what was measured so far: docs/speed.md
 # make bench-gpu     on one GPU: 1B full, 8B LoRA and QLoRA, and inference, beside transformers and peft, in eight minutes
 # make bench-infer   decoding on this CPU beside llama.cpp (built here, which takes minutes) and transformers
 # make bench-train   training on this CPU beside transformers, TRL and PEFT (RECORDS=alpaca.json TOKENIZER=tokenizer.model)

@@ -1,4 +1,4 @@
-"""What this machine can do and what this code makes of it, in about a minute; then what else there is to measure.
+"""What this machine can do and what this code makes of it, in a minute or two; then what else there is to measure.
 
     python -m benchmarks          (make bench)
 
