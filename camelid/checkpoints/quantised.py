@@ -1,6 +1,6 @@
 """A model's weights put through a quantised form and back: what they then are, how many bytes they take, how far off.
 
-q8_0 q4_0            every matrix, as `save_gguf` stores it
+q8_0 q6_k q4_k_m q4_0  every matrix, as `save_gguf` stores it
 int8 nf4 gptq awq    the linear maps of the layers; embedding, head and norms stay as they are (Dettmers et al. 2023: QLoRA
                      quantises the linear layers). GPTQ and AWQ look at a calibration text; AWQ changes norms too.
 """
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from camelid.quantize.nf4 import NF4
 
 CALIBRATED = ("gptq", "awq")
-METHODS = ("q4_0", "q8_0", "nf4", "int8", *CALIBRATED)
+IN_GGUF = ("q8_0", "q6_k", "q4_k_m", "q4_0")  # the others make folders
+METHODS = (*IN_GGUF, "nf4", "int8", *CALIBRATED)
 
 
 @dataclass(frozen=True)
@@ -71,11 +72,7 @@ def quantised(
     if to in layouts.METHODS:
         layouts.check_fits(layout_of(to, settings), {str(k): v for k, v in checkpoint.shape.linears().items()})
     tensors = {name: deferred(tensor) for name, tensor in checkpoint.tensors().items()}
-    forms = (
-        {name: form.name for name, form in forms_of(tensors, checkpoint.shape, to).items()}
-        if to in blocks.ENCODED
-        else {}
-    )
+    forms = {name: form.name for name, form in forms_of(tensors, checkpoint.shape, to).items()} if to in IN_GGUF else {}
     if to in CALIBRATED:
         if ids is None:
             raise UsageError(
@@ -191,4 +188,4 @@ def _measured(
     return Coded(name, form, after, size, float(error.max()), share, loss, stored)
 
 
-__all__ = ["CALIBRATED", "METHODS", "Coded", "layout_of", "quantised", "save"]
+__all__ = ["CALIBRATED", "IN_GGUF", "METHODS", "Coded", "layout_of", "quantised", "save"]

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from camelid.evaluate.divergence import Divergence
     from camelid.evaluate.parity import Parity
 
-FORMS = ("q4_0", "q8_0", "nf4", "int8", "gptq", "awq")
-IN_GGUF = ("q4_0", "q8_0")
+IN_GGUF = ("q8_0", "q6_k", "q4_k_m", "q4_0")  # checkpoints/quantised.py (which imports PyTorch)
+FORMS = (*IN_GGUF, "nf4", "int8", "gptq", "awq")
 CALIBRATED = ("gptq", "awq")
 ANY = 1e300  # tolerance where any finite distance is what rounding did
-HELP = "q4_0, q8_0 (GGUF), nf4, int8, gptq or awq (folders)."
+HELP = "q8_0, q6_k, q4_k_m, q4_0 (GGUF), nf4, int8, gptq or awq (folders)."
 
 
 @click.command(cls=Command)
@@ -38,7 +38,9 @@ HELP = "q4_0, q8_0 (GGUF), nf4, int8, gptq or awq (folders)."
 @click.option("--group", metavar="N", help="gptq, awq: columns that share a scale (default: 128).")
 @click.option("--damping", metavar="X", help="gptq: share of the mean diagonal added to the Hessian (default: 0.01).")
 @click.option("--act-order", is_flag=True, help="gptq: round the columns with the largest inputs first.")
-@click.option("--out", metavar="PATH", help="Write the model there: a GGUF file (q4_0, q8_0) or a folder (the others).")
+@click.option(
+    "--out", metavar="PATH", help="Write the model there: a GGUF file (q8_0 to q4_0) or a folder (the others)."
+)
 @click.option("--anyway", is_flag=True, help="Start even where memory does not suffice.")
 @machine_options
 @store_option

@@ -33,7 +33,7 @@ AT_ONCE = 1 << 22  # ours: weights encoded or decoded together, which bounds the
 _NONLINEAR = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
-ENCODED = ("q8_0", "q4_0")
+ENCODED = ("q8_0", "q6_k", "q4_k", "q4_0")  # blocks that are written
 
 
 def encode(form: str, values: Tensor) -> Tensor:

@@ -25,10 +25,11 @@ def checkpoint(tmp_path_factory):
     return directory.load(path)
 
 
-@pytest.mark.parametrize("form", ["q8_0", "q4_0"])
+@pytest.mark.parametrize("form", ["q8_0", "q6_k", "q4_k_m", "q4_0"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_what_is_measured_is_what_a_gguf_file_holds(tmp_path, form, tied):
-    shape = replace(WIDE, tied=tied)
+    wide = replace(WIDE, width=256, head_width=64, hidden=512) if "_k" in form else WIDE  # blocks of 256
+    shape = replace(wide, tied=tied)
     directory.save(tmp_path / "hf", weights(shape), shape=shape)
     found = {coded.name: coded for coded in quantised(directory.load(tmp_path / "hf"), form)}
     file = load_gguf(save_gguf(tmp_path / "m.gguf", weights(shape), shape=shape, form=form))
@@ -36,8 +37,10 @@ def test_what_is_measured_is_what_a_gguf_file_holds(tmp_path, form, tied):
         assert torch.equal(found[name].weights, tensor.float())
         assert found[name].bytes == file.stored(name).data.numel()
     last = EMBEDDING if tied else HEAD
-    assert {coded.form for coded in found.values() if coded.weights.ndim == 2 and coded.name != last} == {form}
-    assert found[last].form == "q8_0"
+    forms = {coded.form for coded in found.values() if coded.weights.ndim == 2 and coded.name != last}
+    assert forms - {"q6_k"} == {"q4_k"} if form == "q4_k_m" else forms == {form}
+    assert found[last].form == ("q8_0" if form in ("q8_0", "q4_0") else "q6_k")
+    assert all(coded.share <= 1 for coded in found.values())
 
 
 @pytest.mark.parametrize(("form", "method"), [("int8", int8), ("nf4", nf4)])
