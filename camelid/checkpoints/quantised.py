@@ -23,6 +23,7 @@ from camelid.checkpoints.safetensors_io import deferred
 from camelid.durable import FILES, Files
 from camelid.errors import CamelidError, NonFinite, Problem, UsageError
 from camelid.quantize import blocks, int4, int8, nf4
+from camelid.quantize.forms import IN_BLOCKS
 
 if TYPE_CHECKING:
     from camelid.quantize.int4 import Int4
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
     from camelid.quantize.nf4 import NF4
 
 CALIBRATED = ("gptq", "awq")
-IN_GGUF = ("q8_0", "q6_k", "q4_k_m", "q4_0")  # the others make folders
-METHODS = (*IN_GGUF, "nf4", "int8", *CALIBRATED)
+METHODS = (*IN_BLOCKS, "nf4", "int8", *CALIBRATED)
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,9 @@ def quantised(
     if to in layouts.METHODS:
         layouts.check_fits(layout_of(to, settings), {str(k): v for k, v in checkpoint.shape.linears().items()})
     tensors = {name: deferred(tensor) for name, tensor in checkpoint.tensors().items()}
-    forms = {name: form.name for name, form in forms_of(tensors, checkpoint.shape, to).items()} if to in IN_GGUF else {}
+    forms = (
+        {name: form.name for name, form in forms_of(tensors, checkpoint.shape, to).items()} if to in IN_BLOCKS else {}
+    )
     if to in CALIBRATED:
         if ids is None:
             raise UsageError(
@@ -188,4 +190,4 @@ def _measured(
     return Coded(name, form, after, size, float(error.max()), share, loss, stored)
 
 
-__all__ = ["CALIBRATED", "IN_GGUF", "METHODS", "Coded", "layout_of", "quantised", "save"]
+__all__ = ["CALIBRATED", "METHODS", "Coded", "layout_of", "quantised", "save"]

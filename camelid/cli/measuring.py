@@ -16,6 +16,7 @@ import click
 from camelid.cli.asked import Asked, Command, json_option, machine_options, store_option
 from camelid.cli.talking import opened, tell_of_decoding
 from camelid.machine import GIB, Machine, available
+from camelid.quantize.forms import IN_BLOCKS
 
 if TYPE_CHECKING:
     from camelid.checkpoints.directory import Checkpoint
@@ -23,11 +24,10 @@ if TYPE_CHECKING:
     from camelid.evaluate.divergence import Divergence
     from camelid.evaluate.parity import Parity
 
-IN_GGUF = ("q8_0", "q6_k", "q4_k_m", "q4_0")  # checkpoints/quantised.py (which imports PyTorch)
-FORMS = (*IN_GGUF, "nf4", "int8", "gptq", "awq")
+FORMS = (*IN_BLOCKS, "nf4", "int8", "gptq", "awq")
 CALIBRATED = ("gptq", "awq")
 ANY = 1e300  # tolerance where any finite distance is what rounding did
-HELP = "q8_0, q6_k, q4_k_m, q4_0 (GGUF), nf4, int8, gptq or awq (folders)."
+HELP = f"{', '.join(IN_BLOCKS)} (GGUF), nf4, int8, gptq or awq (folders)."
 
 
 @click.command(cls=Command)
@@ -38,9 +38,7 @@ HELP = "q8_0, q6_k, q4_k_m, q4_0 (GGUF), nf4, int8, gptq or awq (folders)."
 @click.option("--group", metavar="N", help="gptq, awq: columns that share a scale (default: 128).")
 @click.option("--damping", metavar="X", help="gptq: share of the mean diagonal added to the Hessian (default: 0.01).")
 @click.option("--act-order", is_flag=True, help="gptq: round the columns with the largest inputs first.")
-@click.option(
-    "--out", metavar="PATH", help="Write the model there: a GGUF file (q8_0 to q4_0) or a folder (the others)."
-)
+@click.option("--out", metavar="PATH", help="Write the model there: a GGUF file or a folder, by its form.")
 @click.option("--anyway", is_flag=True, help="Start even where memory does not suffice.")
 @machine_options
 @store_option
@@ -70,7 +68,7 @@ def quantize(asked: Asked, /, as_json: bool, **options: Any) -> None:
     if out is not None and Path(out).expanduser().exists():
         asked.problems.add("--out", f"{out} exists", "name something that does not exist yet")
     if out is not None:
-        (asked.gguf if form in IN_GGUF else asked.no_gguf)("--out", out)
+        (asked.gguf if form in IN_BLOCKS else asked.no_gguf)("--out", out)
     machine = asked.machine(options["device"], options["dtype"], options["threads"])
     asked.settle()
     assert group is not None and damping is not None
@@ -132,14 +130,14 @@ def quantising(wanted: Wanted, machine: Machine) -> dict[str, Any]:
         machine,
         form=wanted.form,
         measured=measured is not None,
-        saved=wanted.out is not None and wanted.form not in IN_GGUF,
+        saved=wanted.out is not None and wanted.form not in IN_BLOCKS,
         seen=0 if ids is None else ids.numel(),
         anyway=wanted.anyway,
     )
     settings = Settings(wanted.group, wanted.damping, wanted.act_order)
     told = _Told(keep=measured is not None and wanted.out is None)
     coded = told.passing(quantising.quantised(checkpoint, wanted.form, ids=ids, settings=settings, progress=_progress))
-    if wanted.out is not None and wanted.form not in IN_GGUF:
+    if wanted.out is not None and wanted.form not in IN_BLOCKS:
         layout = quantising.layout_of(wanted.form, settings)
         if wrongly := misread(layout, {str(name): size for name, size in checkpoint.shape.linears().items()}):
             told_off = (

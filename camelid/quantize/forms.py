@@ -62,6 +62,7 @@ FLOATS: tuple[Floats, ...] = ("f32", "f16", "bf16")
 MIXES = ("q4_k_m",)  # of several forms, by tensor: see `mixed`
 # What a file's matrices can be stored as. Q4_K alone is no choice of llama.cpp's users; its mix is.
 WRITTEN: tuple[str, ...] = (*(f.name for f in FORMS.values() if f.is_written and f.name != "q4_k"), *MIXES)
+IN_BLOCKS: tuple[str, ...] = tuple(name for name in WRITTEN if name not in FLOATS)  # in few bits, that is
 
 
 def mixed(mix: str, role: str, layer: int, layers: int) -> Form:
