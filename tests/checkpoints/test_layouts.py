@@ -308,5 +308,5 @@ def test_tensors_that_contradict_their_layout_are_refused(folders, tmp_path, met
 def test_every_method_is_one_of_the_command_lines():
     from camelid.cli import measuring
 
-    assert set(measuring.FORMS) == set(METHODS) and set(layouts.METHODS) == set(METHODS) - set(measuring.IN_GGUF)
+    assert set(measuring.FORMS) == set(METHODS) and set(layouts.METHODS) == set(METHODS) - set(measuring.IN_BLOCKS)
     assert sys.modules["camelid.cli.measuring"] is measuring
